@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/dataplane/ebpf"
+	"fairway.dev/fairway/internal/dataplane/nft"
+	"fairway.dev/fairway/internal/explain"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/source/kube"
+	"fairway.dev/fairway/internal/state"
+)
+
+// ExplainOptions say what to explain.
+type ExplainOptions struct {
+	// Config reaches the API. Required.
+	Config *rest.Config
+	// Service is the Service. Required.
+	Service model.Key
+	// From is "node", "outside", or a Pod, as NAME, pod/NAME or NAMESPACE/NAME;
+	// empty for all clients.
+	From string
+	// Node is the node to explain for; by default that of the Pod in From, else
+	// DefaultNode, else this machine.
+	Node, DefaultNode string
+	// Port limits the explanation to one port, by name or number. Optional.
+	Port string
+	// Enter runs f where a node's kernel can be read, in its network namespace;
+	// nil where only this machine's own can.
+	Enter func(node string, f func() error) error
+}
+
+// syncTimeout bounds the wait for the API to tell everything.
+const syncTimeout = 30 * time.Second
+
+// Explain reads the cluster and the kernel and explains a Service.
+func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
+	snap, err := readCluster(ctx, o.Config)
+	if err != nil {
+		return nil, err
+	}
+	x := explain.Options{Snapshot: snap, Service: o.Service, Node: o.Node, Port: o.Port}
+	if err := o.client(ctx, &x); err != nil {
+		return nil, err
+	}
+	if x.Node == "" {
+		if x.Node, err = o.defaultNode(snap); err != nil {
+			return nil, err
+		}
+	}
+	if x.From == explain.Node {
+		x.FromName = "node " + x.Node
+	}
+	node, ok := snap.Nodes.Get(x.Node)
+	if !ok {
+		return nil, fmt.Errorf("there is no Node %s; kubectl get nodes lists all", x.Node)
+	}
+	x.Plan = plan.Options{ExternalIPs: true}
+	for _, a := range node.Addrs {
+		x.Plan.TLSProxy = append(x.Plan.TLSProxy, netip.AddrPortFrom(a, uint16(DefaultTLSPort)))
+	}
+	read := func() error {
+		x.Plan.SCTP = dataplane.SupportsSCTP()
+		if present, err := ebpf.Present(ebpf.DefaultPins + "*"); present || err != nil {
+			return errors.Join(err, errors.New("the node's data path is eBPF, and only tables of nftables can be compared"))
+		}
+		x.Kernel, err = nft.Read(nft.Options{})
+		return err
+	}
+	switch {
+	case o.Enter != nil:
+		err = o.Enter(x.Node, read)
+	case here(node):
+		err = read()
+	default:
+		err = fmt.Errorf("node %s is another machine; run it there", x.Node)
+	}
+	if err != nil {
+		x.Kernel, x.Unread = nil, err.Error()
+	}
+	return explain.New(x)
+}
+
+// readCluster reads all that a node role would.
+func readCluster(ctx context.Context, config *rest.Config) (*state.Snapshot, error) {
+	store := state.New()
+	source, err := kube.New(kube.Options{Config: config, Store: store, Logger: slog.New(slog.DiscardHandler), Kinds: kube.ForNode})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- source.Run(ctx) }()
+	sub := store.Subscribe()
+	defer sub.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the Kubernetes API at %s did not tell everything within %s", config.Host, syncTimeout)
+		case <-sub.C():
+			if snap := store.Snapshot(); snap.Synced {
+				cancel()
+				return snap, <-done
+			}
+		}
+	}
+}
+
+// client reads From.
+func (o *ExplainOptions) client(ctx context.Context, x *explain.Options) error {
+	switch o.From {
+	case "":
+		return nil
+	case "outside":
+		x.From, x.FromName = explain.Outside, "clients outside the cluster"
+		return nil
+	case "node":
+		x.From = explain.Node
+		return nil
+	}
+	namespace, name := o.Service.Namespace, strings.TrimPrefix(o.From, "pod/")
+	if ns, rest, ok := strings.Cut(name, "/"); ok {
+		namespace, name = ns, rest
+	}
+	client, err := kubernetes.NewForConfig(o.Config)
+	if err != nil {
+		return err
+	}
+	pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("--from %s: there is no Pod %s in namespace %s; give node, outside, or a Pod as NAME or NAMESPACE/NAME", o.From, name, namespace)
+	case err != nil:
+		return fmt.Errorf("--from %s: %w", o.From, err)
+	case pod.Spec.NodeName == "":
+		return fmt.Errorf("--from %s: the Pod is on no node yet", o.From)
+	case o.Node != "" && o.Node != pod.Spec.NodeName:
+		return fmt.Errorf("--from %s: the Pod is on node %s; leave --node out", o.From, pod.Spec.NodeName)
+	}
+	x.Node, x.From, x.FromName = pod.Spec.NodeName, explain.Pod, "Pod "+namespace+"/"+name
+	if addr, err := netip.ParseAddr(pod.Status.PodIP); err == nil && !pod.Spec.HostNetwork {
+		x.FromAddr = addr
+	}
+	return nil
+}
+
+func (o *ExplainOptions) defaultNode(snap *state.Snapshot) (string, error) {
+	if o.DefaultNode != "" {
+		return o.DefaultNode, nil
+	}
+	var names []string
+	for name, node := range snap.Nodes.All() {
+		if here(node) {
+			return name, nil
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return "", errors.New("the cluster has no nodes")
+	}
+	slices.Sort(names)
+	return "", fmt.Errorf("this machine is no node of the cluster: name one with --node (%s)", strings.Join(names, ", "))
+}
+
+// here reports whether a node is this machine.
+func here(node *model.Node) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && slices.Contains(node.Addrs, p.Addr())
+	})
+}

@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	"fairway.dev/fairway/internal/gateway"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/source/kube"
+	"fairway.dev/fairway/internal/state"
+	status "fairway.dev/fairway/internal/status/kube"
+)
+
+// GatewayOptions configure the gateway role.
+type GatewayOptions struct {
+	Common
+	// NodeName is the node it runs on; optional.
+	NodeName string
+	// HTTPPort and HTTPSPort are 0 for none.
+	HTTPPort, HTTPSPort int
+	// PublishAddresses go into the status of Ingresses; none writes no status.
+	PublishAddresses []netip.Addr
+	// TCPServices and UDPServices name ConfigMaps in ingress-nginx's form; optional.
+	TCPServices, UDPServices model.Key
+	// ServeNginx serves Ingresses of ingress-nginx's class as well.
+	ServeNginx bool
+	// TrustedProxies are peers whose X-Forwarded-* headers are believed. Optional.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol expects a PROXY header on every HTTP and HTTPS connection.
+	ProxyProtocol bool
+	// MaxBodyBytes limits request bodies where a route sets no limit; 0 for none.
+	MaxBodyBytes int64
+	// AccessLog is a file, "-" for standard output, or empty for none, and
+	// AccessLogFormat "json" or "combined".
+	AccessLog, AccessLogFormat string
+}
+
+// RunGateway runs the gateway role until ctx ends.
+func RunGateway(ctx context.Context, o GatewayOptions) error {
+	config, err := o.restConfig("gateway")
+	if err != nil {
+		return err
+	}
+	store := state.New()
+	source, err := kube.New(kube.Options{
+		Config: config, Store: store, Logger: o.Logger, Kinds: kube.ForGateway,
+		TCPServices: o.TCPServices, UDPServices: o.UDPServices, ServeNginx: o.ServeNginx,
+	})
+	if err != nil {
+		return err
+	}
+	log, err := openAccessLog(o.AccessLog)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	registry := newRegistry()
+	options := gateway.Options{
+		Store: store, Logger: o.Logger, NodeName: o.NodeName, Registerer: registry,
+		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort),
+		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
+		AccessLogFormat: o.AccessLogFormat,
+	}
+	if o.AccessLog != "" {
+		options.AccessLog = log
+	}
+	g, err := gateway.New(options)
+	if err != nil {
+		return err
+	}
+	writer, err := status.New(status.Options{
+		Config: config, Store: store, Logger: o.Logger, Publish: o.PublishAddresses,
+		Problems: func() model.Problems { return onlyHere(g.Problems()) }, ProblemsChanged: g.ProblemsChanged(),
+		Lease: model.Key{Namespace: leaseNamespace, Name: "fairway-gateway"}, Identity: identity(o.NodeName),
+	})
+	if err != nil {
+		return err
+	}
+	ready := gates{{"the Kubernetes API", source.Synced}, {"the gateway", g.Ready}}
+	return runAll(ctx, o.Logger, []part{
+		{"source", source.Run},
+		{"gateway", g.Run},
+		{"status", writer.Run},
+		{"metrics", func(ctx context.Context) error {
+			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready)
+		}},
+		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
+	})
+}
+
+// onlyHere are the problems that only this machine can see. All others follow
+// from the objects, and the controller writes an Event for each of them.
+func onlyHere(all model.Problems) model.Problems {
+	var out model.Problems
+	for _, p := range all {
+		if p.Reason == gateway.ReasonPortInUse {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func portAddr(port int) []string {
+	if port == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf(":%d", port)}
+}
+
+func openAccessLog(path string) (io.WriteCloser, error) {
+	switch path {
+	case "", "-":
+		return keepOpen{os.Stdout}, nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("--access-log: %w", err)
+	}
+	return f, nil
+}
+
+// keepOpen leaves standard output alone.
+type keepOpen struct{ io.Writer }
+
+func (keepOpen) Close() error { return nil }

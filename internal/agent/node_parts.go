@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/bootstrap"
+	"fairway.dev/fairway/internal/dns"
+	"fairway.dev/fairway/internal/dns/forward"
+	"fairway.dev/fairway/internal/healthport"
+	"fairway.dev/fairway/internal/servicetls"
+	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/sysctl"
+)
+
+func (n *node) wireHealth(registry prometheus.Registerer) error {
+	proxy, err := healthport.NewProxy(healthport.ProxyOptions{Store: n.store, NodeName: n.NodeName, Status: n.path.Status, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	services, err := healthport.NewServices(healthport.ServicesOptions{
+		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Healthy: proxy.Healthy, NodePorts: n.NodePortAddresses, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts = append(n.parts,
+		part{"health", proxy.Run},
+		part{"health checks of Services", services.Run},
+		part{"healthz", func(ctx context.Context) error {
+			return serveHTTP(ctx, n.Logger, "--healthz-bind-address", n.HealthzAddress, proxy.Handler())
+		}},
+	)
+	return nil
+}
+
+func (n *node) wireSysctls() error {
+	setter, err := sysctl.New(n.Sysctls, n.RunDir, n.Logger)
+	if err != nil {
+		return err
+	}
+	n.parts = append(n.parts, part{"kernel parameters", setter.Run})
+	return nil
+}
+
+// RestoreSysctls puts back the kernel parameters that a node role with this
+// RunDir has set in this network namespace.
+func RestoreSysctls(runDir string) error { return sysctl.Restore(runDir) }
+
+// serveMode answers /proxyMode, as kube-proxy does.
+func (n *node) serveMode(mux *http.ServeMux) {
+	mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = io.WriteString(w, n.mode) // an error means that the client has gone
+	})
+}
+
+func (n *node) wireServiceTLS(registry prometheus.Registerer) error {
+	proxy, err := servicetls.New(servicetls.Options{
+		Store: n.store, Node: n.NodeName, Listen: n.listen(n.TLSPort), Plan: n.planOptions(),
+		Cluster: n.ClusterCIDRs, Domain: n.ClusterDomain, Registerer: registry, Logger: n.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("service TLS: %w", err)
+	}
+	n.gates = append(n.gates, gate{"Service TLS", proxy.Ready})
+	n.parts = append(n.parts, part{"service TLS", proxy.Run})
+	return nil
+}
+
+func (n *node) wireDNS(registry prometheus.Registerer) error {
+	upstreams, err := parseUpstreams(n.DNSUpstreams)
+	if err != nil {
+		return err
+	}
+	stubs, err := parseStubs(n.DNSStubs)
+	if err != nil {
+		return err
+	}
+	queries, err := dns.ParseQueryLog(n.DNSLog)
+	if err != nil {
+		return fmt.Errorf("--dns-log: %w", err)
+	}
+	var last *state.Snapshot
+	if n.last != nil {
+		last = n.last.Snapshot
+	}
+	server, err := dns.New(dns.Options{
+		Store: n.store, LastKnown: last, Domain: n.ClusterDomain, Listen: n.listen(n.DNSPort), ServiceAddrs: n.DNSAddresses,
+		ReverseRanges: append(append([]netip.Prefix{}, n.ServiceCIDRs...), n.ClusterCIDRs...),
+		TTL:           n.DNSTTL, ClientRate: n.DNSClientRate, Upstreams: upstreams, Stubs: stubs, UpstreamPolicy: forward.Policy(n.DNSPolicy), Autopath: n.DNSAutopath,
+		AllowFrom: n.dnsClients(), QueryLog: queries, Registerer: registry, Logger: n.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("DNS: %w", err)
+	}
+	n.registerStale(registry)
+	n.gates = append(n.gates, gate{"DNS", server.Ready})
+	endpoints, err := bootstrap.NewDNSEndpoints(bootstrap.DNSEndpointsOptions{
+		Config: n.config, Logger: n.Logger, Node: n.self, Listen: n.listen(n.DNSPort),
+	})
+	if err != nil {
+		return err
+	}
+	// Published once it can answer: until then, other nodes' servers do better.
+	n.parts = append(n.parts, part{"DNS", server.Run}, part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
+	farewell := func(ctx context.Context) { n.handOverDNS(ctx, endpoints, n.applied) }
+	n.farewell.Store(&farewell)
+	return nil
+}
+
+// dnsClients are who may ask, beside the nodes and this machine: Pods, Services
+// and what was asked for. The rest of the world may not, for a resolver that is
+// open to it is a weapon. Without ranges of Pods there is no telling.
+func (n *node) dnsClients() []netip.Prefix {
+	if len(n.ClusterCIDRs) == 0 {
+		return nil
+	}
+	return slices.Concat(n.ClusterCIDRs, n.ServiceCIDRs, n.DNSClients)
+}
+
+func parseUpstreams(list []string) ([]forward.Server, error) {
+	var out []forward.Server
+	for _, s := range list {
+		server, err := forward.ParseServer(s)
+		if err != nil {
+			return nil, fmt.Errorf("--dns-upstream: %w", err)
+		}
+		out = append(out, server)
+	}
+	return out, nil
+}
+
+func parseStubs(list []string) ([]forward.Stub, error) {
+	var out []forward.Stub
+	for _, s := range list {
+		stub, err := forward.ParseStub(s)
+		if err != nil {
+			return nil, fmt.Errorf("--dns-stub: %w", err)
+		}
+		out = append(out, stub)
+	}
+	return out, nil
+}

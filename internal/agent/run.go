@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// part is one thing that a role runs.
+type part struct {
+	name string
+	run  func(ctx context.Context) error
+}
+
+// runAll runs the parts until ctx ends, or until one of them fails, which ends
+// the others too: a role is whole or is started again by whoever watches it.
+func runAll(ctx context.Context, logger *slog.Logger, parts []part) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, len(parts))
+	var wg sync.WaitGroup
+	for _, p := range parts {
+		wg.Go(func() {
+			err := p.run(ctx)
+			switch {
+			case err != nil && !errors.Is(err, context.Canceled):
+				errs <- fmt.Errorf("%s: %w", p.name, err)
+				cancel()
+			case ctx.Err() == nil:
+				logger.Debug("part is done", "part", p.name)
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// gate is one condition for a role to be ready.
+type gate struct {
+	name  string
+	ready func() bool
+}
+
+// gates are all conditions for a role to be ready.
+type gates []gate
+
+// waiting returns the names of the conditions that do not hold yet.
+func (g gates) waiting() []string {
+	var names []string
+	for _, c := range g {
+		if !c.ready() {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// heartbeat is how often a role that serves shows that it is alive.
+const heartbeat = time.Second
+
+// announce writes path once every gate is open, for whoever started the role,
+// and from then on sets the file's time again and again until ctx ends: a
+// process that hangs shows by not doing so. An empty path announces nothing.
+func (g gates) announce(ctx context.Context, logger *slog.Logger, path string) error {
+	start := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	slow := time.NewTicker(10 * time.Second)
+	defer slow.Stop()
+	for {
+		waiting := g.waiting()
+		if len(waiting) == 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-slow.C:
+			logger.Warn("not ready yet", "waitingFor", waiting)
+		case <-tick.C:
+		}
+	}
+	logger.Info("ready", "after", time.Since(start).Round(time.Millisecond))
+	if path == "" {
+		return nil
+	}
+	if err := writeReadyFile(path); err != nil {
+		return err
+	}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat.C:
+		}
+		now := time.Now()
+		err := os.Chtimes(path, now, now)
+		if errors.Is(err, os.ErrNotExist) {
+			err = writeReadyFile(path)
+		}
+		if err != nil {
+			logger.Warn("cannot show that this role is alive", "error", err)
+		}
+	}
+}
+
+func writeReadyFile(path string) error {
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(tmp, []byte("ready\n"), 0o644); err != nil {
+		return fmt.Errorf("write the ready file: %w", err)
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestOneFailureEndsTheRole(t *testing.T) {
+	broken := errors.New("broken")
+	var ended atomic.Bool
+	err := runAll(t.Context(), quiet, []part{
+		{"good", func(ctx context.Context) error { <-ctx.Done(); ended.Store(true); return nil }},
+		{"cancelled", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }},
+		{"short", func(context.Context) error { return nil }},
+		{"bad", func(context.Context) error { return broken }},
+	})
+	if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "bad: ") {
+		t.Errorf("error %v, want that of the part, with its name", err)
+	}
+	if !ended.Load() {
+		t.Error("the other parts go on")
+	}
+}
+
+func TestCancelIsNoError(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := runAll(ctx, quiet, []part{{"x", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}); err != nil {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestReadyFileComesWhenEveryGateIsOpen(t *testing.T) {
+	var second atomic.Bool
+	g := gates{{"first", func() bool { return true }}, {"second", second.Load}}
+	path := filepath.Join(t.TempDir(), "ready")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- g.announce(ctx, quiet, path) }()
+	time.Sleep(60 * time.Millisecond)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("ready before the second gate has opened")
+	}
+	second.Store(true)
+	// It is written anew when it is gone, and its time is kept new.
+	for range 2 {
+		eventually(t, "the file is there", func() bool { _, err := os.Stat(path); return err == nil })
+		old := time.Unix(1, 0)
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the file has a new time", func() bool {
+			info, err := os.Stat(path)
+			return err == nil && info.ModTime().After(old)
+		})
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if f() {
+			return
+		}
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func TestReadyFileThatCannotBeWritten(t *testing.T) {
+	if err := (gates{}).announce(t.Context(), quiet, filepath.Join(t.TempDir(), "no", "such", "directory")); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestMetricsServer(t *testing.T) {
+	var ready atomic.Bool
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	const addr = "127.0.0.1:39217"
+	go func() {
+		done <- serveMetrics(ctx, quiet, addr, newRegistry(), gates{{"the moon", ready.Load}}, (&node{mode: "nftables"}).serveMode)
+	}()
+	get := func(path string) (int, string) {
+		for range 100 {
+			resp, err := http.Get("http://" + addr + path)
+			if err != nil {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			return resp.StatusCode, string(body)
+		}
+		return 0, "no answer"
+	}
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, "the moon") {
+		t.Errorf("not ready: %d %s", code, body)
+	}
+	ready.Store(true)
+	for path, want := range map[string]string{"/readyz": "ok", "/healthz": "ok", "/metrics": "go_goroutines", "/debug/pprof/": "goroutine", "/proxyMode": "nftables"} {
+		if code, body := get(path); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := serveMetrics(t.Context(), quiet, "", nil, nil); err != nil {
+		t.Errorf("no address: %v", err)
+	}
+}
+
+func TestConfigErrorsNameTheCure(t *testing.T) {
+	if err := RunNode(t.Context(), NodeOptions{Dataplane: "sideways"}); err == nil || !strings.Contains(err.Error(), "sideways") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := (Common{}).restConfig("node"); err == nil || !strings.Contains(err.Error(), "--kubeconfig") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := (Common{Kubeconfig: "/no/such/file"}).restConfig("node"); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := parseUpstreams([]string{"192.0.2.1", "[2001:db8::1]:5353", "nonsense"}); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("error %v", err)
+	}
+	if got, err := parseUpstreams([]string{"192.0.2.1", "[2001:db8::1]:5353"}); err != nil || len(got) != 2 || got[0].Addr.Port() != 53 || got[1].Addr.Port() != 5353 {
+		t.Errorf("%v, %v", got, err)
+	}
+}

@@ -1,0 +1,63 @@
+package dataplane
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/reconcile"
+)
+
+// Dataplane programs the kernel. Its objects are the Services of the node;
+// what it holds survives the process, so that a restart interrupts nothing.
+type Dataplane interface {
+	reconcile.Target[model.Key, plan.Service]
+	// SetNode replaces what it knows of the node. It is idempotent.
+	SetNode(ctx context.Context, n Node) error
+	// Verify compares what the kernel holds with what it should hold and
+	// repairs the difference, for when somebody else has changed it.
+	Verify(ctx context.Context) error
+}
+
+// Node is what a data path has to know of the node and its network. Addresses
+// of both families may stand in one list.
+type Node struct {
+	// LocalPods are the ranges that the node's own Pods have addresses of: their
+	// replies pass this node, so their connections are never masqueraded.
+	// Without it and PodInterfaces, Pods' connections to endpoints on other
+	// nodes are masqueraded, which always works but hides the Pod's address.
+	LocalPods []netip.Prefix
+	// PodInterfaces are prefixes of the names of interfaces that lead to the
+	// node's own Pods, for networks where LocalPods is not known.
+	PodInterfaces []string
+	// Cluster are ranges whose clients count as this node's own, which
+	// externalTrafficPolicy: Local does not bind. LocalPods and the node's own
+	// addresses always do, so it is for nodes whose LocalPods are not known.
+	Cluster []netip.Prefix
+	// Services are the ranges of cluster addresses: those that no Service has
+	// are refused rather than sent on.
+	Services []netip.Prefix
+	// NodePorts limit the node's addresses that serve NodePorts; empty means
+	// all but loopback ones.
+	NodePorts []netip.Prefix
+	// TLSProxy are where the node's TLS proxy listens, at most one address of
+	// each family, never a loopback one.
+	TLSProxy []netip.AddrPort
+}
+
+// Equal reports whether both are the same.
+func (n Node) Equal(o Node) bool {
+	return slices.Equal(n.LocalPods, o.LocalPods) && slices.Equal(n.PodInterfaces, o.PodInterfaces) &&
+		slices.Equal(n.Cluster, o.Cluster) && slices.Equal(n.Services, o.Services) &&
+		slices.Equal(n.NodePorts, o.NodePorts) && slices.Equal(n.TLSProxy, o.TLSProxy)
+}
+
+// SupportsSCTP reports whether the kernel can track, and so translate, SCTP in
+// the network namespace of the calling thread (plan.Options.SCTP).
+func SupportsSCTP() bool {
+	_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
+	return err == nil
+}

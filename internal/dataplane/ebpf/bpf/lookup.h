@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What every program does with the maps: find the frontend that a client
+ * dialled, and choose a backend.
+ */
+#ifndef FAIRWAY_LOOKUP_H
+#define FAIRWAY_LOOKUP_H
+
+#include "maps.h"
+
+#define MAPPED bpf_htonl(0xffff) /* word 2 of an IPv4 address */
+#define NANOSECONDS 1000000000ULL
+
+static __always_inline struct address address4(__be32 addr)
+{
+	return (struct address){{0, 0, MAPPED, addr}};
+}
+
+static __always_inline int is4(const struct address *a)
+{
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == MAPPED;
+}
+
+static __always_inline int same_address(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+static __always_inline int is_loopback(const struct address *a)
+{
+	if (is4(a))
+		return (a->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == 0 && a->word[3] == bpf_htonl(1);
+}
+
+/* The client that all sockets of a network namespace are: a Pod, or the node.
+ * No address has this form. */
+static __always_inline struct address client_netns(__u64 cookie)
+{
+	return (struct address){{~0U, 0, (__u32)(cookie >> 32), (__u32)cookie}};
+}
+
+/* The flags of the range that an address is in, or 0. */
+static __always_inline __u32 range_flags(const struct address *a)
+{
+	struct range_key key = {.prefix = 128, .addr = *a};
+	__u32 *flags = bpf_map_lookup_elem(&ranges, &key);
+
+	return flags ? *flags : 0;
+}
+
+enum found {
+	FOUND_NOTHING = 0,   /* no business of ours */
+	FOUND_FRONTEND = 1,
+	FOUND_UNCLAIMED = 2, /* a Service address without such a port: refuse */
+};
+
+/* Finds the frontend for a destination: the one with that very address, else,
+ * at the node's addresses, a NodePort. The frontend is copied, for the kernel
+ * may use its memory for another one soon after it was replaced. */
+static __always_inline enum found find_frontend(struct frontend_key *key, struct frontend *out)
+{
+	struct frontend *f = bpf_map_lookup_elem(&frontends, key);
+	__u32 *flags, ours;
+
+	if (f) {
+		*out = *f;
+		return FOUND_FRONTEND;
+	}
+	flags = bpf_map_lookup_elem(&addresses, &key->addr);
+	ours = flags ? *flags : 0;
+	if (ours & ADDRESS_NODE_PORTS) {
+		struct frontend_key any = *key;
+
+		any.addr.word[3] = 0;
+		if (!is4(&key->addr))
+			any.addr.word[0] = any.addr.word[1] = any.addr.word[2] = 0;
+		f = bpf_map_lookup_elem(&frontends, &any);
+		if (f) {
+			*out = *f;
+			return FOUND_FRONTEND;
+		}
+	}
+	if (ours & ADDRESS_CLUSTER)
+		return FOUND_UNCLAIMED;
+	if (!ours && (range_flags(&key->addr) & RANGE_SERVICES))
+		return FOUND_UNCLAIMED;
+	return FOUND_NOTHING;
+}
+
+/* Whether the source ranges of a frontend let a client in. */
+static __always_inline int may_connect(const struct frontend *f, const struct address *client)
+{
+	struct source_key key = {.prefix = 32 + 128, .guard = f->guard, .addr = *client};
+
+	return !f->guard || bpf_map_lookup_elem(&sources, &key);
+}
+
+static __always_inline struct backend *backend_at(const struct pool *p, __u32 slot)
+{
+	__u32 i = p->base + slot;
+
+	return bpf_map_lookup_elem(&backends, &i);
+}
+
+static __always_inline int is_backend(const struct backend *b, const struct address *addr, __be16 port)
+{
+	return b->port == port && same_address(&b->addr, addr);
+}
+
+struct search {
+	struct pool pool;
+	struct address addr;
+	__be16 port;
+	__u32 slot;
+	__u32 found;
+};
+
+static long search_slot(__u32 slot, void *context)
+{
+	struct search *s = context;
+	struct backend *b = backend_at(&s->pool, slot);
+
+	if (!b || !is_backend(b, &s->addr, s->port))
+		return 0;
+	s->slot = slot;
+	s->found = 1;
+	return 1;
+}
+
+/* Finds a backend in a pool, first where it was when last seen: backends stay
+ * in their places when others come and go, but for one that fills a gap. */
+static __always_inline struct backend *find_backend(const struct pool *p, const struct address *addr, __be16 port, __u32 *slot)
+{
+	struct search s = {.pool = *p, .addr = *addr, .port = port};
+	struct backend *b;
+
+	if (*slot < p->count) {
+		b = backend_at(p, *slot);
+		if (b && is_backend(b, addr, port))
+			return b;
+	}
+	bpf_loop(p->count, search_slot, &s, 0);
+	if (!s.found)
+		return 0;
+	*slot = s.slot;
+	return backend_at(p, s.slot);
+}
+
+/* The backend that a client of a frontend with affinity has, if it still serves. */
+static __always_inline struct backend *remembered(const struct frontend *f, const struct pool *p, const struct address *client)
+{
+	struct affinity_key key = {.id = f->id, .client = *client};
+	struct affinity *a = bpf_map_lookup_elem(&affinities, &key);
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct backend *b;
+	__u32 slot;
+
+	if (!a || now - a->used > f->affinity * NANOSECONDS)
+		return 0;
+	slot = a->slot;
+	b = find_backend(p, &a->addr, a->port, &slot);
+	if (!b)
+		return 0;
+	a->used = now;
+	a->slot = slot;
+	return b;
+}
+
+static __always_inline void remember(const struct frontend *f, const struct backend *b, __u32 slot, const struct address *client)
+{
+	struct affinity_key key = {.id = f->id, .client = *client};
+	struct affinity a = {.used = bpf_ktime_get_boot_ns(), .addr = b->addr, .port = b->port, .slot = slot};
+
+	bpf_map_update_elem(&affinities, &key, &a, BPF_ANY);
+}
+
+/* Chooses a backend for a new connection: the one that the client has, else
+ * the one that number, random or a hash, leads to. 0 if there is none. */
+static __always_inline struct backend *choose_backend(const struct frontend *f, enum class class, const struct address *client, __u32 number)
+{
+	struct pool p = class == CLASS_OUTSIDE ? f->pools[1] : f->pools[0];
+	struct backend *b;
+	__u32 slot;
+
+	if (!p.count)
+		return 0;
+	if (f->affinity) {
+		b = remembered(f, &p, client);
+		if (b)
+			return b;
+	}
+	slot = number % p.count;
+	b = backend_at(&p, slot);
+	if (b && f->affinity)
+		remember(f, b, slot, client);
+	return b;
+}
+
+static __always_inline struct counters *counters_of(__u32 id)
+{
+	struct counters zero = {}, *c = bpf_map_lookup_elem(&traffic, &id);
+
+	if (c)
+		return c;
+	bpf_map_update_elem(&traffic, &id, &zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&traffic, &id);
+}
+
+static __always_inline void count_connection(__u32 id)
+{
+	struct counters *c = counters_of(id);
+
+	if (c)
+		c->connections++;
+}
+
+static __always_inline void count_refused(__u32 id)
+{
+	struct counters *c = counters_of(id);
+
+	if (c)
+		c->refused++;
+}
+
+#endif

@@ -1,0 +1,829 @@
+package ebpf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/reconcile"
+)
+
+// Options configure a [Dataplane].
+type Options struct {
+	// Logger gets what happens besides errors returned. Required.
+	Logger *slog.Logger
+	// NetNS is a file descriptor of the node's network namespace; 0 means the
+	// one of the calling thread.
+	NetNS int
+	// Cgroup is a directory of cgroup v2 below which every socket is balanced:
+	// the root, or where this node's Pods are. It or HostCgroup is required.
+	Cgroup string
+	// HostCgroup is a directory of cgroup v2 below which sockets in the node's
+	// network namespace are balanced, and in Namespaces, but no others. Optional.
+	HostCgroup string
+	// Namespaces are file descriptors of further network namespaces. Optional.
+	Namespaces []int
+	// Ingress also serves packets that arrive at the node's interfaces, by tcx
+	// programs that have connection tracking translate (see ProbeIngress). What
+	// is left to another packet path then are the node's own packets to what no
+	// socket program can decide.
+	Ingress bool
+	// Covered are prefixes of the names of interfaces that get no ingress program,
+	// since the socket programs see all clients behind them. Optional.
+	Covered []string
+	// Pins is a directory on a BPF file system; each network namespace gets one
+	// in it. Default DefaultPins, where a file system is mounted if there is none.
+	Pins string
+	// MaxFrontends and MaxBackends bound the maps; defaults 262144 and 524288.
+	// MaxBackends is rounded up to a power of two, and takes 24 bytes for each.
+	MaxFrontends, MaxBackends uint32
+}
+
+// Dataplane implements dataplane.Dataplane by eBPF.
+type Dataplane struct {
+	log         *slog.Logger
+	o           Options
+	cookie      uint64
+	pins        pins
+	layout      string
+	maps        map[string]*ebpf.Map
+	memory      *ebpf.Memory
+	attachments []*attachment
+	ingress     *ingress // nil without Options.Ingress
+	stop        func()   // of following addresses
+	sweeper     *sweeper
+	// listAddresses lists the node's addresses.
+	listAddresses func() ([]netip.Addr, error)
+	closing       sync.Once
+
+	mu sync.Mutex
+	// claims are the owners that want a frontend, the one that gets it first.
+	claims map[frontendKey][]*owner
+	owners map[model.Key]*owner
+	// have is what the kernel holds.
+	have struct {
+		frontends map[frontendKey]frontend
+		addresses map[address]uint32
+		ranges    map[rangeKey]uint32
+		proxies   [2]backend
+	}
+	rows *rows
+	// inherited are rows, by their first place, and numbers, that an earlier
+	// process left and no Service has taken over yet.
+	inheritedRows map[uint32]pool
+	inheritedIDs  map[uint32]struct{}
+	// guards are the numbers whose source ranges are in use.
+	guards            map[uint32][]sourceKey
+	lastID, lastGuard uint32
+	// dirty are frontends that could not be brought in line.
+	dirty map[frontendKey]struct{}
+
+	node      dataplane.Node
+	nodeAddrs []netip.Addr
+	nodeKnown bool
+	// clusterIPs counts the Services that have an address.
+	clusterIPs map[address]int
+	// live is true while programs are attached; they are with the first Prune.
+	live, pruned bool
+}
+
+// owner is a Service with what it has of the maps.
+type owner struct {
+	key     model.Key
+	created time.Time
+	want    service
+	rows    []row
+	// old are rows and guards to give up once no frontend has them.
+	oldRows   []pool
+	oldGuards []uint32
+}
+
+// row is a row with what stands in it.
+type row struct {
+	name poolKey
+	pool
+	backends []backend
+}
+
+// row returns the row of that name; the zero row if there is none.
+func (o *owner) row(name poolKey) row {
+	if i := slices.IndexFunc(o.rows, func(r row) bool { return r.name == name }); i >= 0 {
+		return o.rows[i]
+	}
+	return row{}
+}
+
+// id returns the number of a port; 0 if it has none.
+func (o *owner) id(name portKey) uint32 {
+	for i := range o.want.frontends {
+		if f := &o.want.frontends[i]; f.port == name {
+			return f.value.ID
+		}
+	}
+	return 0
+}
+
+// guard returns the number of the source ranges of a frontend; 0 if it has none.
+func (o *owner) guard(key frontendKey) uint32 {
+	if f := o.want.frontend(key); f != nil {
+		return f.value.Guard
+	}
+	return 0
+}
+
+// claim is the owner's wish for a frontend that it wants.
+func (o *owner) claim(key frontendKey) plan.Claim {
+	return plan.Claim{Kind: o.want.frontend(key).kind, Created: o.created, Key: o.key}
+}
+
+var _ dataplane.Dataplane = (*Dataplane)(nil)
+
+// New opens the maps, or makes them, and loads the programs. Programs that are
+// attached already, by an earlier process, are replaced at once; others are
+// attached once everything is known, with the first Prune.
+func New(o Options) (*Dataplane, error) {
+	if o.Logger == nil || o.Cgroup == "" && o.HostCgroup == "" {
+		return nil, errors.New("eBPF: Logger and Cgroup or HostCgroup are required")
+	}
+	d := &Dataplane{
+		log: o.Logger, o: o, claims: map[frontendKey][]*owner{}, owners: map[model.Key]*owner{},
+		inheritedRows: map[uint32]pool{}, inheritedIDs: map[uint32]struct{}{}, guards: map[uint32][]sourceKey{},
+		dirty: map[frontendKey]struct{}{}, clusterIPs: map[address]int{}, stop: func() {},
+	}
+	if err := d.open(); err != nil {
+		_ = d.Close()
+		return nil, fmt.Errorf("eBPF: %w", err)
+	}
+	return d, nil
+}
+
+func (d *Dataplane) open() error {
+	var err error
+	if d.cookie, err = netnsCookie(d.o.NetNS); err != nil {
+		return err
+	}
+	d.pins = pinsOf(d.o.Pins, d.cookie)
+	if err := d.pins.prepare(); err != nil {
+		return err
+	}
+	specs, err := d.mapSpecs()
+	if err != nil {
+		return err
+	}
+	d.layout = layoutOf(specs)
+	if d.maps, err = d.pins.openMaps(specs); err != nil {
+		return err
+	}
+	if d.memory, err = d.maps[socketMapBackends].Memory(); err != nil {
+		return fmt.Errorf("map %s: %w", socketMapBackends, err)
+	}
+	if err := d.inherit(); err != nil {
+		return err
+	}
+	if err := d.setNamespaces(); err != nil {
+		return err
+	}
+	for _, a := range []struct {
+		name, cgroup string
+		only         bool
+	}{{"all", d.o.Cgroup, false}, {"host", d.o.HostCgroup, true}} {
+		if a.cgroup == "" {
+			continue
+		}
+		programs, types, err := loadSockets(d.maps, d.cookie, a.only)
+		if err != nil {
+			return err
+		}
+		d.attachments = append(d.attachments, &attachment{name: a.name, cgroup: a.cgroup, programs: programs, types: types})
+	}
+	for _, a := range d.attachments {
+		live, err := a.adopt(d.pins, d.maps[socketMapFrontends])
+		if err != nil {
+			return err
+		}
+		d.live = d.live || live
+	}
+	if d.o.Ingress {
+		d.ingress, err = newIngress(ingressOptions{log: d.log, netns: d.o.NetNS, pins: d.pins, covered: d.o.Covered}, d.maps)
+		if err != nil {
+			return err
+		}
+	}
+	d.sweeper = newSweeper(d)
+	if d.listAddresses, d.stop, err = followAddresses(d.o.NetNS, d.log, d.setAddresses); err != nil {
+		return fmt.Errorf("addresses of the node: %w", err)
+	}
+	if d.nodeAddrs, err = d.listAddresses(); err != nil {
+		return fmt.Errorf("addresses of the node: %w", err)
+	}
+	return nil
+}
+
+// mapSpecs returns the maps in the wanted sizes.
+func (d *Dataplane) mapSpecs() (map[string]*ebpf.MapSpec, error) {
+	spec, err := loadSocket()
+	if err != nil {
+		return nil, err
+	}
+	specs := map[string]*ebpf.MapSpec{}
+	for name, m := range spec.Maps {
+		if name[0] != '.' { // not the programs' constants
+			specs[name] = m
+		}
+	}
+	if n := d.o.MaxFrontends; n != 0 {
+		for _, name := range []string{socketMapFrontends, socketMapAddresses, socketMapTraffic, socketMapSources} {
+			specs[name].MaxEntries = n
+		}
+	}
+	if n := d.o.MaxBackends; n != 0 {
+		specs[socketMapBackends].MaxEntries = 1 << order(n)
+	}
+	return specs, nil
+}
+
+func (d *Dataplane) setNamespaces() error {
+	for _, fd := range append([]int{d.o.NetNS}, d.o.Namespaces...) {
+		cookie, err := netnsCookie(fd)
+		if err != nil {
+			return err
+		}
+		if err := d.maps[socketMapNamespaces].Put(cookie, uint8(1)); err != nil {
+			return fmt.Errorf("map %s: %w", socketMapNamespaces, err)
+		}
+	}
+	return nil
+}
+
+// Close closes what the process has open and ends following the node's
+// addresses. What is pinned goes on working.
+func (d *Dataplane) Close() error {
+	d.closing.Do(d.close)
+	return nil
+}
+
+func (d *Dataplane) close() {
+	d.stop()
+	if d.ingress != nil {
+		d.ingress.close()
+	}
+	if d.sweeper != nil {
+		d.sweeper.close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.attachments {
+		a.close()
+	}
+	closeAll(d.maps)
+}
+
+// inherit reads what the kernel holds and learns what an earlier process has
+// handed out.
+func (d *Dataplane) inherit() error {
+	if err := d.read(); err != nil {
+		return err
+	}
+	d.rows = newRows(d.maps[socketMapBackends].MaxEntries())
+	for key, f := range d.have.frontends {
+		d.inheritedIDs[f.ID] = struct{}{}
+		d.lastID, d.lastGuard = max(d.lastID, f.ID), max(d.lastGuard, f.Guard)
+		for _, p := range f.Pools {
+			if p.Count == 0 {
+				continue
+			}
+			if had, ok := d.inheritedRows[p.Base]; ok && had == p {
+				continue
+			}
+			if !d.rows.reserve(p) {
+				d.log.Warn("eBPF: a frontend's backends cannot be; it is made again", "address", key.Addr.addr(), "port", key.Port.number())
+				continue
+			}
+			d.inheritedRows[p.Base] = p
+		}
+	}
+	return nil
+}
+
+// Apply implements reconcile.Target.
+func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) map[model.Key]error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	failed := map[model.Key]error{}
+	touched := map[frontendKey]struct{}{}
+	lost := false
+	for _, c := range changes {
+		some, err := d.stage(c, touched)
+		if err != nil {
+			failed[c.Key] = fmt.Errorf("service %s: %w", c.Key, err)
+			continue
+		}
+		lost = lost || some
+	}
+	refused := d.commit(touched)
+	for _, c := range changes {
+		o := d.owners[c.Key]
+		if o == nil || failed[c.Key] != nil {
+			continue
+		}
+		if err := d.settle(o, refused); err != nil {
+			failed[c.Key] = err
+		}
+		if !c.HasNew && failed[c.Key] == nil {
+			delete(d.owners, c.Key)
+		}
+	}
+	if lost && d.pruned {
+		d.sweeper.wake()
+	}
+	return failed
+}
+
+// settle gives up what a Service had, if all of its frontends are in line, and
+// says what is wrong with them otherwise.
+func (d *Dataplane) settle(o *owner, refused map[frontendKey]error) error {
+	for key, err := range refused {
+		mine := slices.Contains(d.claims[key], o) ||
+			key == frontendKey{Addr: key.Addr} && slices.Contains(o.want.clusterIPs, key.Addr)
+		if mine || d.hasRow(o, d.have.frontends[key]) {
+			return fmt.Errorf("service %s: %s port %d: %w", o.key, key.Addr.addr(), key.Port.number(), err)
+		}
+	}
+	for _, p := range o.oldRows {
+		d.rows.leave(p)
+	}
+	o.oldRows = nil
+	var errs []error
+	for _, g := range o.oldGuards {
+		errs = append(errs, d.removeGuard(g))
+	}
+	o.oldGuards = nil
+	for i := range o.want.frontends {
+		key := o.want.frontends[i].key
+		if first := d.claims[key][0]; first != o {
+			errs = append(errs, fmt.Errorf("service %s: %s port %d is served for Service %s, which claimed it first; give one of them another address or port",
+				o.key, key.Addr.addr(), key.Port.number(), first.key))
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hasRow reports whether a frontend still has a row that its owner wants to give up.
+func (d *Dataplane) hasRow(o *owner, f frontend) bool {
+	return slices.ContainsFunc(o.oldRows, func(p pool) bool { return p.Count > 0 && (f.Pools[0] == p || f.Pools[1] == p) })
+}
+
+// stage makes the rows, numbers and claims of a Service what they shall be. It
+// adds the frontends that may have to change to touched, and tells whether a
+// UDP endpoint has ceased to serve. After an error everything is as it was.
+func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched map[frontendKey]struct{}) (lost bool, err error) {
+	o := d.owners[c.Key]
+	if o == nil {
+		o = &owner{key: c.Key}
+	}
+	var want service
+	if c.HasNew {
+		want = compile(c.New)
+	}
+	rows, err := d.provide(o, &want)
+	if err != nil {
+		return false, err
+	}
+	lost = losesServing(o.want, want)
+	before := o.want.frontends
+	for i := range before {
+		d.unclaim(before[i].key, o)
+		touched[before[i].key] = struct{}{}
+	}
+	for _, a := range o.want.clusterIPs {
+		d.clusterIPs[a]--
+	}
+	for _, r := range o.rows {
+		if !slices.ContainsFunc(rows, func(kept row) bool { return kept.pool == r.pool }) {
+			o.oldRows = append(o.oldRows, r.pool)
+		}
+	}
+	o.created, o.want, o.rows = c.New.Created, want, rows
+	o.want.pools = nil // rows has them
+	for i := range before {
+		f := &before[i]
+		if g := f.value.Guard; g != 0 && o.guard(f.key) != g {
+			o.oldGuards = append(o.oldGuards, g)
+		}
+		if o.id(f.port) != f.value.ID {
+			_ = d.maps[socketMapTraffic].Delete(f.value.ID) // it may have had no traffic
+		}
+	}
+	for _, a := range want.clusterIPs {
+		d.clusterIPs[a]++
+	}
+	for i := range want.frontends {
+		d.claim(want.frontends[i].key, o)
+		touched[want.frontends[i].key] = struct{}{}
+	}
+	d.owners[c.Key] = o
+	return lost, nil
+}
+
+// provide decides the values of what an owner shall want, and returns the rows for it. Rows and numbers are those that
+// it has where they fit.
+func (d *Dataplane) provide(o *owner, want *service) ([]row, error) {
+	var rows []row
+	var fresh []pool
+	var guards []uint32
+	fail := func(err error) ([]row, error) {
+		for _, p := range fresh {
+			d.rows.release(p)
+		}
+		for _, g := range guards {
+			err = errors.Join(err, d.removeGuard(g))
+		}
+		return nil, err
+	}
+	if len(want.pools) > 0 {
+		rows = make([]row, 0, len(want.pools))
+	}
+	for _, p := range want.pools {
+		r, isNew, err := d.row(o, want, p)
+		if err != nil {
+			return fail(err)
+		}
+		if isNew {
+			fresh = append(fresh, r.pool)
+		}
+		rows = append(rows, r)
+	}
+	for i := range want.frontends {
+		f := &want.frontends[i]
+		id := d.id(o, want.frontends[:i], f)
+		var guard uint32
+		if f.restricted {
+			g, isNew, err := d.guard(o, f)
+			if err != nil {
+				return fail(err)
+			}
+			if guard = g; isNew {
+				guards = append(guards, g)
+			}
+		}
+		f.value = f.decide(id, guard, rows)
+	}
+	return rows, nil
+}
+
+// row returns the row for a pool: the one that there is, if nothing else shall
+// stand in it, or a new one.
+func (d *Dataplane) row(o *owner, want *service, p wantedPool) (r row, isNew bool, err error) {
+	had := o.row(p.name)
+	if had.Count == 0 {
+		had = d.inheritedRow(want, p.name)
+	}
+	placed := place(had.backends, p.backends)
+	if slices.Equal(placed, had.backends) {
+		delete(d.inheritedRows, had.Base)
+		return had, false, nil
+	}
+	base, ok := d.rows.take(uint32(len(placed)))
+	if !ok {
+		return row{}, false, fmt.Errorf("no room for %d endpoints: the map of backends holds %d; raise --bpf-max-backends, or remove Services", len(placed), d.maps[socketMapBackends].MaxEntries())
+	}
+	r = row{p.name, pool{base, uint32(len(placed))}, placed}
+	if err := d.writeRow(r); err != nil {
+		d.rows.release(r.pool)
+		return row{}, false, err
+	}
+	return r, true, nil
+}
+
+// inheritedRow returns the row that the kernel has for a pool, from an earlier
+// process, so that a restart changes nothing.
+func (d *Dataplane) inheritedRow(want *service, name poolKey) row {
+	for i := range want.frontends {
+		f := &want.frontends[i]
+		had, ok := d.have.frontends[f.key]
+		if !ok {
+			continue
+		}
+		for class := range f.pools {
+			p := had.Pools[class]
+			if f.actions[class] != actionForward || want.pools[f.pools[class]].name != name || p.Count == 0 || d.inheritedRows[p.Base] != p {
+				continue
+			}
+			if backends, err := d.readRow(p); err == nil {
+				return row{name, p, backends}
+			}
+		}
+	}
+	return row{name: name}
+}
+
+// id returns the number of a frontend's port; earlier are the frontends that have theirs already.
+func (d *Dataplane) id(o *owner, earlier []wantedFrontend, f *wantedFrontend) uint32 {
+	for i := range earlier {
+		if earlier[i].port == f.port {
+			return earlier[i].value.ID
+		}
+	}
+	if id := o.id(f.port); id != 0 {
+		return id
+	}
+	if had, ok := d.have.frontends[f.key]; ok {
+		if _, ok := d.inheritedIDs[had.ID]; ok {
+			delete(d.inheritedIDs, had.ID)
+			return had.ID
+		}
+	}
+	d.lastID++
+	return d.lastID
+}
+
+// guard returns the number of a restricted frontend's source ranges, and whether it is a new one.
+func (d *Dataplane) guard(o *owner, f *wantedFrontend) (g uint32, isNew bool, err error) {
+	keys := func(guard uint32) (out []sourceKey) {
+		for _, p := range f.sources {
+			out = append(out, sourceKeyOf(guard, p))
+		}
+		return out
+	}
+	if g := o.guard(f.key); g != 0 && slices.Equal(d.guards[g], keys(g)) {
+		return g, false, nil
+	}
+	d.lastGuard++
+	g = d.lastGuard
+	d.guards[g] = keys(g)
+	for _, k := range d.guards[g] {
+		if err := d.maps[socketMapSources].Put(k, uint8(1)); err != nil {
+			return 0, false, errors.Join(fmt.Errorf("source ranges: %w", d.explain(err, socketMapSources)), d.removeGuard(g))
+		}
+	}
+	return g, true, nil
+}
+
+func (d *Dataplane) removeGuard(g uint32) error {
+	var errs []error
+	for _, k := range d.guards[g] {
+		if err := d.maps[socketMapSources].Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("source ranges: %w", err))
+		}
+	}
+	delete(d.guards, g)
+	return errors.Join(errs...)
+}
+
+func (d *Dataplane) claim(key frontendKey, o *owner) {
+	list := append(d.claims[key], o)
+	if len(list) > 1 {
+		slices.SortFunc(list, func(a, b *owner) int { return a.claim(key).Compare(b.claim(key)) })
+	}
+	d.claims[key] = list
+}
+
+func (d *Dataplane) unclaim(key frontendKey, o *owner) {
+	list := slices.DeleteFunc(d.claims[key], func(c *owner) bool { return c == o })
+	if len(list) == 0 {
+		delete(d.claims, key)
+		return
+	}
+	d.claims[key] = list
+}
+
+// wanted returns what a frontend shall be; false if there shall be none.
+func (d *Dataplane) wanted(key frontendKey) (frontend, bool) {
+	list := d.claims[key]
+	if len(list) == 0 {
+		return frontend{}, false
+	}
+	return list[0].want.frontend(key).value, true
+}
+
+// Prune implements reconcile.Target. With it everything is known: what nobody
+// wants is removed, and programs that are not attached yet are.
+func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Service]) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pruned = true
+	touched := map[frontendKey]struct{}{}
+	for key := range d.have.frontends {
+		if len(d.claims[key]) == 0 {
+			touched[key] = struct{}{}
+		}
+	}
+	var errs []error
+	for key, err := range d.commit(touched) {
+		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
+	}
+	errs = append(errs, d.commitNode())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
+	for _, p := range d.inheritedRows {
+		d.rows.leave(p)
+	}
+	for id := range d.inheritedIDs {
+		_ = d.maps[socketMapTraffic].Delete(id) // it may have no traffic
+	}
+	clear(d.inheritedRows)
+	clear(d.inheritedIDs)
+	if err := d.pruneSources(); err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
+	if err := d.attach(); err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
+	d.sweeper.wake() // an earlier process may have stopped before it did
+	return nil
+}
+
+// attach attaches the programs and removes what is pinned and not wanted any more.
+func (d *Dataplane) attach() error {
+	for _, a := range d.attachments {
+		if err := a.attach(d.pins); err != nil {
+			return err
+		}
+	}
+	if d.ingress == nil {
+		// An earlier process may have served packets; another packet path does now.
+		if err := removeIngress(d.o.NetNS, d.pins); err != nil {
+			return err
+		}
+	} else if err := d.ingress.start(); err != nil {
+		return err
+	}
+	if !d.live {
+		d.live = true
+		d.log.Info("eBPF: sockets are balanced", "cgroup", d.o.Cgroup, "hostCgroup", d.o.HostCgroup)
+	}
+	return errors.Join(d.pins.removeOtherLinks(d.attachments), d.pins.removeOtherMaps(d.layout))
+}
+
+// SetNode implements dataplane.Dataplane.
+func (d *Dataplane) SetNode(ctx context.Context, n dataplane.Node) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.node, d.nodeKnown = n, true
+	err := d.commitNode()
+	if d.ingress != nil {
+		err = errors.Join(err, d.ingress.setPods(n.PodInterfaces))
+	}
+	if err != nil {
+		return fmt.Errorf("eBPF: node settings: %w", err)
+	}
+	return nil
+}
+
+// setAddresses is called with the node's addresses when they have changed.
+func (d *Dataplane) setAddresses(addrs []netip.Addr) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodeAddrs = addrs
+	if !d.nodeKnown {
+		return
+	}
+	if err := d.commitNode(); err != nil {
+		d.log.Warn("eBPF: the node's addresses could not be programmed", "error", err)
+	}
+}
+
+// Verify implements dataplane.Dataplane.
+func (d *Dataplane) Verify(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.read(); err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
+	wrong := map[frontendKey]struct{}{}
+	for key := range d.claims {
+		want, _ := d.wanted(key)
+		if had, ok := d.have.frontends[key]; !ok || had != want {
+			wrong[key] = struct{}{}
+		}
+	}
+	if d.pruned {
+		for key := range d.have.frontends {
+			if len(d.claims[key]) == 0 {
+				wrong[key] = struct{}{}
+			}
+		}
+	}
+	var errs []error
+	for _, o := range d.owners {
+		for _, r := range o.rows {
+			if now, err := d.readRow(r.pool); err != nil || !slices.Equal(now, r.backends) {
+				errs = append(errs, err, d.writeRow(r))
+			}
+		}
+	}
+	if len(wrong) > 0 {
+		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", len(wrong))
+	}
+	for key, err := range d.commit(wrong) {
+		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
+	}
+	for _, keys := range d.guards {
+		for _, k := range keys {
+			errs = append(errs, d.maps[socketMapSources].Put(k, uint8(1)))
+		}
+	}
+	if addrs, err := d.listAddresses(); err != nil {
+		errs = append(errs, fmt.Errorf("addresses of the node: %w", err))
+	} else {
+		d.nodeAddrs = addrs
+	}
+	if d.nodeKnown {
+		errs = append(errs, d.setNamespaces(), d.commitNode())
+	}
+	if d.pruned {
+		errs = append(errs, d.attach())
+	}
+	if d.ingress != nil {
+		errs = append(errs, d.ingress.verify())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
+	return nil
+}
+
+// commit brings frontends in line with the claims on them, and the cluster
+// addresses with them. It returns those that the kernel refused.
+func (d *Dataplane) commit(touched map[frontendKey]struct{}) map[frontendKey]error {
+	for key := range d.dirty {
+		touched[key] = struct{}{}
+	}
+	var put, remove []frontendKey
+	var values []frontend
+	addresses := map[address]struct{}{}
+	for key := range touched {
+		addresses[key.Addr] = struct{}{}
+		want, ok := d.wanted(key)
+		had, has := d.have.frontends[key]
+		switch {
+		case ok && (!has || had != want):
+			put, values = append(put, key), append(values, want)
+		case !ok && has:
+			remove = append(remove, key)
+		}
+	}
+	refused := d.putFrontends(put, values)
+	for key := range addresses {
+		if err := d.commitAddress(key); err != nil {
+			refused[frontendKey{Addr: key}] = err
+		}
+	}
+	maps.Copy(refused, d.removeFrontends(remove))
+	clear(d.dirty)
+	for key := range refused {
+		d.dirty[key] = struct{}{}
+	}
+	return refused
+}
+
+// encode writes backends as they stand in memory.
+func encode(list []backend) []byte {
+	out := make([]byte, 0, len(list)*backendSize)
+	for _, b := range list {
+		out = append(out, b.Addr[:]...)
+		out = append(out, b.Port[:]...)
+		out = append(out, b.Flags, 0, 0, 0, 0, 0)
+	}
+	return out
+}
+
+func (d *Dataplane) writeRow(r row) error {
+	if _, err := d.memory.WriteAt(encode(r.backends), int64(r.Base)*backendSize); err != nil {
+		return fmt.Errorf("map %s: %w", socketMapBackends, err)
+	}
+	return nil
+}
+
+func (d *Dataplane) readRow(p pool) ([]backend, error) {
+	data := make([]byte, int(p.Count)*backendSize)
+	if _, err := d.memory.ReadAt(data, int64(p.Base)*backendSize); err != nil {
+		return nil, fmt.Errorf("map %s: %w", socketMapBackends, err)
+	}
+	out := make([]backend, p.Count)
+	for i := range out {
+		b := data[i*backendSize:]
+		copy(out[i].Addr[:], b)
+		copy(out[i].Port[:], b[16:])
+		out[i].Flags = b[18]
+		if !bytes.Equal(b[19:backendSize], make([]byte, 5)) {
+			out[i].Zero = 1 // somebody else's: different from all of ours
+		}
+	}
+	return out, nil
+}

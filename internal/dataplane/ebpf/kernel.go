@@ -1,0 +1,216 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// backendSize is the size of struct backend.
+const backendSize = 24
+
+// batch is how many elements one system call reads or writes.
+const batch = 4096
+
+// readAll reads a hash map.
+func readAll[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
+	out := map[K]V{}
+	keys, values := make([]K, batch), make([]V, batch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			out[keys[i]] = values[i]
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// readTrie reads a map of prefixes, which the kernel does not read in batches.
+func readTrie[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
+	out := map[K]V{}
+	var k K
+	var v V
+	all := m.Iterate()
+	for all.Next(&k, &v) {
+		out[k] = v
+	}
+	return out, all.Err()
+}
+
+// read makes have what the kernel holds.
+func (d *Dataplane) read() (err error) {
+	if d.have.frontends, err = readAll[frontendKey, frontend](d.maps[socketMapFrontends]); err != nil {
+		return fmt.Errorf("read map %s: %w", socketMapFrontends, err)
+	}
+	if d.have.addresses, err = readAll[address, uint32](d.maps[socketMapAddresses]); err != nil {
+		return fmt.Errorf("read map %s: %w", socketMapAddresses, err)
+	}
+	if d.have.ranges, err = readTrie[rangeKey, uint32](d.maps[socketMapRanges]); err != nil {
+		return fmt.Errorf("read map %s: %w", socketMapRanges, err)
+	}
+	for i := range d.have.proxies {
+		if err := d.maps[socketMapProxies].Lookup(uint32(i), &d.have.proxies[i]); err != nil {
+			return fmt.Errorf("read map %s: %w", socketMapProxies, err)
+		}
+	}
+	return nil
+}
+
+// explain says what to do about an error of a map.
+func (d *Dataplane) explain(err error, name string) error {
+	if !errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return fmt.Errorf("the map of %s is full with %d: raise --bpf-max-frontends, or remove Services", name, d.maps[name].MaxEntries())
+}
+
+// putFrontends writes frontends in batches; of a batch that fails, each by
+// itself. It returns those that the kernel refused.
+func (d *Dataplane) putFrontends(keys []frontendKey, values []frontend) map[frontendKey]error {
+	refused := map[frontendKey]error{}
+	m := d.maps[socketMapFrontends]
+	for len(keys) > 0 {
+		n := min(len(keys), batch)
+		if _, err := m.BatchUpdate(keys[:n], values[:n], nil); err != nil {
+			for i, k := range keys[:n] {
+				if err := m.Put(k, values[i]); err != nil {
+					refused[k] = d.explain(err, socketMapFrontends)
+				}
+			}
+		}
+		for i, k := range keys[:n] {
+			if refused[k] == nil {
+				d.have.frontends[k] = values[i]
+			}
+		}
+		keys, values = keys[n:], values[n:]
+	}
+	return refused
+}
+
+func (d *Dataplane) removeFrontends(keys []frontendKey) map[frontendKey]error {
+	refused := map[frontendKey]error{}
+	for _, k := range keys {
+		if err := d.maps[socketMapFrontends].Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			refused[k] = err
+			continue
+		}
+		delete(d.have.frontends, k)
+	}
+	return refused
+}
+
+// wantedAddress returns the flags that an address shall have.
+func (d *Dataplane) wantedAddress(a address, node map[address]uint32) uint32 {
+	flags := node[a]
+	if d.clusterIPs[a] > 0 || !d.pruned && d.have.addresses[a]&addressCluster != 0 {
+		flags |= addressCluster
+	}
+	if !d.nodeKnown {
+		flags |= d.have.addresses[a] &^ addressCluster
+	}
+	return flags
+}
+
+// commitAddress brings one address in line, which is a Service's.
+func (d *Dataplane) commitAddress(a address) error {
+	return d.writeAddress(a, d.wantedAddress(a, map[address]uint32{a: d.have.addresses[a] &^ addressCluster}))
+}
+
+func (d *Dataplane) writeAddress(a address, flags uint32) error {
+	switch had := d.have.addresses[a]; {
+	case had == flags:
+		return nil
+	case flags == 0:
+		if err := d.maps[socketMapAddresses].Delete(a); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		delete(d.have.addresses, a)
+		return nil
+	}
+	if err := d.maps[socketMapAddresses].Put(a, flags); err != nil {
+		return d.explain(err, socketMapAddresses)
+	}
+	d.have.addresses[a] = flags
+	return nil
+}
+
+// commitNode brings the node's settings in line, and all addresses.
+func (d *Dataplane) commitNode() error {
+	var errs []error
+	var want nodeSettings
+	if d.nodeKnown {
+		want = compileNode(d.node, d.nodeAddrs)
+	}
+	all := maps.Clone(d.have.addresses)
+	maps.Copy(all, want.addresses)
+	for a := range d.clusterIPs {
+		all[a] = 0
+	}
+	for a := range all {
+		errs = append(errs, d.writeAddress(a, d.wantedAddress(a, want.addresses)))
+		if d.clusterIPs[a] == 0 {
+			delete(d.clusterIPs, a)
+		}
+	}
+	if !d.nodeKnown {
+		return errors.Join(errs...)
+	}
+	for k, flags := range want.ranges {
+		if had, ok := d.have.ranges[k]; !ok || had != flags {
+			if err := d.maps[socketMapRanges].Put(k, flags); err != nil {
+				errs = append(errs, fmt.Errorf("range %s/%d: %w", k.Addr.addr(), k.Prefix, err))
+				continue
+			}
+			d.have.ranges[k] = flags
+		}
+	}
+	for k := range d.have.ranges {
+		if _, ok := want.ranges[k]; ok {
+			continue
+		}
+		if err := d.maps[socketMapRanges].Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+			continue
+		}
+		delete(d.have.ranges, k)
+	}
+	for i, b := range want.proxies {
+		if d.have.proxies[i] != b {
+			if err := d.maps[socketMapProxies].Put(uint32(i), b); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			d.have.proxies[i] = b
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pruneSources removes source ranges that belong to nobody.
+func (d *Dataplane) pruneSources() error {
+	have, err := readTrie[sourceKey, uint8](d.maps[socketMapSources])
+	if err != nil {
+		return fmt.Errorf("read map %s: %w", socketMapSources, err)
+	}
+	var errs []error
+	for k := range have {
+		if slices.Contains(d.guards[k.Guard], k) {
+			continue
+		}
+		if err := d.maps[socketMapSources].Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,620 @@
+package nft
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/reconcile"
+)
+
+// Options configure a [Dataplane].
+type Options struct {
+	// Logger gets what happens besides errors returned. Required.
+	Logger *slog.Logger
+	// NetNS is a file descriptor of the network namespace to work in; 0 means
+	// the one of the calling thread.
+	NetNS int
+}
+
+// Dataplane implements dataplane.Dataplane by nftables.
+type Dataplane struct {
+	log    *slog.Logger
+	kernel kernel
+
+	mu sync.Mutex
+	// have is what the kernel holds, claims what is wanted: an element may be
+	// wanted by several owners, see wanted.
+	have   elements
+	claims claims
+	tables [2]tableState
+	owners map[model.Key]*owner
+	// node claims the settings; nodeKnown is true once there are any.
+	node      *owner
+	nodeKnown bool
+	// staged is true while tables of another layout are still at work: nothing
+	// is written until everything is known and Prune replaces them.
+	staged bool
+	// pruned is true once everything is known: what nobody claims has to go.
+	pruned bool
+	// remembered is true while clients may be remembered with endpoints that
+	// have left.
+	remembered bool
+	// generation is the kernel's after our last change.
+	generation uint32
+}
+
+// owner is a Service, or the node, that wants elements.
+type owner struct {
+	key     model.Key
+	created time.Time
+	kinds   map[string]plan.Kind // by frontend key, where it is not ClusterIP
+	wants   wishes
+	pools   []pooled
+	// unsettled are elements that could not be brought in line.
+	unsettled []element
+}
+
+// pooled is a pool of an owner.
+type pooled struct {
+	poolKey
+	*pool
+}
+
+var _ dataplane.Dataplane = (*Dataplane)(nil)
+
+// New reads what the kernel holds and returns a data path that goes on from
+// there. It changes nothing.
+func New(o Options) (*Dataplane, error) {
+	if o.Logger == nil {
+		return nil, fmt.Errorf("nftables: Logger is required")
+	}
+	d := &Dataplane{
+		log: o.Logger, kernel: kernel{netns: o.NetNS, families: families()},
+		claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
+	}
+	if err := d.read(); err != nil {
+		return nil, err
+	}
+	for i, t := range d.tables {
+		if t.present && !t.current {
+			d.staged = true
+			d.log.Info("nftables: tables of another layout stay at work until everything is known", "table", d.kernel.families[i].label())
+		}
+	}
+	return d, nil
+}
+
+// Cleanup removes Fairway's tables from the kernel.
+func Cleanup(o Options) error {
+	k := kernel{netns: o.NetNS, families: families()}
+	return k.removeTables()
+}
+
+// Close closes the sockets to the kernel. What the kernel holds stays; d may be
+// used again.
+func (d *Dataplane) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kernel.close()
+}
+
+// read makes have what the kernel has.
+func (d *Dataplane) read() error {
+	tables, have, err := d.kernel.read()
+	if err != nil {
+		return err
+	}
+	d.tables, d.have = tables, have
+	return nil
+}
+
+// Apply implements reconcile.Target. When the kernel refuses a batch, what it
+// holds is read again and each Service is tried by itself.
+func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) map[model.Key]error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	touched := make([][]element, len(changes))
+	var all []element
+	for i, c := range changes {
+		touched[i] = d.stage(c)
+		all = append(all, touched[i]...)
+	}
+	failed := map[model.Key]error{}
+	if err := d.commit(all); err != nil {
+		d.log.Warn("nftables: a batch failed, its Services are tried one by one", "services", len(changes), "error", err)
+		if err := d.recover(); err != nil {
+			for i, c := range changes {
+				d.unsettle(c.Key, touched[i])
+				failed[c.Key] = err
+			}
+			return failed
+		}
+		for i, c := range changes {
+			if err := d.commit(touched[i]); err != nil {
+				d.unsettle(c.Key, touched[i])
+				failed[c.Key] = fmt.Errorf("service %s: %w", c.Key, err)
+			}
+		}
+	}
+	for _, c := range changes {
+		if o := d.owners[c.Key]; o != nil && failed[c.Key] == nil {
+			o.unsettled = nil
+			if o.wants == nil {
+				delete(d.owners, c.Key)
+			} else if err := d.conflict(o); err != nil {
+				failed[c.Key] = err
+			}
+		}
+	}
+	return failed
+}
+
+// unsettle remembers elements to look at again with the next try.
+func (d *Dataplane) unsettle(key model.Key, touched []element) {
+	if o := d.owners[key]; o != nil {
+		o.unsettled = touched
+	}
+}
+
+// stage makes the claims of a Service what they shall be and returns the
+// elements that may have to change.
+func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service]) []element {
+	o := d.owners[c.Key]
+	if o == nil {
+		o = &owner{key: c.Key}
+		d.owners[c.Key] = o
+	}
+	old := o.wants
+	touched := append(o.unsettled, d.rivals(o)...)
+	for _, w := range old {
+		d.claims.remove(w.element, o)
+		touched = append(touched, w.element)
+	}
+	var used []*pool
+	o.wants = nil
+	if c.HasNew {
+		o.created, o.kinds = c.New.Created, kindsOf(c.New)
+		o.wants = wishesOf(compile(c.New, func(k poolKey, at element) *pool {
+			p := d.pool(o, k, at)
+			used = append(used, p)
+			return p
+		}))
+	}
+	o.pools = slices.DeleteFunc(o.pools, func(p pooled) bool { return !slices.Contains(used, p.pool) })
+	for _, w := range o.wants {
+		d.claims.add(w.element, o)
+		if _, again := old.value(w.element); !again {
+			touched = append(touched, w.element)
+		}
+	}
+	return append(touched, d.rivals(o)...)
+}
+
+// rivals returns the elements of other Services about frontends that this one
+// claims as well: which of them are wanted depends on who is first.
+func (d *Dataplane) rivals(o *owner) []element {
+	var out []element
+	for _, w := range o.wants {
+		if w.set != frontends {
+			continue
+		}
+		for _, rival := range d.claims.contested[w.element] {
+			if rival == o {
+				continue
+			}
+			for _, its := range rival.wants {
+				if f, ok := its.frontend(); ok && f == w.element {
+					out = append(out, its.element)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// wanted returns the value that an element shall have; false if there shall be
+// none. A frontend that several Services claim is altogether the first one's.
+func (d *Dataplane) wanted(e element) (string, bool) {
+	first := d.claims.first[e]
+	if first == nil {
+		return "", false
+	}
+	if front, ok := e.frontend(); ok && len(d.claims.contested[front]) > 0 {
+		first = d.claims.first[front]
+	}
+	return first.wants.value(e)
+}
+
+func kindsOf(s plan.Service) map[string]plan.Kind {
+	kinds := map[string]plan.Kind{}
+	for i := range s.Frontends {
+		if f := &s.Frontends[i]; f.Kind != plan.ClusterIP {
+			kinds[frontendKey(f.Addr, f.Protocol, f.Port)] = f.Kind
+		}
+	}
+	return kinds
+}
+
+// conflict says which frontend of a Service another one has.
+func (d *Dataplane) conflict(o *owner) error {
+	for _, w := range o.wants {
+		if w.set != frontends {
+			continue
+		}
+		if first := d.claims.first[w.element]; first != o {
+			e := w.element
+			addr, _ := netip.AddrFromSlice([]byte(e.key[:len(e.key)-8]))
+			port := uint16(e.key[len(e.key)-4])<<8 | uint16(e.key[len(e.key)-3])
+			return fmt.Errorf("service %s: %s port %d is served for Service %s, which claimed it first; give one of them another address or port",
+				o.key, addr, port, first.key)
+		}
+	}
+	return nil
+}
+
+// pool returns a Service's pool, at first with the places that the kernel
+// already has for a frontend, so that a restart changes nothing.
+func (d *Dataplane) pool(o *owner, k poolKey, at element) *pool {
+	for _, p := range o.pools {
+		if p.poolKey == k {
+			return p.pool
+		}
+	}
+	p := &pool{}
+	for {
+		slot := at
+		slot.key += slotWord(len(p.slots))
+		backend, ok := parseAddrPort(d.have[slot])
+		if !ok {
+			break
+		}
+		p.slots = append(p.slots, backend)
+	}
+	o.pools = append(o.pools, pooled{k, p})
+	return p
+}
+
+// commit brings the elements in line with the claims on them.
+func (d *Dataplane) commit(touched []element) error {
+	if d.staged {
+		return nil
+	}
+	t := &transaction{}
+	seen := make(map[element]struct{}, len(touched))
+	for _, e := range touched {
+		if _, ok := seen[e]; ok {
+			continue
+		}
+		seen[e] = struct{}{}
+		value, had := d.have[e]
+		want, wanted := d.wanted(e)
+		if had && (!wanted || want != value) {
+			t.remove = append(t.remove, e)
+		}
+		if wanted && (!had || want != value) {
+			t.add = append(t.add, addition{e, want})
+		}
+	}
+	return d.write(t)
+}
+
+// write completes a transaction with the tables and chains that it needs,
+// carries it out, and notes the outcome.
+func (d *Dataplane) write(t *transaction) error {
+	if t.empty() {
+		return d.forget()
+	}
+	slices.SortFunc(t.remove, element.compare)
+	slices.SortFunc(t.add, func(a, b addition) int { return a.element.compare(b.element) })
+	added := [2]map[string]bool{{}, {}}
+	for i := range d.tables {
+		t.create[i] = t.drop[i] || !d.tables[i].present
+	}
+	for _, a := range t.add {
+		if !a.set.verdicts() || !made(a.value) {
+			continue
+		}
+		if exists := d.tables[a.fam].chains[a.value] && !t.drop[a.fam]; !exists && !added[a.fam][a.value] {
+			added[a.fam][a.value] = true
+			t.chains[a.fam] = append(t.chains[a.fam], a.value)
+		}
+	}
+	if err := d.kernel.write(t); err != nil {
+		return err
+	}
+	d.note(t)
+	return d.forget()
+}
+
+// forget makes clients choose anew whose endpoint has left.
+func (d *Dataplane) forget() error {
+	if !d.remembered {
+		return nil
+	}
+	err := d.kernel.forget(func(frontend element, endpoint string) bool {
+		frontend.key += endpoint
+		_, ok := d.have[frontend]
+		return ok
+	})
+	if err != nil {
+		return err
+	}
+	d.remembered = false
+	d.noteGeneration()
+	return nil
+}
+
+func (d *Dataplane) noteGeneration() {
+	if g, err := d.kernel.generation(); err == nil {
+		d.generation = g
+	}
+}
+
+// note books a transaction that has been carried out.
+func (d *Dataplane) note(t *transaction) {
+	for i := range d.tables {
+		if t.create[i] {
+			d.tables[i] = tableState{present: true, current: true, chains: map[string]bool{}}
+		}
+		for _, name := range t.chains[i] {
+			d.tables[i].chains[name] = true
+		}
+		for _, name := range t.oldChains[i] {
+			delete(d.tables[i].chains, name)
+		}
+	}
+	for _, e := range t.remove {
+		delete(d.have, e)
+		d.remembered = d.remembered || e.set == sticky || e.set == stickyExternal
+	}
+	for _, a := range t.add {
+		d.have[a.element] = a.value
+	}
+	d.noteGeneration()
+}
+
+// compare orders elements by family and set, so that a set's are sent
+// together, and ranges by their keys, an end before a beginning.
+func (e element) compare(o element) int {
+	if c := cmp.Compare(e.fam, o.fam); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(e.set, o.set); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(e.key, o.key); c != 0 {
+		return c
+	}
+	switch {
+	case e.end == o.end:
+		return 0
+	case e.end:
+		return -1
+	}
+	return 1
+}
+
+// recover reads the kernel again after an error; what somebody else has removed
+// or damaged is made again.
+func (d *Dataplane) recover() error {
+	before := d.tables
+	if err := d.read(); err != nil {
+		return err
+	}
+	for i, t := range d.tables {
+		if before[i].present && !(t.present && t.current) {
+			d.log.Warn("nftables: a table was changed by somebody else and is made again", "table", d.kernel.families[i].label())
+			return d.repair()
+		}
+	}
+	return nil
+}
+
+// repairBatch is the number of elements in one transaction when much is to do.
+const repairBatch = 5000
+
+// repair brings everything in line. Endpoints go before frontends, so that no
+// frontend leads nowhere.
+func (d *Dataplane) repair() error {
+	if d.staged {
+		return nil
+	}
+	for _, t := range d.tables {
+		if t.present && !t.current {
+			return d.replace()
+		}
+	}
+	var wrong []element
+	for e := range d.claims.first {
+		want, wanted := d.wanted(e)
+		if value, had := d.have[e]; had != wanted || value != want {
+			wrong = append(wrong, e)
+		}
+	}
+	if err := d.commitBatches(wrong, func(a, b element) int { return b.compare(a) }); err != nil {
+		return err
+	}
+	if d.pruned {
+		return d.removeUnclaimed()
+	}
+	return nil
+}
+
+// removeUnclaimed removes what nobody claims, frontends before endpoints.
+func (d *Dataplane) removeUnclaimed() error {
+	var gone []element
+	for e := range d.have {
+		if d.claims.first[e] == nil && (d.nodeKnown || !e.set.settings()) {
+			gone = append(gone, e)
+		}
+	}
+	return d.commitBatches(gone, element.compare)
+}
+
+// commitBatches commits many elements in order, ranges together, since half a
+// range is another range.
+func (d *Dataplane) commitBatches(list []element, order func(a, b element) int) error {
+	var ranges, single []element
+	for _, e := range list {
+		if e.set.intervals() {
+			ranges = append(ranges, e)
+		} else {
+			single = append(single, e)
+		}
+	}
+	slices.SortFunc(single, order)
+	if err := d.commit(ranges); err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(single, repairBatch) {
+		if err := d.commit(batch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Prune implements reconcile.Target. It removes elements that no Service and
+// not the node wants, and chains that no element leads to. Tables of another
+// layout are replaced.
+func (d *Dataplane) Prune(ctx context.Context, wanted iter.Seq2[model.Key, plan.Service]) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	keep := map[model.Key]bool{}
+	for key := range wanted {
+		keep[key] = true
+	}
+	for key, o := range d.owners {
+		if !keep[key] && len(o.unsettled) == 0 && o.wants == nil {
+			delete(d.owners, key)
+		}
+	}
+	// An earlier process may have stopped before it had clients forget.
+	d.remembered = d.remembered || !d.pruned && !d.staged
+	d.pruned = true
+	var err error
+	if d.staged {
+		err = d.replace()
+	} else if err = d.removeUnclaimed(); err == nil {
+		err = d.pruneChains()
+	}
+	if err != nil {
+		return d.afterError(err)
+	}
+	return nil
+}
+
+func (d *Dataplane) afterError(err error) error {
+	if again := d.recover(); again != nil {
+		d.log.Warn("nftables: reading the kernel after an error", "error", again)
+	}
+	return err
+}
+
+// pruneChains removes chains that nothing leads to.
+func (d *Dataplane) pruneChains() error {
+	used := [2]map[string]bool{{}, {}}
+	for e, value := range d.have {
+		if e.set.verdicts() {
+			used[e.fam][value] = true
+		}
+	}
+	t := &transaction{}
+	for i := range d.tables {
+		for name := range d.tables[i].chains {
+			if !used[i][name] {
+				t.oldChains[i] = append(t.oldChains[i], name)
+			}
+		}
+		slices.Sort(t.oldChains[i])
+	}
+	if len(t.oldChains[v4])+len(t.oldChains[v6]) == 0 {
+		return nil
+	}
+	return d.write(t)
+}
+
+// replace puts our tables in the place of tables of another layout, in one
+// transaction.
+func (d *Dataplane) replace() error {
+	t := &transaction{drop: [2]bool{true, true}}
+	for e := range d.claims.first {
+		if value, ok := d.wanted(e); ok {
+			t.add = append(t.add, addition{e, value})
+		}
+	}
+	have := d.have
+	d.have = elements{}
+	if err := d.write(t); err != nil {
+		d.have = have
+		return err
+	}
+	d.staged = false
+	d.log.Info("nftables: replaced tables of another layout")
+	return nil
+}
+
+// SetNode implements dataplane.Dataplane.
+func (d *Dataplane) SetNode(ctx context.Context, n dataplane.Node) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var touched []element
+	for _, w := range d.node.wants {
+		d.claims.remove(w.element, d.node)
+		touched = append(touched, w.element)
+	}
+	d.node.wants, d.nodeKnown = wishesOf(compileNode(n)), true
+	for _, w := range d.node.wants {
+		d.claims.add(w.element, d.node)
+		touched = append(touched, w.element)
+	}
+	// What an earlier process set and is not set any more.
+	for e := range d.have {
+		if e.set.settings() && d.claims.first[e] == nil {
+			touched = append(touched, e)
+		}
+	}
+	err := d.commit(touched)
+	if err == nil {
+		return nil
+	}
+	if again := d.recover(); again != nil {
+		return again
+	}
+	if err := d.commit(touched); err != nil {
+		return fmt.Errorf("node settings: %w", err)
+	}
+	return nil
+}
+
+// Verify implements dataplane.Dataplane. As long as nobody has changed any
+// rules in the network namespace it costs one question to the kernel.
+func (d *Dataplane) Verify(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.staged {
+		return nil
+	}
+	now, err := d.kernel.generation()
+	if err != nil {
+		return err
+	}
+	if now == d.generation {
+		return nil
+	}
+	if err := d.read(); err != nil {
+		return err
+	}
+	d.generation = now
+	return d.repair()
+}

@@ -1,0 +1,87 @@
+package nft
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/nftables"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/testenv"
+)
+
+// TestRead reads back what every shape of Service has put into the kernel.
+func TestRead(t *testing.T) {
+	n := newNode(t)
+	here := Options{NetNS: int(n.ns.Handle)}
+	if _, err := Read(here); !errors.Is(err, ErrAbsent) {
+		t.Fatalf("reading nothing: %v", err)
+	}
+	settings, services := everyShape()
+	if err := n.dp.SetNode(t.Context(), settings); err != nil {
+		t.Fatal(err)
+	}
+	n.put(services...)
+	held, err := Read(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held.Mode() != "nftables" {
+		t.Errorf("mode %q", held.Mode())
+	}
+	split := 0
+	for _, s := range services {
+		for i := range s.Frontends {
+			f := &s.Frontends[i]
+			got, ok := held.Held(dataplane.AddressOf(f))
+			if !ok {
+				t.Fatalf("%s: %s %s port %d is not there", s.Key, f.Kind, f.Addr, f.Port)
+			}
+			if f.Split() {
+				split++
+			}
+			for _, c := range []struct {
+				want plan.Pool
+				got  dataplane.HeldPool
+			}{{f.Internal, got.Internal}, {f.External, got.External}} {
+				var backends []netip.AddrPort
+				if c.want.Action == plan.Forward {
+					for _, b := range c.want.Backends {
+						backends = append(backends, b.AddrPort)
+					}
+				}
+				if c.got.Action != c.want.Action || !slices.Equal(c.got.Backends, backends) {
+					t.Errorf("%s: %s %s port %d: kernel %+v, want %+v", s.Key, f.Kind, f.Addr, f.Port, c.got, c.want)
+				}
+			}
+		}
+	}
+	if split == 0 {
+		t.Error("no frontend treats clients outside differently, so that was not tried")
+	}
+	if _, ok := held.Held(dataplane.Address{Addr: netip.MustParseAddr("10.96.7.7"), Protocol: 6, Port: 80}); ok {
+		t.Error("an address of nobody is there")
+	}
+	if held, err = Read(here); err != nil || len(held.(holdings)) == 0 {
+		t.Errorf("reading once more: %v", err)
+	}
+}
+
+// TestReadOfAnotherVersion tells tables that it cannot understand.
+func TestReadOfAnotherVersion(t *testing.T) {
+	ns := testenv.NewLab(t).Netns("node")
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Handle)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.AddTable(&nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(Options{NetNS: int(ns.Handle)}); err == nil || errors.Is(err, ErrAbsent) {
+		t.Errorf("error %v", err)
+	}
+}

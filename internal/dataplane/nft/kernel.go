@@ -1,0 +1,587 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// kernel reads and writes our tables. It keeps nothing of them, but its
+// sockets: when one is closed after something was removed, the kernel waits
+// until no processor uses that any more, which takes some 10 ms.
+type kernel struct {
+	netns    int // 0 for the caller's own
+	families [2]*family
+	conn     *nftables.Conn // nil until needed
+	raw      *netlink.Conn  // nil until needed
+}
+
+const (
+	// messageElements keeps one message below the 64 KiB that the length of a
+	// netlink attribute can tell.
+	messageElements = 400
+	// bufferBytes is room for the largest transaction and for its answers.
+	bufferBytes = 64 << 20
+)
+
+func (k *kernel) open() (*nftables.Conn, error) {
+	if k.conn != nil {
+		return k.conn, nil
+	}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		// Answers need not repeat what they answer.
+		if err := c.SetOption(netlink.CapAcknowledge, true); err != nil {
+			return err
+		}
+		return errors.Join(c.SetReadBuffer(bufferBytes), c.SetWriteBuffer(bufferBytes))
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	k.conn = conn
+	return conn, nil
+}
+
+// close closes the sockets; they are opened again when needed.
+func (k *kernel) close() error {
+	var errs [2]error
+	if k.conn != nil {
+		errs[0] = k.conn.CloseLasting()
+	}
+	if k.raw != nil {
+		errs[1] = k.raw.Close()
+	}
+	k.conn, k.raw = nil, nil
+	return errors.Join(errs[:]...)
+}
+
+// closeAfter drops sockets that may have unread answers of what failed.
+func (k *kernel) closeAfter(err *error) {
+	if *err != nil {
+		_ = k.close()
+	}
+}
+
+// tableState is what there is of one family.
+type tableState struct {
+	// present is false when there is no table; current when it has our layout.
+	present, current bool
+	chains           map[string]bool // those made when needed
+}
+
+// read returns the state of both tables, and the elements of those that have
+// our layout, without the ones that packets write.
+func (k *kernel) read() (states [2]tableState, have elements, err error) {
+	defer k.closeAfter(&err)
+	conn, err := k.open()
+	if err != nil {
+		return states, nil, err
+	}
+	have = elements{}
+	for i, f := range k.families {
+		states[i], err = k.readTable(conn, f)
+		if err == nil && states[i].current {
+			err = f.readElements(conn, fam(i), have)
+		}
+		if err != nil {
+			return states, nil, fmt.Errorf("nftables: reading table %s: %w", f.label(), err)
+		}
+	}
+	return states, have, nil
+}
+
+func (f *family) label() string {
+	if f.bytes == 4 {
+		return "ip " + tableName
+	}
+	return "ip6 " + tableName
+}
+
+func (k *kernel) readTable(conn *nftables.Conn, f *family) (tableState, error) {
+	s := tableState{chains: map[string]bool{}}
+	tables, err := conn.ListTablesOfFamily(f.table.Family)
+	if err != nil {
+		return s, err
+	}
+	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }) {
+		return s, nil
+	}
+	s.present = true
+	chains, err := conn.ListChainsOfTableFamily(f.table.Family)
+	if err != nil {
+		return s, err
+	}
+	for _, c := range chains {
+		if c.Table.Name != tableName {
+			continue
+		}
+		s.current = s.current || c.Name == layoutChain
+		if made(c.Name) {
+			s.chains[c.Name] = true
+		}
+	}
+	if s.current {
+		s.current, err = k.intact(f)
+	}
+	return s, err
+}
+
+// intact reports whether the fixed chains have the number of rules that they
+// should: somebody may have flushed them.
+func (k *kernel) intact(f *family) (bool, error) {
+	table, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}})
+	if err != nil {
+		return false, err
+	}
+	rules, err := k.ask(unix.NFT_MSG_GETRULE, netlink.Dump, byte(f.table.Family), table)
+	if err != nil {
+		return false, err
+	}
+	count := map[string]int{}
+	for _, ad := range rules {
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_RULE_CHAIN {
+				count[ad.String()]++
+			}
+		}
+	}
+	for _, c := range f.fixed() {
+		if count[c.def.Name] != len(c.rules) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// ask sends a question that the library has no words for.
+func (k *kernel) ask(message uint16, flags netlink.HeaderFlags, family byte, attrs []byte) (out []*netlink.AttributeDecoder, err error) {
+	defer k.closeAfter(&err)
+	if k.raw == nil {
+		if k.raw, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns}); err != nil {
+			return nil, err
+		}
+	}
+	reply, err := k.raw.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: netlink.Request | flags},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	out = make([]*netlink.AttributeDecoder, len(reply))
+	for i, m := range reply {
+		if out[i], err = netlink.NewAttributeDecoder(m.Data[4:]); err != nil {
+			return nil, err
+		}
+		out[i].ByteOrder = binary.BigEndian
+	}
+	return out, nil
+}
+
+func (f *family) readElements(conn *nftables.Conn, family fam, into elements) error {
+	for id := setID(0); id < setCount; id++ {
+		if id.packets() {
+			continue
+		}
+		list, err := conn.GetSetElements(&nftables.Set{Table: f.table, Name: id.String()})
+		if err != nil {
+			return fmt.Errorf("set %s: %w", id, err)
+		}
+		for _, e := range list {
+			value := string(e.Val)
+			if id.verdicts() {
+				if value, err = parseVerdict(e.Val); err != nil {
+					return fmt.Errorf("map %s: %w", id, err)
+				}
+			}
+			into[element{fam: family, set: id, end: e.IntervalEnd, key: string(e.Key)}] = value
+		}
+	}
+	return nil
+}
+
+// parseVerdict returns the chain that a verdict goes to, or "drop".
+func parseVerdict(data []byte) (string, error) {
+	ad, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return "", err
+	}
+	ad.ByteOrder = binary.BigEndian
+	chain := verdictDrop
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_VERDICT_CHAIN {
+			chain = ad.String()
+		}
+	}
+	return chain, ad.Err()
+}
+
+// generation returns the number of changes that all rules of the network
+// namespace have seen.
+func (k *kernel) generation() (uint32, error) {
+	reply, err := k.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil)
+	if err != nil {
+		return 0, fmt.Errorf("nftables: reading the generation: %w", err)
+	}
+	for _, ad := range reply {
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_GEN_ID {
+				return ad.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("nftables: the kernel told no generation")
+}
+
+// transaction is a set of changes that hold all at once or not at all.
+type transaction struct {
+	// drop removes the table first, create makes it with all fixed chains.
+	drop, create [2]bool
+	// chains are further chains to make, by family.
+	chains [2][]string
+	// oldChains are such chains to remove.
+	oldChains [2][]string
+	// remove and add are ordered; a value changes by removing and adding it.
+	remove []element
+	add    []addition
+}
+
+type addition struct {
+	element
+	value string
+}
+
+func (t *transaction) empty() bool {
+	return len(t.remove) == 0 && len(t.add) == 0 && t.drop == [2]bool{} && t.create == [2]bool{} &&
+		len(t.oldChains[v4]) == 0 && len(t.oldChains[v6]) == 0
+}
+
+// write carries out a transaction.
+func (k *kernel) write(t *transaction) (err error) {
+	if t.empty() {
+		return nil
+	}
+	defer k.closeAfter(&err)
+	conn, err := k.open()
+	if err != nil {
+		return err
+	}
+	for i, f := range k.families {
+		if t.drop[i] {
+			conn.AddTable(f.table) // so that there is one to remove
+			conn.DelTable(f.table)
+		}
+		if t.create[i] {
+			if err := f.create(conn); err != nil {
+				return err
+			}
+		}
+	}
+	if err := k.removeElements(conn, t.remove); err != nil {
+		return err
+	}
+	for i, f := range k.families {
+		for _, name := range t.chains[i] {
+			f.addChain(conn, f.needed(name))
+		}
+	}
+	if err := k.addElements(conn, t.add); err != nil {
+		return err
+	}
+	for i, f := range k.families {
+		for _, name := range t.oldChains[i] {
+			c := &nftables.Chain{Name: name, Table: f.table}
+			conn.FlushChain(c)
+			conn.DelChain(c)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("nftables: %s: %w", t.describe(), err)
+	}
+	return nil
+}
+
+// describe names the objects of a transaction for an error.
+func (t *transaction) describe() string {
+	var parts []string
+	if n := len(t.add); n > 0 {
+		parts = append(parts, fmt.Sprintf("adding %d elements from %s", n, t.add[0]))
+	}
+	if n := len(t.remove); n > 0 {
+		parts = append(parts, fmt.Sprintf("removing %d elements from %s", n, t.remove[0]))
+	}
+	if t.create != [2]bool{} {
+		parts = append(parts, "creating tables")
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "removing chains or tables")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (f *family) create(conn *nftables.Conn) error {
+	conn.AddTable(f.table)
+	for id := setID(0); id < setCount; id++ {
+		if err := conn.AddSet(f.set(id), nil); err != nil {
+			return fmt.Errorf("nftables: set %s: %w", id, err)
+		}
+	}
+	for _, c := range f.fixed() {
+		f.addChain(conn, c)
+	}
+	return nil
+}
+
+func (f *family) addChain(conn *nftables.Conn, c chain) {
+	conn.AddChain(&c.def)
+	for _, exprs := range c.rules {
+		conn.AddRule(&nftables.Rule{Table: f.table, Chain: &c.def, Exprs: exprs})
+		f.knowLength(conn)
+	}
+}
+
+// knowLength makes the rule added last read the original destination by the
+// key of its family (NFT_CT_DST_IP, NFT_CT_DST_IP6; kernel 4.17) in place of
+// NFT_CT_DST, whose length libnftables does not know, so that it aborts. The
+// library cannot encode these keys with a direction, hence this detour.
+func (f *family) knowLength(conn *nftables.Conn) {
+	field := reflect.ValueOf(conn).Elem().FieldByName("messages")
+	messages := *(*[]netlink.Message)(field.Addr().UnsafePointer())
+	last := &messages[len(messages)-1]
+	key := func(k expr.CtKey) []byte {
+		return binary.BigEndian.AppendUint32([]byte{8, 0, unix.NFTA_CT_KEY, 0}, uint32(k))
+	}
+	last.Data = bytes.ReplaceAll(last.Data, key(expr.CtKeyDST), key(f.ctDst))
+}
+
+func (k *kernel) removeElements(conn *nftables.Conn, list []element) error {
+	for run := range runs(list, func(e element) element { return e }) {
+		elems := make([]nftables.SetElement, len(run))
+		for i, e := range run {
+			elems[i] = nftables.SetElement{Key: []byte(e.key), IntervalEnd: e.end}
+		}
+		if err := conn.SetDeleteElements(k.families[run[0].fam].set(run[0].set), elems); err != nil {
+			return fmt.Errorf("nftables: %s: %w", run[0], err)
+		}
+	}
+	return nil
+}
+
+func (k *kernel) addElements(conn *nftables.Conn, list []addition) error {
+	for run := range runs(list, func(a addition) element { return a.element }) {
+		set := run[0].set
+		elems := make([]nftables.SetElement, len(run))
+		for i, a := range run {
+			elems[i] = nftables.SetElement{Key: []byte(a.key), IntervalEnd: a.end}
+			switch {
+			case !set.verdicts():
+				elems[i].Val = []byte(a.value)
+			case a.value == verdictDrop:
+				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
+			case set == memories:
+				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: a.value}
+			default:
+				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: a.value}
+			}
+		}
+		if err := conn.SetAddElements(k.families[run[0].fam].set(set), elems); err != nil {
+			return fmt.Errorf("nftables: %s: %w", run[0].element, err)
+		}
+	}
+	return nil
+}
+
+// runs yields stretches of a list that are of one set and fit one message.
+func runs[T any](list []T, of func(T) element) func(yield func([]T) bool) {
+	return func(yield func([]T) bool) {
+		for len(list) > 0 {
+			first, n := of(list[0]), 1
+			for n < len(list) && n < messageElements {
+				if e := of(list[n]); e.fam != first.fam || e.set != first.set {
+					break
+				}
+				n++
+			}
+			if !yield(list[:n]) {
+				return
+			}
+			list = list[n:]
+		}
+	}
+}
+
+// forget removes what is remembered of clients whose endpoint is not current
+// any more. Elements that expire by themselves while this runs make the kernel
+// refuse the whole, so it starts over then.
+func (k *kernel) forget(current func(frontend element, endpoint string) bool) error {
+	const tries = 5
+	var err error
+	for range tries {
+		if err = k.tryForget(current); !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("nftables: forgetting clients of endpoints that left: %w", err)
+	}
+	return nil
+}
+
+func (k *kernel) tryForget(current func(frontend element, endpoint string) bool) (err error) {
+	defer k.closeAfter(&err)
+	conn, err := k.open()
+	if err != nil {
+		return err
+	}
+	var gone []element
+	for i, f := range k.families {
+		for known, valid := range map[setID]setID{affinity: sticky, affinityExternal: stickyExternal} {
+			err := k.walk(f, known, func(key, value string) {
+				frontend := element{fam: fam(i), set: valid, key: key[:len(key)-int(f.bytes)]}
+				if !current(frontend, value) {
+					gone = append(gone, element{fam: fam(i), set: known, key: key})
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	slices.SortFunc(gone, element.compare)
+	gone = slices.Compact(gone) // a map that grows meanwhile shows elements twice
+	if err := k.removeElements(conn, gone); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
+// walk calls visit for each element of a map. With every answer the kernel
+// walks the map from its beginning, so answers should be few and large: they
+// are as large as the buffer that the one before was received into.
+func (k *kernel) walk(f *family, set setID, visit func(key, value string)) error {
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(tableName + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set.String() + "\x00")},
+	})
+	if err != nil {
+		return err
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Send(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{byte(f.table.Family), unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+	if err != nil {
+		return err
+	}
+	socket, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	for {
+		var n int
+		var failed error
+		if err := socket.Read(func(fd uintptr) bool {
+			n, _, failed = unix.Recvfrom(int(fd), buf, 0)
+			return failed != unix.EAGAIN && failed != unix.EINTR
+		}); err != nil {
+			return err
+		}
+		if failed != nil {
+			return failed
+		}
+		messages, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			switch m.Header.Type {
+			case unix.NLMSG_DONE:
+				return nil
+			case unix.NLMSG_ERROR:
+				return syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+			}
+			if err := visitElements(m.Data[4:], visit); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// visitElements reads the elements of one answer.
+func visitElements(message []byte, visit func(key, value string)) error {
+	ad, err := netlink.NewAttributeDecoder(message)
+	if err != nil {
+		return err
+	}
+	data := func(of *netlink.AttributeDecoder) (value string) {
+		of.Nested(func(d *netlink.AttributeDecoder) error {
+			for d.Next() {
+				if d.Type() == unix.NFTA_DATA_VALUE {
+					value = string(d.Bytes())
+				}
+			}
+			return nil
+		})
+		return value
+	}
+	one := func(e *netlink.AttributeDecoder) error {
+		var key, value string
+		for e.Next() {
+			switch e.Type() {
+			case unix.NFTA_SET_ELEM_KEY:
+				key = data(e)
+			case unix.NFTA_SET_ELEM_DATA:
+				value = data(e)
+			}
+		}
+		visit(key, value)
+		return nil
+	}
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			ad.Nested(func(list *netlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(one)
+				}
+				return nil
+			})
+		}
+	}
+	return ad.Err()
+}
+
+// removeTables removes both tables, if they are there.
+func (k *kernel) removeTables() (err error) {
+	defer func() { err = errors.Join(err, k.close()) }()
+	conn, err := k.open()
+	if err != nil {
+		return err
+	}
+	for _, f := range k.families {
+		conn.AddTable(f.table)
+		conn.DelTable(f.table)
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("nftables: removing tables: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,285 @@
+package cache
+
+import (
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/miekg/dns"
+)
+
+// Options bound a cache.
+type Options struct {
+	// MaxBytes bounds the memory of all answers with what keeps them. Default 16 MiB.
+	MaxBytes int
+	// MinTTL and MaxTTL bound how long a positive answer is fresh. Defaults 0 and 1 h.
+	MinTTL, MaxTTL time.Duration
+	// MaxNegativeTTL bounds how long "there is none" is fresh. Default 5 min.
+	MaxNegativeTTL time.Duration
+	// StaleFor is how long an answer is kept after that, for when no server
+	// answers. Default 1 h; negative turns stale answers off.
+	StaleFor time.Duration
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+}
+
+// Key is a question of class IN. DNSSEC records and unchecked answers are
+// answers of their own (RFC 4035 section 3.2).
+type Key struct {
+	// Name is packed as in a message, whole and in lower case.
+	Name string
+	Type uint16
+	// DNSSECOK is the DO bit, CheckingDisabled the CD bit.
+	DNSSECOK, CheckingDisabled bool
+}
+
+// Freshness tells how good a cached answer is.
+type Freshness uint8
+
+// The grades of freshness.
+const (
+	// Miss: there is no answer.
+	Miss Freshness = iota
+	// Fresh: within its TTL.
+	Fresh
+	// Expiring: fresh, used before, and near its end: worth to be fetched again
+	// now. One look-up a second is told so.
+	Expiring
+	// Stale: past its TTL; only for when no server answers.
+	Stale
+	// StaleForNow: stale, and servers failed a moment ago: do not wait for them again.
+	StaleForNow
+)
+
+// StaleTTL is the TTL of stale answers, in seconds (RFC 8767 section 4).
+const StaleTTL = 30
+
+// retryAfter is how long after a failure stale answers are given without
+// asking again (RFC 8767 section 5, failure recheck timer).
+const retryAfter = 5 * time.Second
+
+// expiringEvery is how often one answer is told to be expiring.
+const expiringEvery = time.Second
+
+// overhead is what an answer costs beside its bytes: the entry, its place in
+// the map, and what allocation rounds up.
+const overhead = int(unsafe.Sizeof(entry{})) + 2*int(unsafe.Sizeof(Key{})+unsafe.Sizeof(uintptr(0))) + 32
+
+const shardCount = 16
+
+// Cache holds answers. It is safe for concurrent use.
+type Cache struct {
+	opts   Options
+	seed   maphash.Seed
+	shards [shardCount]shard
+}
+
+type shard struct {
+	mu    sync.Mutex
+	byKey map[Key]*entry
+	ring  entry // ring.next was used last, ring.prev is the next to go
+	bytes int
+}
+
+// entry is one answer in the order of use.
+type entry struct {
+	next, prev *entry
+
+	key       Key
+	answer    *packed
+	size      int
+	stored    time.Time
+	ttl       time.Duration
+	hits      int
+	retryAt   time.Time // of stale answers
+	expiredAt time.Time // when it was last told to be expiring
+}
+
+// New returns an empty cache.
+func New(o Options) (*Cache, error) {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 16 << 20
+	}
+	if o.MaxTTL == 0 {
+		o.MaxTTL = time.Hour
+	}
+	if o.MaxNegativeTTL == 0 {
+		o.MaxNegativeTTL = 5 * time.Minute
+	}
+	if o.StaleFor == 0 {
+		o.StaleFor = time.Hour
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxBytes < 0 || o.MinTTL < 0 || o.MaxTTL < o.MinTTL || o.MaxNegativeTTL < 0 {
+		return nil, fmt.Errorf("cache limits: size %d, TTL %v to %v, negative TTL %v: must not be negative and in order",
+			o.MaxBytes, o.MinTTL, o.MaxTTL, o.MaxNegativeTTL)
+	}
+	c := &Cache{opts: o, seed: maphash.MakeSeed()}
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.byKey = map[Key]*entry{}
+		s.ring.next, s.ring.prev = &s.ring, &s.ring
+	}
+	return c, nil
+}
+
+func (c *Cache) shard(name string) *shard {
+	return &c.shards[maphash.String(c.seed, name)%shardCount]
+}
+
+// Get returns what there is for a question. It allocates nothing, and does not
+// keep the key's name.
+func (c *Cache) Get(k Key) Hit {
+	now := c.opts.Now()
+	s := c.shard(k.Name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.byKey[k]
+	if e == nil {
+		return Hit{}
+	}
+	age := max(0, now.Sub(e.stored))
+	if age >= e.ttl+max(0, c.opts.StaleFor) {
+		s.drop(e)
+		return Hit{}
+	}
+	s.use(e)
+	e.hits++
+	h := Hit{packed: e.answer, Freshness: Fresh}
+	if age >= e.ttl {
+		h.Freshness, h.stale = Stale, true
+		if now.Before(e.retryAt) {
+			h.Freshness = StaleForNow
+		}
+		return h
+	}
+	h.left, h.age = uint32((e.ttl-age+time.Second-1)/time.Second), uint32(age/time.Second)
+	if e.hits >= 2 && e.ttl >= 10*time.Second && e.ttl-age <= e.ttl/10 && now.Sub(e.expiredAt) >= expiringEvery {
+		h.Freshness, e.expiredAt = Expiring, now
+	}
+	return h
+}
+
+// Put stores an answer, as far as it may be stored. MinTTL raises TTLs of msg.
+func (c *Cache) Put(k Key, msg *dns.Msg) {
+	ttl, ok := c.lifetime(k.Type, msg)
+	if !ok {
+		return
+	}
+	raise(msg, ttl)
+	answer, err := pack(k, msg)
+	if err != nil {
+		return // nothing that can be given to a client
+	}
+	e := &entry{key: k, answer: answer, size: answer.size() + len(k.Name) + overhead, stored: c.opts.Now(), ttl: ttl}
+	s := c.shard(k.Name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.byKey[k]; old != nil {
+		s.drop(old)
+	}
+	limit := c.opts.MaxBytes / shardCount
+	if e.size > limit {
+		return
+	}
+	s.byKey[k] = e
+	s.link(e)
+	s.bytes += e.size
+	for s.bytes > limit {
+		s.drop(s.ring.prev)
+	}
+}
+
+// Failed says that servers did not answer the question just now.
+func (c *Cache) Failed(k Key) {
+	s := c.shard(k.Name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.byKey[k]; e != nil {
+		e.retryAt = c.opts.Now().Add(retryAfter)
+	}
+}
+
+// Len returns the number of answers held.
+func (c *Cache) Len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		n += len(s.byKey)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Bytes returns the size of all answers, as bounded by MaxBytes.
+func (c *Cache) Bytes() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		n += s.bytes
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// drop removes an entry; like all below, with s.mu held.
+func (s *shard) drop(e *entry) {
+	s.unlink(e)
+	delete(s.byKey, e.key)
+	s.bytes -= e.size
+}
+
+func (s *shard) use(e *entry) {
+	if s.ring.next != e {
+		s.unlink(e)
+		s.link(e)
+	}
+}
+
+func (s *shard) link(e *entry) {
+	e.prev, e.next = &s.ring, s.ring.next
+	e.prev.next, e.next.prev = e, e
+}
+
+func (s *shard) unlink(e *entry) { e.prev.next, e.next.prev = e.next, e.prev }
+
+// lifetime returns how long the answer is fresh and whether it may be stored.
+func (c *Cache) lifetime(qtype uint16, msg *dns.Msg) (time.Duration, bool) {
+	if msg.Truncated || len(msg.Question) != 1 {
+		return 0, false
+	}
+	if msg.Rcode != dns.RcodeSuccess && msg.Rcode != dns.RcodeNameError {
+		return 0, false
+	}
+	lowest := c.opts.MaxTTL
+	found := false
+	for _, rr := range msg.Answer {
+		lowest = min(lowest, time.Duration(rr.Header().Ttl)*time.Second)
+		found = found || rr.Header().Rrtype == qtype || qtype == dns.TypeANY
+	}
+	if msg.Rcode == dns.RcodeSuccess && found {
+		ttl := max(lowest, c.opts.MinTTL)
+		return ttl, ttl > 0
+	}
+	for _, rr := range msg.Ns {
+		if soa, ok := rr.(*dns.SOA); ok { // RFC 2308 section 5: without it, do not store
+			ttl := time.Duration(min(soa.Minttl, soa.Hdr.Ttl)) * time.Second
+			ttl = min(ttl, lowest, c.opts.MaxNegativeTTL)
+			return ttl, ttl > 0
+		}
+	}
+	return 0, false
+}
+
+// raise lifts the TTLs of the answer section to ttl, where MinTTL is above them.
+func raise(msg *dns.Msg, ttl time.Duration) {
+	for _, rr := range msg.Answer {
+		rr.Header().Ttl = max(rr.Header().Ttl, uint32(ttl/time.Second))
+	}
+}

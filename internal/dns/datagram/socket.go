@@ -1,0 +1,155 @@
+package datagram
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is a UDP socket at one address. One goroutine may receive from it, by
+// a [Batch]; any may send.
+type Socket struct {
+	// Addr is where it is bound.
+	Addr netip.AddrPort
+
+	file   *os.File
+	raw    syscall.RawConn
+	closed atomic.Bool
+}
+
+// Listen opens n sockets at one specific address, over which the kernel
+// spreads clients. The address need not be on an interface yet. Port 0 takes a
+// free one. It fails where anybody else has the port, even if they would share it.
+func Listen(addr netip.AddrPort, n, receiveBuffer int) (sockets []*Socket, err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range sockets {
+				s.Close()
+			}
+		}
+	}()
+	for range n {
+		s, err := open(addr, len(sockets) == 0, receiveBuffer)
+		if err != nil {
+			return sockets, fmt.Errorf("listen on %s by UDP: %w", addr, err)
+		}
+		addr = s.Addr
+		sockets = append(sockets, s)
+	}
+	return sockets, nil
+}
+
+func open(addr netip.AddrPort, first bool, receiveBuffer int) (*Socket, error) {
+	family, level, freebind := unix.AF_INET, unix.SOL_IP, unix.IP_FREEBIND
+	if addr.Addr().Is6() {
+		family, level, freebind = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_FREEBIND
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	share := func() error {
+		return os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+	}
+	steps := []func() error{
+		func() error {
+			return os.NewSyscallError("setsockopt IP_FREEBIND", unix.SetsockoptInt(fd, level, freebind, 1))
+		},
+		func() error {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer) // the kernel caps it
+			if addr.Addr().Is6() {
+				return os.NewSyscallError("setsockopt IPV6_V6ONLY", unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, 1))
+			}
+			return nil
+		},
+	}
+	bind := func() error { return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(addr))) }
+	if first { // shares from now on, and only with those to come
+		steps = append(steps, bind, share)
+	} else {
+		steps = append(steps, share, bind)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	port := addr.Port()
+	switch b := bound.(type) {
+	case *unix.SockaddrInet4:
+		port = uint16(b.Port)
+	case *unix.SockaddrInet6:
+		port = uint16(b.Port)
+	}
+	s := &Socket{Addr: netip.AddrPortFrom(addr.Addr(), port), file: os.NewFile(uintptr(fd), "udp "+addr.String())}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close ends the socket, and the one that serves it. It must not be called by
+// the function that handles packets.
+func (s *Socket) Close() {
+	s.closed.Store(true)
+	s.file.Close()
+}
+
+// Send sends one packet; where it would have to wait it fails. The error is
+// [net.ErrClosed] after Close.
+func (s *Socket) Send(packet []byte, to netip.AddrPort) error {
+	var err error
+	control := s.raw.Control(func(fd uintptr) {
+		err = unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, sockaddr(to))
+	})
+	switch {
+	case control != nil && s.closed.Load():
+		return net.ErrClosed
+	case control != nil:
+		return control
+	}
+	return os.NewSyscallError("sendto", err)
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port()), ZoneId: zoneID(a.Addr().Zone())}
+}
+
+// zoneID is the interface that an address is meant on; 0 for any.
+func zoneID(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n)
+	}
+	if i, err := net.InterfaceByName(zone); err == nil {
+		return uint32(i.Index)
+	}
+	return 0
+}
+
+// temporary reports whether an error is one packet's matter, or a shortage
+// that passes.
+func temporary(err error) bool {
+	return errors.Is(err, syscall.EINTR) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ECONNREFUSED) ||
+		errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}

@@ -1,0 +1,172 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// reloadInterval is how often resolv.conf is read again.
+	reloadInterval = 5 * time.Second
+	// probeInterval is how often servers that are down are asked for a sign of life.
+	probeInterval = time.Second
+	// loopDomain is where the questions that find loops lie. It must be a name
+	// that every resolver passes on, hence none of RFC 6761.
+	loopDomain = ".fairway-loop-probe."
+)
+
+// Run follows resolv.conf, finds loops and sees servers come back, until ctx ends.
+func (f *Forwarder) Run(ctx context.Context) error {
+	reload, probe := time.NewTicker(reloadInterval), time.NewTicker(probeInterval)
+	defer reload.Stop()
+	defer probe.Stop()
+	defer func() {
+		for _, u := range f.all() {
+			u.close()
+		}
+	}()
+	f.findLoops(ctx, f.all())
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reload.C:
+			if added := f.reload(); len(added) > 0 {
+				f.findLoops(ctx, added)
+			}
+		case <-probe.C:
+			for _, u := range f.all() {
+				if u.down() && !u.looped.Load() {
+					go f.revive(ctx, u)
+				}
+			}
+		}
+	}
+}
+
+// reload takes the servers from the options or from resolv.conf and returns
+// those that were not known before.
+func (f *Forwarder) reload() []*upstream {
+	if f.opts.ResolvConf != "" {
+		if search, err := readSearch(f.opts.ResolvConf); err == nil {
+			f.search.Store(&search)
+		}
+	}
+	list := f.opts.Upstreams
+	if len(list) == 0 && f.opts.ResolvConf != "" {
+		read, err := readResolvConf(f.opts.ResolvConf, systemdResolvConf)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) || len(*f.servers.Load()) > 0 {
+				f.log.Warn("cannot read upstream name servers; keeping the last known", "err", err)
+			}
+			return nil
+		}
+		list = Plain(read...)
+	}
+	return f.setServers(list)
+}
+
+// all returns the servers of every domain.
+func (f *Forwarder) all() []*upstream {
+	list := slices.Clone(*f.servers.Load())
+	for _, s := range f.stubs {
+		list = append(list, s.servers...)
+	}
+	return list
+}
+
+func (f *Forwarder) setServers(list []Server) (added []*upstream) {
+	old := f.servers.Load()
+	servers := make([]*upstream, 0, len(list))
+	for _, a := range list {
+		if slices.Contains(f.opts.Self, a.Addr) {
+			continue
+		}
+		i := -1
+		if old != nil {
+			i = slices.IndexFunc(*old, func(u *upstream) bool { return u.server == a })
+		}
+		if i >= 0 {
+			servers = append(servers, (*old)[i])
+			continue
+		}
+		u := newUpstream(a, f.opts.TLSRoots)
+		servers, added = append(servers, u), append(added, u)
+	}
+	if old != nil {
+		for _, u := range *old {
+			if !slices.Contains(servers, u) {
+				u.close()
+			}
+		}
+	}
+	if old == nil || len(added) > 0 || len(servers) != len(*old) {
+		f.servers.Store(&servers)
+		if old != nil {
+			f.log.Info("upstream name servers", "servers", f.Servers())
+		}
+	} else if !slices.Equal(*old, servers) {
+		f.servers.Store(&servers)
+	}
+	return added
+}
+
+// revive asks a server that is down for the root's name servers.
+func (f *Forwarder) revive(ctx context.Context, u *upstream) {
+	ctx, cancel := context.WithTimeout(ctx, probeInterval)
+	defer cancel()
+	if _, err := u.exchange(ctx, Query{Name: ".", Type: dns.TypeNS}); err != nil {
+		return
+	}
+	u.answered()
+	f.log.Info("upstream name server answers again", "server", u.server.String())
+}
+
+// findLoops asks each server for a name that nobody has: if the question comes
+// back to us ([Forwarder.Looped]), asking that server is a loop.
+func (f *Forwarder) findLoops(ctx context.Context, servers []*upstream) {
+	for _, u := range servers {
+		name := strconv.FormatUint(rand.Uint64(), 36) + loopDomain
+		f.probesMu.Lock()
+		f.probes[name] = u
+		f.probesMu.Unlock()
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
+			defer cancel()
+			_, _ = u.exchange(ctx, Query{Name: name, Type: dns.TypeHINFO}) // what counts is whether it comes back
+			time.AfterFunc(f.opts.Timeout, func() {
+				f.probesMu.Lock()
+				defer f.probesMu.Unlock()
+				delete(f.probes, name)
+			})
+		}()
+	}
+}
+
+// Looped reports whether a question that a client asks is one of ours come
+// back. The server that it was sent to is not asked again.
+func (f *Forwarder) Looped(name string) bool {
+	if len(name) < len(loopDomain) || !strings.EqualFold(name[len(name)-len(loopDomain):], loopDomain) {
+		return false
+	}
+	f.probesMu.Lock()
+	u := f.probes[strings.ToLower(name)]
+	f.probesMu.Unlock()
+	if u == nil {
+		return false
+	}
+	if !u.looped.Swap(true) {
+		f.metrics.loops.Inc()
+		f.log.Error("upstream name server leads back to this one and is not asked any more; give others with the upstream option or in the node's resolv.conf",
+			"server", u.server.String())
+	}
+	return true
+}

@@ -1,0 +1,261 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/dns/cache"
+	"fairway.dev/fairway/internal/dns/forward"
+	"fairway.dev/fairway/internal/dns/zone"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// DefaultPort is where node agents listen: 53 may belong to the machine's own
+// resolver. The DNS Service's endpoints carry it as their port.
+const DefaultPort = 10053
+
+// Options configure a server.
+type Options struct {
+	// Store has the Services. Required.
+	Store *state.Store
+	// LastKnown is the state of an earlier run, to answer from until Store has
+	// synced. Optional.
+	LastKnown *state.Snapshot
+	// Domain is the cluster domain. Default "cluster.local".
+	Domain string
+	// Listen are the addresses to serve by UDP and TCP, each a specific one so
+	// that answers come from the address that was asked. They need not be on
+	// an interface yet. Required.
+	Listen []netip.AddrPort
+	// ServiceAddrs are the cluster IPs that lead here, so that a resolv.conf
+	// that names them is no way out. Optional.
+	ServiceAddrs []netip.Addr
+	// DNSService is the Service that clients use; its addresses are the zone's
+	// name server. Default kube-system/kube-dns.
+	DNSService model.Key
+	// ReverseRanges are the ranges of Services and Pods: their reverse names
+	// never leave the cluster. Optional.
+	ReverseRanges []netip.Prefix
+	// TTL is that of answers from the cluster. Default 5 s.
+	TTL time.Duration
+	// Upstreams are the servers for all other names. Default: those in ResolvConf.
+	Upstreams []forward.Server
+	// UpstreamPolicy is the order in which they are asked. Default sequential.
+	UpstreamPolicy forward.Policy
+	// Stubs are domains with servers of their own. Optional.
+	Stubs []forward.Stub
+	// Autopath answers the first step of a Pod's walk along its search path with
+	// what the walk would end at. Default: off.
+	Autopath bool
+	// ResolvConf is read for Upstreams and followed as it changes. Default /etc/resolv.conf.
+	ResolvConf string
+	// UpstreamTimeout bounds a question to Upstreams, over all of them. Default 2 s.
+	UpstreamTimeout time.Duration
+	// CacheBytes bounds the memory for answers of Upstreams. Default 16 MiB.
+	CacheBytes int
+	// MaxUDPSize bounds answers by UDP, whatever clients offer. Default 1232.
+	MaxUDPSize int
+	// AllowFrom limits who may ask, beside all nodes and this machine; others
+	// get REFUSED. Default: everybody.
+	AllowFrom []netip.Prefix
+	// TCPIdleTimeout is how long a TCP connection may be silent. Default 10 s.
+	TCPIdleTimeout time.Duration
+	// MaxTCPConnections bounds open TCP connections. Beyond it the one that has
+	// been idle longest makes room for a new one. Default 1000.
+	MaxTCPConnections int
+	// MaxTCPPerClient bounds the open TCP connections of one client address, or
+	// of an IPv6 /64; within ReverseRanges every IPv6 address counts by itself.
+	// Default 100.
+	MaxTCPPerClient int
+	// ClientRate bounds the queries a second of one client, by UDP and TCP
+	// together; what counts as one is as for MaxTCPPerClient. One second's worth
+	// may come at once. More are dropped by UDP, and wait by TCP. Default 0: no limit.
+	ClientRate int
+	// QueryLog says which queries Logger is told of. Default: none.
+	QueryLog QueryLog
+	// Registerer takes the metrics. Optional.
+	Registerer prometheus.Registerer
+	// Logger is required.
+	Logger *slog.Logger
+}
+
+func (o *Options) setDefaults() error {
+	if o.Store == nil || o.Logger == nil {
+		return errors.New("dns: Store and Logger are required")
+	}
+	if len(o.Listen) == 0 {
+		return errors.New("dns: Listen needs at least one address")
+	}
+	for _, a := range o.Listen {
+		if !a.IsValid() || a.Addr().IsUnspecified() {
+			return fmt.Errorf("dns: cannot listen on %s: give a specific address, so that answers come from the one that was asked", a)
+		}
+	}
+	if o.Domain == "" {
+		o.Domain = "cluster.local"
+	}
+	if o.DNSService.IsZero() {
+		o.DNSService = model.Key{Namespace: "kube-system", Name: "kube-dns"}
+	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.MaxUDPSize == 0 {
+		o.MaxUDPSize = 1232
+	}
+	if o.MaxUDPSize < minUDPSize || o.MaxUDPSize > 65535 {
+		return fmt.Errorf("dns: MaxUDPSize %d is outside of %d to 65535", o.MaxUDPSize, minUDPSize)
+	}
+	if o.TCPIdleTimeout == 0 {
+		o.TCPIdleTimeout = 10 * time.Second
+	}
+	if o.MaxTCPConnections == 0 {
+		o.MaxTCPConnections = 1000
+	}
+	if o.MaxTCPPerClient == 0 {
+		o.MaxTCPPerClient = 100
+	}
+	if o.MaxTCPConnections < 0 || o.MaxTCPPerClient < 0 {
+		return fmt.Errorf("dns: MaxTCPConnections %d and MaxTCPPerClient %d must not be negative", o.MaxTCPConnections, o.MaxTCPPerClient)
+	}
+	if o.ClientRate < 0 || o.ClientRate > 1e6 {
+		return fmt.Errorf("dns: ClientRate %d is outside of 0 to 1000000", o.ClientRate)
+	}
+	return nil
+}
+
+// Server is one node's DNS server.
+type Server struct {
+	opts    Options
+	log     *slog.Logger
+	zone    *zone.Zone
+	forward *forward.Forwarder
+	handler *handler
+	conns   *tcpConns
+
+	listening atomic.Pointer[[]netip.AddrPort]
+}
+
+// New returns a server; Run opens its sockets.
+func New(o Options) (*Server, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	var nameServers []netip.Addr
+	self := append([]netip.AddrPort(nil), o.Listen...)
+	for _, a := range o.Listen {
+		nameServers = append(nameServers, a.Addr())
+	}
+	for _, a := range o.ServiceAddrs {
+		self = append(self, netip.AddrPortFrom(a, 53))
+	}
+	z, err := zone.New(zone.Options{
+		Domain: o.Domain, TTL: o.TTL, ReverseRanges: o.ReverseRanges, DNSService: o.DNSService, NameServers: nameServers,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dns: %w", err)
+	}
+	c, err := cache.New(cache.Options{MaxBytes: o.CacheBytes})
+	if err != nil {
+		return nil, fmt.Errorf("dns: %w", err)
+	}
+	f, err := forward.New(forward.Options{
+		Upstreams: o.Upstreams, Policy: o.UpstreamPolicy, Stubs: o.Stubs, ResolvConf: o.ResolvConf, Self: self, Cache: c,
+		Timeout: o.UpstreamTimeout, Registerer: o.Registerer, Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dns: %w", err)
+	}
+	queries := newQueryLog(o.QueryLog, o.Logger)
+	m, err := newMetrics(o.Registerer, z.Domain(), queries)
+	if err != nil {
+		return nil, fmt.Errorf("dns: metrics: %w", err)
+	}
+	return &Server{
+		opts: o, log: o.Logger, zone: z, forward: f, conns: newTCPConns(o),
+		handler: &handler{
+			zone: z, forward: f, metrics: m, log: o.Logger,
+			maxUDPSize: o.MaxUDPSize, acl: newACL(o.AllowFrom),
+			limiter: newLimiter(o.ClientRate, o.ReverseRanges), waiting: make(chan struct{}, maxWaiting),
+			autopath: o.Autopath, queries: queries,
+		},
+	}, nil
+}
+
+// Ready reports whether the server is listening and knows all Services.
+func (s *Server) Ready() bool { return s.listening.Load() != nil && s.zone.Synced() }
+
+// Addrs returns the addresses that the server listens on; nil while it does not.
+func (s *Server) Addrs() []netip.AddrPort {
+	if l := s.listening.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+// Run serves until ctx ends; then it returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	sub := s.opts.Store.Subscribe()
+	defer sub.Close()
+	s.update()
+
+	sockets, err := listen(ctx, s.opts.Listen)
+	if err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	var addrs []netip.AddrPort
+	for _, l := range sockets {
+		addrs = append(addrs, l.addr)
+	}
+	s.listening.Store(&addrs)
+	defer s.listening.Store(nil)
+	s.log.Info("serving DNS", "addresses", addrs, "domain", s.zone.Domain(), "upstreams", s.forward.Servers())
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	failed := make(chan error, 2*len(sockets))
+	for _, l := range sockets {
+		l.start(ctx, &wg, s, failed)
+	}
+	wg.Go(func() { _ = s.forward.Run(ctx) })
+	if q := s.handler.queries; q != nil {
+		wg.Go(func() { q.run(ctx) })
+	}
+	for {
+		select {
+		case <-sub.C():
+			s.update()
+			continue
+		case err = <-failed:
+			err = fmt.Errorf("dns: %w", err)
+		case <-ctx.Done():
+		}
+		break
+	}
+	cancel()
+	for _, l := range sockets {
+		l.close()
+	}
+	wg.Wait()
+	return err
+}
+
+// update makes the newest snapshot the one to answer from.
+func (s *Server) update() {
+	snap := s.opts.Store.Snapshot()
+	if !snap.Synced && s.opts.LastKnown != nil {
+		snap = s.opts.LastKnown
+	}
+	s.zone.Update(snap)
+	s.handler.acl.update(snap)
+}

@@ -1,0 +1,218 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"fairway.dev/fairway/internal/dns/dnstest"
+	"fairway.dev/fairway/internal/dns/forward"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// run starts a server and returns its address.
+func run(t *testing.T, s *Server) netip.AddrPort {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	eventually(t, func() bool {
+		select {
+		case err := <-done:
+			t.Fatalf("Run ended: %v", err)
+		default:
+		}
+		return s.Addrs() != nil
+	})
+	return s.Addrs()[0]
+}
+
+func eventually(t *testing.T, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("never came about")
+}
+
+func lookup(t *testing.T, network string, server netip.AddrPort, name string) *dns.Msg {
+	t.Helper()
+	c := dns.Client{Net: network, Timeout: 5 * time.Second}
+	m, _, err := c.Exchange(question(name, dns.TypeA), server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestFollowsTheStore(t *testing.T) {
+	store := state.New()
+	s := newServer(t, Options{Store: store})
+	if s.Ready() {
+		t.Error("ready before Run")
+	}
+	addr := run(t, s)
+	const name = "new.default.svc.cluster.local."
+	if m := lookup(t, "udp", addr, name); m.Rcode != dns.RcodeServerFailure || s.Ready() {
+		t.Errorf("before sync: rcode %d, ready %v", m.Rcode, s.Ready())
+	}
+	store.Update(func(tx *state.Tx) { tx.SetSynced() })
+	eventually(t, func() bool { return lookup(t, "udp", addr, name).Rcode == dns.RcodeNameError })
+	if !s.Ready() {
+		t.Error("not ready after sync")
+	}
+	k := model.Key{Namespace: "default", Name: "new"}
+	store.Update(func(tx *state.Tx) {
+		tx.PutService(&model.Service{Key: k, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.99")}})
+	})
+	eventually(t, func() bool { return len(lookup(t, "udp", addr, name).Answer) == 1 })
+	store.Update(func(tx *state.Tx) { tx.DeleteService(k) })
+	eventually(t, func() bool { return lookup(t, "tcp", addr, name).Rcode == dns.RcodeNameError })
+}
+
+func dialTCP(t *testing.T, addr netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func framed(t *testing.T, q *dns.Msg) []byte {
+	t.Helper()
+	packed, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
+}
+
+func readFramed(t *testing.T, r io.Reader) *dns.Msg {
+	t.Helper()
+	var length [2]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(r, buf); err != nil {
+		t.Fatal(err)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(buf); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// A slow name does not hold up those behind it (RFC 7766 section 6.2.1.1), and
+// a client that closed its side still gets its answers.
+func TestTCPPipelining(t *testing.T) {
+	release := make(chan struct{})
+	up := dnstest.New(t, func(q *dns.Msg, _ string) [][]byte {
+		<-release
+		return dnstest.Reply(t, q, nil, "slow.example.com. 60 IN A 192.0.2.1")
+	})
+	addr := run(t, newServer(t, Options{Upstreams: forward.Plain(up.Addr), UpstreamTimeout: 20 * time.Second}))
+	conn := dialTCP(t, addr)
+	slow, fast := question("slow.example.com.", dns.TypeA), question("web.default.svc.cluster.local.", dns.TypeA)
+	slow.Id, fast.Id = 1, 2
+	if _, err := conn.Write(append(framed(t, slow), framed(t, fast)...)); err != nil {
+		t.Fatal(err)
+	}
+	if m := readFramed(t, conn); m.Id != 2 {
+		t.Errorf("answer to %d came first", m.Id)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if m := readFramed(t, conn); m.Id != 1 || len(m.Answer) != 1 {
+		t.Errorf("slow answer %v", m)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("connection is not closed after the last answer: %v", err)
+	}
+}
+
+func TestRunEndsWithOpenConnections(t *testing.T) {
+	s := newServer(t, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	eventually(t, func() bool { return s.Addrs() != nil })
+	addr := s.Addrs()[0]
+	conn := dialTCP(t, addr)
+	if _, err := conn.Write(framed(t, question("web.default.svc.cluster.local.", dns.TypeA))); err != nil {
+		t.Fatal(err)
+	}
+	readFramed(t, conn)
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil || s.Ready() {
+			t.Errorf("Run: %v, ready %v", err, s.Ready())
+		}
+	case <-time.After(8 * time.Second):
+		t.Fatal("an idle connection keeps Run from ending")
+	}
+	if l, err := net.Listen("tcp", addr.String()); err != nil {
+		t.Errorf("port is still taken: %v", err)
+	} else {
+		l.Close()
+	}
+}
+
+func TestAddressInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s := newServer(t, Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}})
+	err = s.Run(t.Context())
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken.Addr().String()) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	log, listen := slog.New(slog.DiscardHandler), []netip.AddrPort{local}
+	for name, o := range map[string]Options{
+		"no store":       {Listen: listen, Logger: log},
+		"no logger":      {Listen: listen, Store: state.New()},
+		"no address":     {Store: state.New(), Logger: log},
+		"every address":  {Store: state.New(), Logger: log, Listen: []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:53")}},
+		"bad domain":     {Store: state.New(), Logger: log, Listen: listen, Domain: "a..b"},
+		"negative limit": {Store: state.New(), Logger: log, Listen: listen, MaxTCPPerClient: -1},
+		"tiny answers":   {Store: state.New(), Logger: log, Listen: listen, MaxUDPSize: 100},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

@@ -1,0 +1,369 @@
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/state"
+)
+
+// Client is a kind of client.
+type Client uint8
+
+// The kinds of clients. Anyone means that all are told of.
+const (
+	Anyone Client = iota
+	Pod
+	Node
+	Outside
+)
+
+// Options say what to explain.
+type Options struct {
+	// Snapshot is the state of the cluster, synced. Required.
+	Snapshot *state.Snapshot
+	// Service is the Service. Required.
+	Service model.Key
+	// Node is the name of the node that is connected from or through. Required.
+	Node string
+	// Plan is how the node plans.
+	Plan plan.Options
+	// From limits the explanation to one kind of client, and FromName names it,
+	// for people.
+	From     Client
+	FromName string
+	// FromAddr is the client's address, for source ranges. Optional.
+	FromAddr netip.Addr
+	// Port limits the explanation to the Service's port of that name or number. Optional.
+	Port string
+	// Kernel is what the node's kernel holds; nil where it was not read, for
+	// the reason in Unread.
+	Kernel dataplane.Holdings
+	Unread string
+}
+
+// Report is the explanation. Its JSON is for programs.
+type Report struct {
+	Service string `json:"service"`
+	Type    string `json:"type"`
+	Node    string `json:"node"`
+	Zone    string `json:"zone,omitempty"`
+	// From is the client it is about; empty for all.
+	From string `json:"from,omitempty"`
+	// Notes are why there may be less than expected, Problems what is wrong.
+	Notes    []string `json:"notes"`
+	Problems []string `json:"problems"`
+	Ports    []Port   `json:"ports"`
+	Kernel   Kernel   `json:"kernel"`
+}
+
+// Kernel is what was read.
+type Kernel struct {
+	// Mode is the data path, for example nftables.
+	Mode string `json:"mode,omitempty"`
+	// Unread is why the kernel was not read; empty if it was.
+	Unread string `json:"unread,omitempty"`
+	// Differs is true when it holds something else than planned.
+	Differs bool `json:"differs"`
+}
+
+// Port is one port of the Service.
+type Port struct {
+	Name      string     `json:"name,omitempty"`
+	Protocol  string     `json:"protocol"`
+	Port      uint16     `json:"port"`
+	Endpoints []Endpoint `json:"endpoints"`
+	Frontends []Frontend `json:"frontends"`
+}
+
+// Endpoint is one endpoint, and what the two traffic policies make of it.
+type Endpoint struct {
+	Address string   `json:"address"`
+	Pod     string   `json:"pod,omitempty"`
+	Node    string   `json:"node,omitempty"`
+	Zone    string   `json:"zone,omitempty"`
+	Here    bool     `json:"here"`
+	Cluster Standing `json:"cluster"`
+	Local   Standing `json:"local"`
+}
+
+// Standing is whether an endpoint gets connections, and why or why not.
+type Standing struct {
+	In  bool   `json:"in"`
+	Why string `json:"why"`
+}
+
+// Frontend is one address that clients connect to.
+type Frontend struct {
+	Kind         string   `json:"kind"`
+	Address      string   `json:"address"`
+	SourceRanges []string `json:"sourceRanges,omitempty"`
+	// Affinity is how long a client stays with its endpoint; empty for no affinity.
+	Affinity string `json:"affinity,omitempty"`
+	// TakenBy is the Service that has the address instead.
+	TakenBy string  `json:"takenBy,omitempty"`
+	Clients []Class `json:"clients"`
+}
+
+// Class is what one class of clients gets.
+type Class struct {
+	// Who is "all", "inside" or "outside": Pods and nodes, or the others.
+	Who    string `json:"who"`
+	Policy string `json:"policy"`
+	Action string `json:"action"`
+	// Why is the reason for any other action than to forward.
+	Why string `json:"why,omitempty"`
+	// Barred is true for the one client asked about when the source ranges do
+	// not admit it: it gets no answer.
+	Barred   bool     `json:"barred,omitempty"`
+	Backends []string `json:"backends"`
+	// Held is what the kernel has; nil where it was not read or has nothing.
+	Held *Held `json:"held,omitempty"`
+	// Differs says how the kernel differs; empty if it does not or was not read.
+	Differs string `json:"differs,omitempty"`
+}
+
+// Held is what the kernel does.
+type Held struct {
+	Action   string   `json:"action"`
+	Backends []string `json:"backends"`
+}
+
+// New explains a Service. It fails for what does not exist.
+func New(o Options) (*Report, error) {
+	if o.Snapshot == nil || o.Service.IsZero() || o.Node == "" {
+		return nil, errors.New("explain: Snapshot, Service and Node are required")
+	}
+	svc, ok := o.Snapshot.Services.Get(o.Service)
+	if !ok {
+		return nil, fmt.Errorf("there is no Service %s; kubectl get services -A lists all", o.Service)
+	}
+	node, ok := o.Snapshot.Nodes.Get(o.Node)
+	if !ok {
+		return nil, fmt.Errorf("there is no Node %s; kubectl get nodes lists all", o.Node)
+	}
+	x := explainer{Options: o, svc: svc, report: &Report{
+		Service: svc.Key.String(), Type: svc.Type.String(), Node: node.Name, Zone: node.Zone, From: o.FromName,
+		Notes: []string{}, Problems: []string{}, Ports: []Port{}, Kernel: Kernel{Unread: o.Unread},
+	}}
+	if o.Kernel != nil {
+		x.report.Kernel.Mode = o.Kernel.Mode()
+	}
+	x.eps, _ = o.Snapshot.Endpoints.Get(o.Service)
+	x.in = plan.Input{Service: svc, Endpoints: x.eps, Node: node, Options: o.Plan}
+	x.compile()
+	x.notes()
+	for _, port := range svc.Ports {
+		if o.Port == "" || o.Port == port.Name || o.Port == strconv.Itoa(int(port.Port)) {
+			x.report.Ports = append(x.report.Ports, x.port(port))
+		}
+	}
+	if o.Port != "" && len(x.report.Ports) == 0 {
+		return nil, fmt.Errorf("service %s has no port %q; its ports are %s", o.Service, o.Port, portList(svc))
+	}
+	return x.report, nil
+}
+
+func portList(svc *model.Service) string {
+	var all []string
+	for _, p := range svc.Ports {
+		s := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		if p.Name != "" {
+			s = p.Name + " (" + s + ")"
+		}
+		all = append(all, s)
+	}
+	return strings.Join(all, ", ")
+}
+
+type explainer struct {
+	Options
+	svc    *model.Service
+	eps    *model.EndpointSet
+	in     plan.Input
+	plan   plan.Service
+	index  plan.Index // of all Services, to know who has an address
+	report *Report
+}
+
+// compile plans all Services, since others may claim the same addresses, and
+// collects what is wrong with this one.
+func (x *explainer) compile() {
+	view := plan.View{Node: x.Node, Options: x.Plan}
+	for key := range x.Snapshot.Services.All() {
+		if s, ok := view.Compile(x.Snapshot, key); ok {
+			x.index.Put(s)
+			if key == x.Service {
+				x.plan = s
+			}
+		}
+	}
+	problems := slices.Clone(x.plan.Problems)
+	for ref, list := range x.Snapshot.Problems.All() {
+		if ref.Kind == "Service" && ref.Key == x.Service {
+			problems = append(problems, list...)
+		}
+	}
+	for _, p := range problems {
+		text := p.Message
+		if p.Field != "" {
+			text = p.Field + ": " + text
+		}
+		x.report.Problems = append(x.report.Problems, text)
+	}
+}
+
+func (x *explainer) note(format string, args ...any) {
+	x.report.Notes = append(x.report.Notes, fmt.Sprintf(format, args...))
+}
+
+func (x *explainer) notes() {
+	switch {
+	case x.svc.NotProxied:
+		x.note("label service.kubernetes.io/service-proxy-name or service.kubernetes.io/headless leaves the Service to another proxy: Fairway serves nothing of it")
+	case x.svc.Headless:
+		x.note("the Service is headless: clients get the endpoints' addresses of DNS, and connect to them directly")
+	case x.svc.Type == model.ExternalName:
+		x.note("the Service stands for the name %s, which DNS answers with: there is nothing to connect through", x.svc.ExternalName)
+	case len(x.svc.ClusterIPs) == 0:
+		x.note("the Service has no cluster IP yet")
+	}
+	if x.eps == nil || len(x.eps.Endpoints) == 0 {
+		why := "create an EndpointSlice for it, for it has no selector"
+		if x.svc.HasSelector {
+			why = "no Pod that its selector finds has an address"
+		}
+		x.note("there are no endpoints: %s", why)
+	}
+}
+
+func (x *explainer) port(p model.ServicePort) Port {
+	out := Port{Name: p.Name, Protocol: p.Protocol.String(), Port: p.Port, Endpoints: []Endpoint{}, Frontends: []Frontend{}}
+	for _, v := range plan.Verdicts(x.in, p) {
+		e := Endpoint{
+			Address: v.Addr.String(), Node: v.Endpoint.Node, Zone: v.Endpoint.Zone, Here: v.Here,
+			Cluster: Standing(v.Cluster), Local: Standing(v.Local),
+		}
+		if v.Addr.Port() == 0 {
+			e.Address = v.Addr.Addr().String()
+		}
+		if !v.Endpoint.Pod.IsZero() {
+			e.Pod = v.Endpoint.Pod.Name
+		}
+		out.Endpoints = append(out.Endpoints, e)
+	}
+	for i := range x.plan.Frontends {
+		if f := &x.plan.Frontends[i]; f.ServicePort == p {
+			served := slices.ContainsFunc(out.Endpoints, func(e Endpoint) bool {
+				return e.Cluster.In && strings.HasPrefix(e.Address, "[") == f.Addr.Is6()
+			})
+			out.Frontends = append(out.Frontends, x.frontend(f, served))
+		}
+	}
+	return out
+}
+
+// why gives the reason for an action; served tells whether anybody anywhere
+// serves the port.
+func why(a plan.Action, served bool) string {
+	switch {
+	case a == plan.Redirect:
+		return "TLS is ended on the node"
+	case a == plan.Reject && served:
+		return "TLS is to be ended, and there is no usable certificate"
+	case a == plan.Reject:
+		return "no endpoint serves the port"
+	case a == plan.Drop:
+		return "no endpoint on this node serves the port, but others do"
+	}
+	return ""
+}
+
+// frontend explains one address; served tells whether anybody anywhere serves
+// the port in its family.
+func (x *explainer) frontend(f *plan.Frontend, served bool) Frontend {
+	out := Frontend{Kind: f.Kind.String(), Address: netip.AddrPortFrom(f.Addr, f.Port).String(), Clients: []Class{}}
+	if f.Restricted {
+		out.SourceRanges = []string{}
+		for _, r := range f.SourceRanges {
+			out.SourceRanges = append(out.SourceRanges, r.String())
+		}
+	}
+	if f.AffinityTimeout > 0 {
+		out.Affinity = f.AffinityTimeout.String()
+	}
+	if owner, _, ok := x.index.Find(netip.AddrPortFrom(f.Addr, f.Port), f.Protocol); ok && owner.Key != x.Service {
+		out.TakenBy = owner.Key.String()
+	}
+	var held dataplane.Held
+	there := false
+	if x.Kernel != nil && out.TakenBy == "" {
+		held, there = x.Kernel.Held(dataplane.AddressOf(f))
+	}
+	add := func(who string, p plan.Pool, h dataplane.HeldPool) {
+		c := Class{Who: who, Policy: p.Policy.String(), Action: p.Action.String(), Why: why(p.Action, served), Backends: []string{}}
+		for _, b := range p.Backends {
+			c.Backends = append(c.Backends, b.AddrPort.String())
+		}
+		if f.Restricted && x.FromAddr.IsValid() && x.FromAddr.Is4() == f.Addr.Is4() {
+			c.Barred = !slices.ContainsFunc(f.SourceRanges, func(p netip.Prefix) bool { return p.Contains(x.FromAddr) })
+		}
+		if x.Kernel != nil && out.TakenBy == "" {
+			if there {
+				c.Held = &Held{Action: h.Action.String(), Backends: []string{}}
+				for _, b := range h.Backends {
+					c.Held.Backends = append(c.Held.Backends, b.String())
+				}
+			}
+			c.Differs = difference(&c)
+			x.report.Kernel.Differs = x.report.Kernel.Differs || c.Differs != ""
+		}
+		out.Clients = append(out.Clients, c)
+	}
+	same := !f.Split()
+	inside, outside := x.From != Outside, x.From == Anyone || x.From == Outside
+	switch {
+	case same && x.From == Anyone:
+		add("all", f.Internal, held.Internal)
+		return out
+	}
+	if inside {
+		add("inside", f.Internal, held.Internal)
+	}
+	if outside {
+		add("outside", f.External, held.External)
+	}
+	return out
+}
+
+// difference says how the kernel differs from the plan; "" if it does not.
+func difference(c *Class) string {
+	switch {
+	case c.Held == nil:
+		return "the kernel does not have it"
+	case c.Held.Action != c.Action:
+		return fmt.Sprintf("the kernel does %s", c.Held.Action)
+	case c.Action != plan.Forward.String():
+		return "" // the backends of others are not the kernel's concern
+	}
+	var parts []string
+	if missing := without(c.Backends, c.Held.Backends); len(missing) > 0 {
+		parts = append(parts, "the kernel lacks "+strings.Join(missing, ", "))
+	}
+	if extra := without(c.Held.Backends, c.Backends); len(extra) > 0 {
+		parts = append(parts, "the kernel still has "+strings.Join(extra, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// without returns what of a is not in b.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}

@@ -1,0 +1,213 @@
+package explain
+
+import (
+	"encoding/json"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"fairway.dev/fairway/internal/dataplane"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/state"
+)
+
+// kernel is what a kernel holds, by address in text.
+type kernel map[string]dataplane.Held
+
+func (kernel) Mode() string { return "nftables" }
+
+func (k kernel) Held(a dataplane.Address) (dataplane.Held, bool) {
+	h, ok := k[netip.AddrPortFrom(a.Addr, a.Port).String()]
+	return h, ok
+}
+
+func forward(list ...string) dataplane.HeldPool {
+	p := dataplane.HeldPool{Action: plan.Forward}
+	for _, s := range list {
+		p.Backends = append(p.Backends, netip.MustParseAddrPort(s))
+	}
+	return p
+}
+
+func both(p dataplane.HeldPool) dataplane.Held { return dataplane.Held{Internal: p, External: p} }
+
+var web = model.Key{Namespace: "shop", Name: "web"}
+
+// cluster has Service web: one endpoint here, one elsewhere, one that is not
+// ready and one on loopback.
+func cluster(edit func(s *model.Service, tx *state.Tx)) *state.Snapshot {
+	addr := netip.MustParseAddr
+	store := state.New()
+	store.Update(func(tx *state.Tx) {
+		tx.PutNode(&model.Node{Name: "node-1", Zone: "a", Addrs: []netip.Addr{addr("192.0.2.1")}})
+		s := &model.Service{
+			Key: web, UID: "u", Type: model.LoadBalancer, ClusterIPs: []netip.Addr{addr("10.96.0.7")}, HasSelector: true, ExternalLocal: true,
+			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080}, {Name: "dns", Protocol: model.UDP, Port: 53}},
+		}
+		ports := []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 8080}}
+		pod := func(name string) model.Key { return model.Key{Namespace: "shop", Name: name} }
+		tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: []model.Endpoint{
+			{Addr: addr("10.244.0.2"), Ready: true, Serving: true, Node: "node-1", Zone: "a", Ports: ports, Pod: pod("web-1")},
+			{Addr: addr("10.244.1.3"), Ready: true, Serving: true, Node: "node-2", Zone: "b", Ports: ports, Pod: pod("web-2")},
+			{Addr: addr("10.244.1.4"), Node: "node-2", Zone: "b", Ports: ports, Pod: pod("web-3")},
+			{Addr: addr("127.0.0.1"), Ready: true, Serving: true, Ports: ports},
+		}})
+		if edit != nil {
+			edit(s, tx)
+		}
+		tx.PutService(s)
+		tx.SetSynced()
+	})
+	return store.Snapshot()
+}
+
+func explained(t *testing.T, o Options) *Report {
+	t.Helper()
+	o.Service, o.Node = web, "node-1"
+	r, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestText(t *testing.T) {
+	r := explained(t, Options{Snapshot: cluster(nil), Kernel: kernel{
+		"10.96.0.7:80":  both(forward("10.244.0.2:8080", "10.244.1.3:8080")),
+		"0.0.0.0:30080": {Internal: forward("10.244.0.2:8080", "10.244.1.4:8080"), External: dataplane.HeldPool{Action: plan.Drop}},
+	}})
+	want := `Service shop/web (LoadBalancer), as node node-1 in zone a serves it
+  problem: endpoints are left out: 127.0.0.1 is a loopback address; correct the addresses in the Service's EndpointSlices
+
+port http 80/TCP
+  ENDPOINT         POD    NODE    ZONE  CLUSTER  LOCAL  WHY
+  10.244.0.2:8080  web-1  node-1  a     in       in     ready
+  10.244.1.3:8080  web-2  node-2  b     in       out    ready; Local: it is not on this node
+  10.244.1.4:8080  web-3  node-2  b     out      out    not ready; Local: it is not on this node
+  127.0.0.1:8080                        out      out    its address is a loopback address
+
+  ADDRESS                KIND       CLIENTS  POLICY   GET                               KERNEL
+  10.96.0.7:80           ClusterIP  all      Cluster  10.244.0.2:8080, 10.244.1.3:8080  the same
+  the node's IPv4:30080  NodePort   inside   Cluster  10.244.0.2:8080, 10.244.1.3:8080  DIFFERS: the kernel lacks 10.244.1.3:8080; the kernel still has 10.244.1.4:8080
+                                    outside  Local    10.244.0.2:8080                   DIFFERS: the kernel does drop
+
+port dns 53/UDP
+  ENDPOINT    POD    NODE    ZONE    WHY
+  10.244.0.2  web-1  node-1  a  out  it has no UDP port named "dns"
+  10.244.1.3  web-2  node-2  b  out  it has no UDP port named "dns"
+  10.244.1.4  web-3  node-2  b  out  it has no UDP port named "dns"
+  127.0.0.1                     out  its address is a loopback address
+
+  ADDRESS       KIND       CLIENTS  POLICY   GET                                       KERNEL
+  10.96.0.7:53  ClusterIP  all      Cluster  refused: no endpoint serves the port      DIFFERS: the kernel does not have it
+
+the kernel (nftables) differs where it is said above
+`
+	// Widths of columns are the table writer's business.
+	if diff := cmp.Diff(squeeze(want), squeeze(r.Text())); diff != "" {
+		t.Errorf("want-, got+:\n%s\n%s", diff, r.Text())
+	}
+}
+
+// squeeze makes blanks between columns alike.
+func squeeze(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
+	}
+	return b.String()
+}
+
+func TestOnlyWhatWasAskedFor(t *testing.T) {
+	addr := netip.MustParseAddr
+	vip := func(s *model.Service, _ *state.Tx) {
+		s.LoadBalancer = model.ServiceLoadBalancer{
+			Ingress: []model.LoadBalancerIngress{{Addr: addr("198.51.100.1")}}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")},
+		}
+		s.AffinityTimeout = time.Hour
+	}
+	for _, test := range []struct {
+		name       string
+		edit       func(*model.Service, *state.Tx)
+		o          Options
+		has, hasNo []string
+	}{
+		{"one port by name", nil, Options{Port: "dns"}, []string{"port dns"}, []string{"port http"}},
+		{"one port by number", nil, Options{Port: "80"}, []string{"port http"}, []string{"port dns"}},
+		{"from a Pod that is admitted", vip, Options{From: Pod, FromName: "Pod shop/cart", FromAddr: addr("10.244.0.9"), Port: "http"},
+			[]string{"to Pod shop/cart", "198.51.100.1:80 LoadBalancer inside Cluster 10.244.0.2:8080, 10.244.1.3:8080 (only from 10.244.0.0/24) (the same one for 1h0m0s)"}, []string{"outside"}},
+		{"from a Pod that is not", vip, Options{From: Pod, FromAddr: addr("10.244.1.9"), Port: "http"},
+			[]string{"198.51.100.1:80 LoadBalancer inside Cluster no answer: the source ranges do not admit the client"}, nil},
+		{"from outside", nil, Options{From: Outside, Port: "http"}, []string{"NodePort outside Local 10.244.0.2:8080"}, []string{"inside"}},
+		{"nobody here", func(s *model.Service, tx *state.Tx) {
+			tx.PutNode(&model.Node{Name: "node-1", Zone: "z"})
+			s.InternalLocal = true
+			s.Ports = s.Ports[:1]
+			tx.DeleteSlice(web)
+			tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: []model.Endpoint{
+				{Addr: addr("10.244.1.3"), Ready: true, Serving: true, Node: "node-2", Ports: []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 1}}}}})
+		}, Options{}, []string{"ClusterIP all Local no answer: no endpoint on this node serves the port, but others do"}, nil},
+		{"headless", func(s *model.Service, _ *state.Tx) { s.Headless, s.ClusterIPs = true, nil }, Options{}, []string{"is headless"}, []string{"ClusterIP all"}},
+		{"another proxy's", func(s *model.Service, _ *state.Tx) { s.NotProxied = true }, Options{}, []string{"leaves the Service to another proxy"}, []string{"ClusterIP all"}},
+		{"ExternalName", func(s *model.Service, _ *state.Tx) {
+			s.Type, s.ExternalName, s.ClusterIPs = model.ExternalName, "www.example.com", nil
+		}, Options{}, []string{"the name www.example.com"}, nil},
+		{"no endpoints", func(_ *model.Service, tx *state.Tx) { tx.DeleteSlice(web) }, Options{}, []string{"no Pod that its selector finds has an address", "refused: no endpoint serves the port"}, nil},
+		{"no certificate", func(s *model.Service, _ *state.Tx) { s.TLS = &model.ServiceTLS{} }, Options{Port: "http"}, []string{"refused: TLS is to be ended, and there is no usable certificate"}, nil},
+		{"an address that is another's", func(s *model.Service, tx *state.Tx) {
+			s.ExternalIPs, s.Created = []netip.Addr{addr("198.51.100.9")}, time.Unix(9, 0)
+			tx.PutService(&model.Service{Key: model.Key{Namespace: "old", Name: "web"}, Created: time.Unix(1, 0), ClusterIPs: []netip.Addr{addr("10.96.0.8")},
+				ExternalIPs: s.ExternalIPs, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}})
+		}, Options{Port: "http", Plan: plan.Options{ExternalIPs: true}}, []string{"198.51.100.9:80 ExternalIP inside Cluster nothing: Service old/web has the address"}, nil},
+		{"not read", nil, Options{Unread: "it is far away"}, []string{"the kernel was not read: it is far away"}, []string{"KERNEL"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.o.Snapshot = cluster(test.edit)
+			text := squeeze(explained(t, test.o).Text())
+			for _, s := range test.has {
+				if !strings.Contains(text, s) {
+					t.Errorf("no %q in:\n%s", s, text)
+				}
+			}
+			for _, s := range test.hasNo {
+				if strings.Contains(text, s) {
+					t.Errorf("%q in:\n%s", s, text)
+				}
+			}
+		})
+	}
+}
+
+func TestJSON(t *testing.T) {
+	r := explained(t, Options{Snapshot: cluster(nil), Port: "http", Kernel: kernel{"10.96.0.7:80": both(forward("10.244.0.2:8080", "10.244.1.3:8080"))}})
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{
+		`"service":"shop/web"`, `"kernel":{"mode":"nftables","differs":true}`, `"cluster":{"in":true,"why":"ready"}`,
+		`"held":{"action":"forward","backends":["10.244.0.2:8080","10.244.1.3:8080"]}`, `"differs":"the kernel does not have it"`,
+	} {
+		if !strings.Contains(string(data), s) {
+			t.Errorf("no %s in %s", s, data)
+		}
+	}
+}
+
+func TestWhatDoesNotExist(t *testing.T) {
+	snap := cluster(nil)
+	for name, o := range map[string]Options{
+		"no Service shop/nope": {Snapshot: snap, Service: model.Key{Namespace: "shop", Name: "nope"}, Node: "node-1"},
+		"no Node node-9":       {Snapshot: snap, Service: web, Node: "node-9"},
+		`no port "https"; its ports are http (80/TCP), dns (53/UDP)`: {Snapshot: snap, Service: web, Node: "node-1", Port: "https"},
+		"are required": {},
+	} {
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error %v, want %q", err, name)
+		}
+	}
+}

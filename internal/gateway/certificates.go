@@ -1,0 +1,177 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// The reasons of problems with certificates.
+const (
+	ReasonSecretNotFound = "SecretNotFound"
+	ReasonBadCertificate = "CertificateInvalid"
+	ReasonExpired        = "CertificateExpired"
+	ReasonNameMismatch   = "CertificateNameMismatch"
+)
+
+// hostSet is a set of host names, exact and "*." wildcards.
+type hostSet map[string]struct{}
+
+func (s hostSet) has(host string) bool {
+	if _, ok := s[host]; ok {
+		return true
+	}
+	if i := strings.IndexByte(host, '.'); i > 0 {
+		_, ok := s["*"+host[i:]]
+		return ok
+	}
+	return false
+}
+
+// certificates turns the certificates that routes name into an SNI index. It
+// keeps what it parsed, so that a change costs what changed.
+type certificates struct {
+	fallback *tls.Certificate
+	index    *certs.Index
+	parsed   map[model.Key]*parsed
+	routes   state.Table[model.Ref, *model.Route]
+	rows     state.Table[model.Key, *model.Certificate]
+	hosts    *hostSet
+	problems []model.Problem
+	checked  time.Time
+}
+
+// recheckCertificates is how often certificates are looked at for expiry.
+const recheckCertificates = time.Hour
+
+// due tells that it is time to sync even without a change.
+func (c *certificates) due(now time.Time) bool { return now.Sub(c.checked) >= recheckCertificates }
+
+// parsed is a certificate with the row that it was last read from.
+type parsed struct {
+	row  *model.Certificate
+	cert *tls.Certificate // the last good one; nil if there never was one
+	err  error            // what is wrong with row
+	used bool
+}
+
+func newCertificates(fallback *tls.Certificate) *certificates {
+	return &certificates{fallback: fallback, index: certs.NewIndex(fallback), parsed: map[model.Key]*parsed{}, hosts: &hostSet{}}
+}
+
+// sync makes the index anew if routes or Secrets changed, and returns the
+// hosts that have TLS and what is wrong.
+func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
+	now := time.Now()
+	if c.routes == snap.Routes && c.rows == snap.Certificates && !c.due(now) {
+		return c.hosts, c.problems
+	}
+	b := &indexBuilder{certificates: c, snap: snap, index: certs.NewIndex(c.fallback), hosts: hostSet{}, now: now}
+	for _, p := range c.parsed {
+		p.used = false
+	}
+	for _, route := range oldestFirst(snap) {
+		for i := range route.TLS {
+			b.add(route, i)
+		}
+	}
+	for k, p := range c.parsed {
+		if !p.used {
+			delete(c.parsed, k)
+		}
+	}
+	c.index, c.hosts, c.problems = b.index, &b.hosts, b.problems
+	c.routes, c.rows, c.checked = snap.Routes, snap.Certificates, now
+	return c.hosts, c.problems
+}
+
+func oldestFirst(snap *state.Snapshot) []*model.Route {
+	var list []*model.Route
+	for _, r := range snap.Routes.All() {
+		if len(r.TLS) > 0 {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b *model.Route) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return a.Ref.Compare(b.Ref)
+	})
+	return list
+}
+
+// get returns the parsed certificate of a Secret. A Secret that was good and
+// is no longer keeps its last good certificate: nothing already serving is lost.
+func (c *certificates) get(row *model.Certificate) *parsed {
+	p := c.parsed[row.Key]
+	if p == nil {
+		p = &parsed{}
+		c.parsed[row.Key] = p
+	}
+	p.used = true
+	if p.row != row {
+		p.row = row
+		cert, err := certs.Parse(row)
+		if p.err = err; err == nil {
+			p.cert = cert
+		}
+	}
+	return p
+}
+
+type indexBuilder struct {
+	*certificates
+	snap     *state.Snapshot
+	index    *certs.Index
+	hosts    hostSet
+	now      time.Time
+	problems []model.Problem
+}
+
+func (b *indexBuilder) add(route *model.Route, i int) {
+	binding := &route.TLS[i]
+	for _, h := range binding.Hosts {
+		b.hosts[h] = struct{}{}
+	}
+	if binding.Secret.IsZero() {
+		return
+	}
+	field := fmt.Sprintf("spec.tls[%d]", i)
+	report := func(reason, format string, args ...any) {
+		b.problems = append(b.problems, model.Problem{Object: route.Ref, Reason: reason, Field: field, Message: fmt.Sprintf(format, args...)})
+	}
+	row, ok := b.snap.Certificates.Get(binding.Secret)
+	if !ok {
+		report(ReasonSecretNotFound, "Secret %s does not exist: create it (kubectl create secret tls); until then the default certificate is served", binding.Secret)
+		return
+	}
+	p := b.get(row)
+	switch {
+	case p.err != nil && p.cert != nil:
+		report(ReasonBadCertificate, "Secret %s: %v; its last good certificate is still served", binding.Secret, p.err)
+	case p.err != nil:
+		report(ReasonBadCertificate, "Secret %s: %v; until then the default certificate is served", binding.Secret, p.err)
+		return
+	}
+	if err := certs.CheckValidity(p.cert, b.now); err != nil {
+		report(ReasonExpired, "Secret %s: %v; it is served all the same", binding.Secret, err)
+	}
+	names := binding.Hosts
+	if len(names) == 0 {
+		names = certs.Names(p.cert)
+	}
+	for _, name := range names {
+		b.hosts[name] = struct{}{}
+		b.index.Add(name, p.cert)
+		if err := certs.CheckHost(p.cert, name); err != nil {
+			report(ReasonNameMismatch, "Secret %s: %v and not for %s: clients will refuse it; get a certificate with that name", binding.Secret, err, name)
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/listener"
+	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/gateway/upstream"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// config is all routes, compiled. It never changes: requests keep the one that
+// they began with.
+type config struct {
+	router *router.Router
+	// sites stand beside the router's rules, by their ID.
+	sites []site
+	// live are the routes that there are: series of others are not counted up.
+	live map[model.Key]struct{}
+}
+
+// site is what a rule does with its requests.
+type site struct {
+	chain    filter.Chain
+	canaries *filter.Canaries
+	backends []backend
+	total    uint64 // of the weights
+	series   series
+}
+
+type backend struct {
+	pool     *upstream.Pool
+	protocol model.BackendProtocol
+	weight   uint64
+}
+
+// pick chooses a backend by weight; nil if there is none.
+func (s *site) pick() *backend {
+	switch {
+	case s.total == 0:
+		return nil
+	case len(s.backends) == 1:
+		return &s.backends[0]
+	}
+	at := rand.Uint64N(s.total)
+	for i := range s.backends {
+		if b := &s.backends[i]; at < b.weight {
+			return b
+		} else {
+			at -= b.weight
+		}
+	}
+	return nil
+}
+
+func poolKey(b model.Backend, p model.Protocol) upstream.Key {
+	return upstream.Key{Service: b.Service, Port: b.Port, Protocol: p}
+}
+
+// poolKeys returns the pools that routes and streams need.
+func poolKeys(snap *state.Snapshot) map[upstream.Key]struct{} {
+	keys := map[upstream.Key]struct{}{}
+	for _, route := range snap.Routes.All() {
+		for i := range route.Rules {
+			for _, b := range route.Rules[i].Backends {
+				keys[poolKey(b.Backend, model.TCP)] = struct{}{}
+			}
+		}
+	}
+	for _, streams := range snap.Streams.All() {
+		for i := range streams {
+			keys[poolKey(streams[i].Backend, streams[i].Protocol)] = struct{}{}
+		}
+	}
+	return keys
+}
+
+// newConfig compiles routes. The pools that they need must be there.
+func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environment) *config {
+	c := &config{router: router.Compile(routes), live: make(map[model.Key]struct{}, len(routes))}
+	for _, r := range routes {
+		c.live[r.Key] = struct{}{}
+	}
+	rules := c.router.Rules()
+	c.sites = make([]site, len(rules))
+	for i, rule := range rules {
+		s := &c.sites[i]
+		s.chain = filter.Compile(&rule.Spec.Filters, env)
+		s.canaries = filter.NewCanaries(rule)
+		for _, b := range rule.Spec.Backends {
+			if b.Weight == 0 {
+				continue
+			}
+			s.backends = append(s.backends, backend{pools.Pool(poolKey(b.Backend, model.TCP)), b.Protocol, uint64(b.Weight)})
+			s.total += uint64(b.Weight)
+		}
+	}
+	return c
+}
+
+// sync takes a snapshot in. Nothing can fail as a whole: what is wrong with
+// one object becomes its problem.
+func (g *Gateway) sync(ctx context.Context, next *state.Snapshot) {
+	g.syncMu.Lock()
+	defer g.syncMu.Unlock()
+	g.syncLocked(ctx, next)
+}
+
+func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
+	if !next.Synced {
+		return // before that, absence means nothing
+	}
+	prev := g.applied
+	first := g.config.Load() == nil
+	if first || prev.Routes != next.Routes || prev.Streams != next.Streams {
+		g.wanted = poolKeys(next)
+		g.pools.Want(g.wanted, next)
+	}
+	// Certificates go first: a route must not redirect to https before its
+	// certificate is there.
+	hosts, problems := g.certs.sync(next)
+	g.resolver.Set(g.certs.index)
+	g.tlsHosts.Store(hosts)
+	if first || prev.Routes != next.Routes {
+		routes := make([]*model.Route, 0, next.Routes.Len())
+		for _, r := range next.Routes.All() {
+			routes = append(routes, r)
+		}
+		c := newConfig(routes, g.pools, g.env)
+		if g.config.Swap(c) == nil {
+			close(g.started)
+		}
+		g.metrics.reloaded(len(c.router.Rules()))
+		g.logger.Debug("routes taken in", "revision", next.Revision, "routes", len(routes), "rules", len(c.router.Rules()))
+	}
+	streamProblems := g.streams.Sync(ctx, g.streamsOf(next))
+	g.pools.Sync(g.wanted, next) // last, for it drops the pools that nobody uses any more
+	g.pending = slices.ContainsFunc(streamProblems, func(p model.Problem) bool { return p.Reason == listener.ReasonPortInUse })
+	if first || prev.Routes != next.Routes || prev.Streams != next.Streams || prev.Services != next.Services {
+		g.backendProblems = backendProblems(next)
+	}
+	g.setProblems(slices.Concat(problems, streamProblems, g.config.Load().router.Problems(), g.backendProblems))
+	g.metrics.forget(prev, next)
+	g.applied = next
+}
+
+func (g *Gateway) streamsOf(snap *state.Snapshot) []listener.Stream {
+	var list []listener.Stream
+	for _, routes := range snap.Streams.All() {
+		for _, r := range routes {
+			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol))})
+		}
+	}
+	return list
+}
+
+// backendProblems tells routes about Services and ports that are not there.
+func backendProblems(snap *state.Snapshot) []model.Problem {
+	var list []model.Problem
+	known := map[upstream.Key][2]string{}
+	check := func(ref model.Ref, field string, k upstream.Key) {
+		text, ok := known[k]
+		if !ok {
+			text[0], text[1] = upstream.Explain(k, snap)
+			known[k] = text
+		}
+		if text[0] != "" {
+			list = append(list, model.Problem{Object: ref, Reason: text[0], Field: field, Message: text[1]})
+		}
+	}
+	for _, route := range snap.Routes.All() {
+		for i := range route.Rules {
+			for _, b := range route.Rules[i].Backends {
+				check(route.Ref, route.Rules[i].Field, poolKey(b.Backend, model.TCP))
+			}
+		}
+	}
+	for _, streams := range snap.Streams.All() {
+		for i := range streams {
+			check(streams[i].Ref, streams[i].Field, poolKey(streams[i].Backend, streams[i].Protocol))
+		}
+	}
+	return list
+}
+
+func (g *Gateway) setProblems(list model.Problems) {
+	slices.SortFunc(list, func(a, b model.Problem) int {
+		return cmp.Or(a.Object.Compare(b.Object), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	})
+	list = slices.CompactFunc(list, func(a, b model.Problem) bool { return a == b })
+	g.problemsMu.Lock()
+	defer g.problemsMu.Unlock()
+	if reflect.DeepEqual(g.problems, list) {
+		return
+	}
+	g.problems = list
+	select {
+	case g.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,71 @@
+package filter
+
+import (
+	"net/http"
+	"strings"
+
+	"fairway.dev/fairway/internal/gateway/request"
+	"fairway.dev/fairway/internal/model"
+)
+
+// rewrite changes the path that the backend sees (rewrite-target of
+// ingress-nginx, ReplacePrefixMatch of Gateway API).
+type rewrite model.Rewrite
+
+func newRewrite(f *model.Filters, _ Environment) Filter {
+	if f.Rewrite == nil {
+		return nil
+	}
+	r := rewrite(*f.Rewrite)
+	return &r
+}
+
+func (r *rewrite) Apply(x *Exchange) *Answer {
+	target := expand(r.Target, x.Match.Captures)
+	if r.Prefix {
+		target = strings.TrimSuffix(r.Target, "/") + x.View.Path[min(x.Match.Prefix, len(x.View.Path)):]
+	}
+	if strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://") {
+		// nginx: a replacement that is a URL is a redirect.
+		return &Answer{Status: http.StatusFound, Location: target}
+	}
+	path, query, hasQuery := strings.Cut(target, "?")
+	path, err := request.ParseRewritten(path)
+	if err != nil {
+		return &Answer{Status: http.StatusBadRequest, Reason: "the path would leave its directory once it is rewritten"}
+	}
+	x.Path = path
+	if hasQuery {
+		// nginx: arguments of the replacement go before those of the request,
+		// which a final "?" drops.
+		switch {
+		case query == "":
+			x.Query = ""
+		case x.View.Query != "":
+			x.Query = query + "&" + x.View.Query
+		default:
+			x.Query = query
+		}
+	}
+	return nil
+}
+
+// expand replaces $1 to $9 by what the path's groups matched; as in nginx, a
+// group that is not there is empty.
+func expand(target string, captures []string) string {
+	if !strings.Contains(target, "$") {
+		return target
+	}
+	var b strings.Builder
+	for i := 0; i < len(target); i++ {
+		if target[i] != '$' || i+1 == len(target) || target[i+1] < '0' || target[i+1] > '9' {
+			b.WriteByte(target[i])
+			continue
+		}
+		i++
+		if n := int(target[i] - '0'); n < len(captures) {
+			b.WriteString(captures[n])
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,307 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/listener"
+	"fairway.dev/fairway/internal/gateway/upstream"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/reconcile"
+	"fairway.dev/fairway/internal/state"
+)
+
+// DefaultCertificateName is the common name of the certificate that clients
+// see where no other is known.
+const DefaultCertificateName = "Fairway default certificate"
+
+// recheckInterval is how often ports that could not be opened are tried again.
+const recheckInterval = 5 * time.Second
+
+// Options configure a [Gateway].
+type Options struct {
+	// Store is what to serve. Required.
+	Store *state.Store
+	// Logger gets what happens. Required.
+	Logger *slog.Logger
+	// HTTPAddrs and HTTPSAddrs are where to listen, "host:port" or ":port" for
+	// all addresses. Optional; empty serves none.
+	HTTPAddrs, HTTPSAddrs []string
+	// StreamHost is the address that TCP and UDP ports are opened at; empty
+	// for all.
+	StreamHost string
+	// NodeName is the node that the gateway runs on, for topology hints. Optional.
+	NodeName string
+	// TrustedProxies are peers whose X-Forwarded-* headers are believed. Optional.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol makes connections to the HTTP and HTTPS ports begin with a
+	// PROXY header.
+	ProxyProtocol bool
+	// MaxBodyBytes limits request bodies of routes that set no limit; 0 for none.
+	MaxBodyBytes int64
+	// ConnectTimeout limits connecting to an endpoint; default 5 s.
+	ConnectTimeout time.Duration
+	// AnswerTimeout limits waiting for a backend to begin its answer; default 60 s.
+	AnswerTimeout time.Duration
+	// UDPIdle ends silent UDP sessions; default 60 s.
+	UDPIdle time.Duration
+	// StartTimeout is how long connections wait at the start until routes are
+	// known, before they are answered with 503; default 10 s. So a gateway that
+	// starts beside an old one on the same ports loses no request.
+	StartTimeout time.Duration
+	// DrainTimeout is how long what is under way may take when Run ends;
+	// default 30 s.
+	DrainTimeout time.Duration
+	// AccessLog gets one line per request; nil for none.
+	AccessLog io.Writer
+	// AccessLogFormat is "json" (the default) or "combined".
+	AccessLogFormat string
+	// Registerer gets the metrics. Optional.
+	Registerer prometheus.Registerer
+}
+
+// Gateway serves routes. Make one with [New] and call Run.
+type Gateway struct {
+	options  Options
+	logger   *slog.Logger
+	config   atomic.Pointer[config]
+	started  chan struct{} // closed with the first config
+	draining atomic.Bool
+	tlsHosts atomic.Pointer[hostSet]
+	resolver *certs.Resolver
+	certs    *certificates
+	pools    *upstream.Set
+	streams  *listener.Streams
+	http     []*listener.HTTP
+	metrics  *metrics
+	access   *accessLog
+	trust    filter.Trust
+	env      filter.Environment
+
+	buffers bufferPool
+	discard *log.Logger // for httputil, whose log has nothing that proxyFailed does not tell
+
+	syncMu          sync.Mutex // held while a snapshot is taken in; guards what follows
+	applied         *state.Snapshot
+	wanted          map[upstream.Key]struct{} // the pools that routes need
+	backendProblems []model.Problem
+	pending         bool // ports wait to be opened
+
+	problemsMu sync.Mutex
+	problems   model.Problems
+	changed    chan struct{}
+}
+
+// New opens the HTTP and HTTPS ports; connections wait until Run.
+func New(o Options) (*Gateway, error) {
+	if o.Store == nil || o.Logger == nil {
+		return nil, errors.New("gateway: Store and Logger are required")
+	}
+	if o.AnswerTimeout <= 0 {
+		o.AnswerTimeout = 60 * time.Second
+	}
+	if o.StartTimeout <= 0 {
+		o.StartTimeout = 10 * time.Second
+	}
+	fallback, err := certs.SelfSigned(DefaultCertificateName, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("default certificate: %w", err)
+	}
+	g := &Gateway{
+		options: o, logger: o.Logger,
+		resolver: certs.NewResolver(certs.NewIndex(fallback)),
+		certs:    newCertificates(fallback),
+		trust:    o.TrustedProxies,
+		changed:  make(chan struct{}, 1),
+		started:  make(chan struct{}),
+		applied:  &state.Snapshot{},
+		buffers:  newBufferPool(),
+		discard:  log.New(io.Discard, "", 0),
+	}
+	g.tlsHosts.Store(&hostSet{})
+	if g.metrics, err = newMetrics(o.Registerer); err != nil {
+		return nil, err
+	}
+	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat); err != nil {
+		return nil, err
+	}
+	g.pools = upstream.NewSet(upstream.Options{
+		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
+	})
+	if err := g.listen(); err != nil {
+		return nil, err
+	}
+	g.env = filter.Environment{
+		HasTLS:    func(host string) bool { return g.tlsHosts.Load().has(host) },
+		HTTPSPort: g.httpsPort(),
+		MaxBody:   o.MaxBodyBytes,
+	}
+	return g, nil
+}
+
+// listen opens the gateway's own ports.
+func (g *Gateway) listen() error {
+	ctx := context.Background()
+	open := func(addrs []string, secure bool) error {
+		if len(addrs) == 0 {
+			return nil
+		}
+		o := listener.HTTPOptions{
+			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol,
+			DrainTimeout: g.options.DrainTimeout, Logger: g.logger,
+		}
+		if secure {
+			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
+		}
+		server, err := listener.NewHTTP(ctx, o)
+		if err != nil {
+			return err
+		}
+		g.http = append(g.http, server)
+		return nil
+	}
+	if err := open(g.options.HTTPAddrs, false); err != nil {
+		return fmt.Errorf("http port: %w", err)
+	}
+	if err := open(g.options.HTTPSAddrs, true); err != nil {
+		return errors.Join(fmt.Errorf("https port: %w", err), g.close())
+	}
+	var reserved []uint16
+	for _, s := range g.http {
+		for _, a := range s.Addrs() {
+			reserved = append(reserved, portOf(a))
+		}
+	}
+	g.streams = listener.NewStreams(listener.StreamOptions{
+		Host: g.options.StreamHost, Reserved: reserved, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
+		OnConnection: g.metrics.connectionEnded, Logger: g.logger,
+	})
+	return nil
+}
+
+func (g *Gateway) close() error {
+	var errs []error
+	for _, s := range g.http {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func portOf(a net.Addr) uint16 {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Port()
+	}
+	return 0
+}
+
+// HTTPAddr and HTTPSAddr return the first address in use, for ports that the
+// kernel chose; nil if there is none.
+func (g *Gateway) HTTPAddr() net.Addr { return g.addr(false) }
+
+// HTTPSAddr is like HTTPAddr.
+func (g *Gateway) HTTPSAddr() net.Addr { return g.addr(true) }
+
+func (g *Gateway) addr(secure bool) net.Addr {
+	for _, s := range g.http {
+		if s.Secure() == secure {
+			return s.Addrs()[0]
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) httpsPort() uint16 {
+	if a := g.HTTPSAddr(); a != nil {
+		return portOf(a)
+	}
+	return 0
+}
+
+// Run serves until ctx ends, and then lets what is under way finish, up to the
+// drain timeout. It returns nil unless a server failed.
+func (g *Gateway) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
+	for _, s := range g.http {
+		group.Go(func() error {
+			g.awaitRoutes(ctx)
+			return s.Run(ctx)
+		})
+	}
+	group.Go(func() error { return g.streams.Run(ctx) })
+	group.Go(func() error {
+		return reconcile.Watch(ctx, reconcile.WatchOptions{Store: g.options.Store, Logger: g.logger},
+			func(ctx context.Context, _, next *state.Snapshot) error {
+				g.sync(ctx, next)
+				return nil
+			})
+	})
+	group.Go(func() error {
+		g.recheck(ctx)
+		return nil
+	})
+	return group.Wait()
+}
+
+func (g *Gateway) awaitRoutes(ctx context.Context) {
+	select {
+	case <-g.started:
+	case <-time.After(g.options.StartTimeout):
+		g.logger.Warn("routes are not known yet, answering 503 until then")
+	case <-ctx.Done():
+	}
+}
+
+// recheck tries ports again that could not be opened, and looks now and then
+// whether certificates have expired.
+func (g *Gateway) recheck(ctx context.Context) {
+	ticker := time.NewTicker(recheckInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		g.syncMu.Lock()
+		if g.pending || g.certs.due(time.Now()) {
+			g.syncLocked(ctx, g.applied)
+		}
+		g.syncMu.Unlock()
+	}
+}
+
+// Ready reports whether routes are being served: every source has delivered
+// its first list, that has been taken in, and Run has not been told to end.
+func (g *Gateway) Ready() bool { return g.config.Load() != nil && !g.draining.Load() }
+
+// ReasonPortInUse is the reason of the one problem that only a gateway can
+// find: a port for TCP or UDP that this machine does not give.
+const ReasonPortInUse = listener.ReasonPortInUse
+
+// Problems returns what is wrong with the objects that the gateway serves,
+// ordered by object. Do not modify it. Apart from [ReasonPortInUse] all of it
+// follows from the store, and the controller's cross check tells it as well.
+func (g *Gateway) Problems() model.Problems {
+	g.problemsMu.Lock()
+	defer g.problemsMu.Unlock()
+	return g.problems
+}
+
+// ProblemsChanged fires after Problems has changed, once for several changes.
+// It has one reader.
+func (g *Gateway) ProblemsChanged() <-chan struct{} { return g.changed }

@@ -1,0 +1,131 @@
+package gateway
+
+import (
+	"net/netip"
+	"strconv"
+
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/request"
+)
+
+// http1Client is a client that speaks HTTP/1, as its engine shows it. It lives
+// as long as the connection, and with it all that a request needs.
+type http1Client struct {
+	transaction
+	conn *http1.Conn
+	head []byte // of the request to the backend
+	// peer and port are in words what at and local are.
+	peer, port string
+	at         netip.AddrPort
+	local      uint16
+}
+
+// ServeHTTP1 implements http1.Handler.
+func (g *Gateway) ServeHTTP1(c *http1.Conn) {
+	h := g.http1Client(c)
+	r := &c.Request
+	h.view = request.View{
+		Method: r.Method, Authority: r.Host, Header: r, TLS: c.Secure,
+		Peer: c.Peer.Addr(), Port: c.Port, PeerText: h.peer, PortText: h.port,
+	}
+	h.target, h.bodyLength, h.protocol = r.Target, r.Length, "HTTP/1.1"
+	if r.Minor == 0 {
+		h.protocol = "HTTP/1.0"
+	}
+	h.begin()
+	h.serve()
+	h.finished()
+}
+
+// Refused implements http1.Handler's other half: what is no request gets an
+// answer of the gateway's own as well, and a line in the log.
+func (g *Gateway) Refused(c *http1.Conn, err *http1.Error) {
+	h := g.http1Client(c)
+	h.view = request.View{Header: &c.Request, TLS: c.Secure, Peer: c.Peer.Addr(), Port: c.Port}
+	h.target, h.bodyLength, h.protocol = "", 0, "HTTP/1.1"
+	h.begin()
+	h.fail(err.Status, err.Reason)
+	h.finished()
+}
+
+func (g *Gateway) http1Client(c *http1.Conn) *http1Client {
+	h, ok := c.Scratch.(*http1Client)
+	if !ok {
+		h = &http1Client{conn: c}
+		c.Scratch = h
+	}
+	// The Conn, and what is with it, may have been another connection's before.
+	if h.at != c.Peer {
+		h.at, h.peer = c.Peer, c.Peer.Addr().String()
+	}
+	if h.local != c.Port {
+		h.local, h.port = c.Port, strconv.Itoa(int(c.Port))
+	}
+	headers := h.exchange.Header[:0]
+	h.transaction = transaction{g: g, client: h}
+	h.exchange.Header = headers
+	return h
+}
+
+// answer implements client.
+func (h *http1Client) answer(_ *transaction, status int, header []http1.Field, body string) {
+	h.conn.Answer(status, header, body)
+}
+
+// sent implements client.
+func (h *http1Client) sent() (int, int64) { return h.conn.Status, h.conn.Bytes }
+
+// closeAfter implements client.
+func (h *http1Client) closeAfter() { h.conn.Last() }
+
+// proxy implements client. Where the backend speaks HTTP/1.1 as well, bytes go
+// straight from connection to connection.
+func (h *http1Client) proxy(t *transaction, b *backend) {
+	c, x := h.conn, &t.exchange
+	upgrade := mayUpgrade(c.Request.Upgrade)
+	call := t.call(b)
+	if !b.pool.HTTP1(call, upgrade) {
+		h.adapt(t, b)
+		return
+	}
+	c.Body.Limit = x.MaxBody
+	forward := http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs, Upgrade: upgrade}
+	if !upgrade {
+		c.Request.Upgrade = ""
+	}
+	h.head = c.AppendHead(h.head[:0], &forward)
+	lease, err := b.pool.Send(c, h.head, call)
+	if err != nil {
+		t.proxyFailed(err)
+		return
+	}
+	t.endpoint = lease.Endpoint
+	if lease.Response.Status == 101 {
+		err = c.Tunnel(lease.Backend)
+	} else {
+		err = c.Relay(lease.Backend, nil)
+	}
+	b.pool.Done(lease)
+	if err != nil {
+		t.proxyFailed(err)
+	}
+}
+
+// adapt reaches backends that speak HTTP/2 through net/http.
+func (h *http1Client) adapt(t *transaction, b *backend) {
+	a := h.conn.Adapt()
+	n := &netClient{request: a.Request, answers: &recorder{ResponseWriter: a}, gone: a.Gone}
+	ok := false
+	defer func() {
+		cut := recover() // the proxy panics to cut an answer off
+		a.Close(ok && cut == nil)
+		if cut != nil && t.failure == "" {
+			t.failure = "the answer was cut off"
+		}
+	}()
+	t.client = n
+	n.proxy(t, b)
+	t.client = h
+	ok = true
+}

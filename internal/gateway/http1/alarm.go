@@ -1,0 +1,65 @@
+package http1
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// tick is how often the janitor looks at all connections.
+	tick = 250 * time.Millisecond
+	// exact is below which a limit is worth a timer of its own.
+	exact = 4 * time.Second
+	// fired stands in an alarm whose time was up.
+	fired = -1
+)
+
+// past makes a connection's next read or write fail, and the one under way.
+var past = time.Unix(1, 0)
+
+// clock is the time as of the last tick, in nanoseconds. Reading it costs
+// nothing, which is why no connection has timers of its own.
+type clock struct{ atomic.Int64 }
+
+// alarm is a limit on one read or write. Its owner sets and clears it; the
+// janitor makes it ring, by a deadline in the past. Short limits get a deadline
+// of their own.
+type alarm struct {
+	at    atomic.Int64
+	armed bool // a deadline of its own is set; the owner's alone
+}
+
+// set starts the limit; none if d is not positive.
+func (a *alarm) set(t *clock, d time.Duration, deadline func(time.Time) error) {
+	switch {
+	case d <= 0:
+	case d < exact:
+		a.armed = deadline(time.Now().Add(d)) == nil
+	default:
+		a.at.Store(t.Load() + int64(d+tick))
+	}
+}
+
+// clear ends the limit and reports whether it has rung: the connection then
+// may have a deadline in the past.
+func (a *alarm) clear(deadline func(time.Time) error) (rang bool) {
+	if a.armed {
+		a.armed = false
+		_ = deadline(time.Time{})
+	}
+	return a.at.Load() != 0 && a.at.Swap(0) == fired
+}
+
+// ring fires the alarm if its time is up.
+func (a *alarm) ring(now int64) bool {
+	at := a.at.Load()
+	return at > 0 && now > at && a.at.CompareAndSwap(at, fired)
+}
+
+// closeWrite tells the other end that nothing more comes.
+func closeWrite(c net.Conn) {
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+}

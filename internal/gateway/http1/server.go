@@ -1,0 +1,170 @@
+package http1
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Handler decides what happens to a request. It ends the exchange by one of
+// [Conn.Answer], [Conn.Relay], [Conn.Tunnel] or an [Adapter]'s writes.
+type Handler interface {
+	ServeHTTP1(c *Conn)
+}
+
+// Options configure a [Server].
+type Options struct {
+	// Handler is required.
+	Handler Handler
+	// Logger is told of broken connections, at debug level. Required.
+	Logger *slog.Logger
+	// HTTP2 gets connections whose client speaks HTTP/2 by prior knowledge.
+	// Optional; without it they are refused.
+	HTTP2 func(net.Conn)
+	// HeaderTimeout limits reading a request's header (default 30 s),
+	// IdleTimeout the pause between requests (75 s), BodyTimeout the wait for
+	// more of a body (60 s), WriteTimeout the wait for a client to take more
+	// bytes (60 s).
+	HeaderTimeout, IdleTimeout, BodyTimeout, WriteTimeout time.Duration
+}
+
+// Server serves connections. Make one with [NewServer].
+type Server struct {
+	Options
+	clock    clock
+	draining atomic.Bool
+	stop     context.CancelFunc
+	old      sync.Pool // of *Conn whose connections have ended
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{}
+	empty chan struct{} // closed when the last connection goes, while draining
+	ended bool          // nothing is served any more
+}
+
+// NewServer returns a server; end it with [Server.Drain].
+func NewServer(o Options) (*Server, error) {
+	if o.Handler == nil || o.Logger == nil {
+		return nil, errors.New("http1: Handler and Logger are required")
+	}
+	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, 30*time.Second)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, 75*time.Second)
+	o.BodyTimeout = cmp.Or(o.BodyTimeout, 60*time.Second)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, 60*time.Second)
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{Options: o, stop: stop, conns: map[*Conn]struct{}{}}
+	s.clock.Store(time.Now().UnixNano())
+	go s.janitor(ctx)
+	return s, nil
+}
+
+// ServeConn serves a client's connection until its end. Secure tells that
+// conn is encrypted; tcp is the connection beneath it.
+func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) {
+	c := newConn(s, conn, tcp, secure)
+	s.mu.Lock()
+	ended := s.ended
+	if !ended {
+		s.conns[c] = struct{}{}
+	}
+	s.mu.Unlock()
+	if ended {
+		_ = conn.Close()
+		return
+	}
+	done := false
+	defer func() {
+		s.forget(c)
+		if done {
+			c.recycle()
+		}
+	}()
+	c.serve()
+	done = true
+}
+
+func (s *Server) forget(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if len(s.conns) == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty, s.ended = nil, true
+	}
+}
+
+// Open returns the number of connections.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Leave makes every further answer the last one of its connection.
+func (s *Server) Leave() { s.draining.Store(true) }
+
+// Drain closes idle connections and waits for the others until ctx ends; what
+// is under way then is cut off.
+func (s *Server) Drain(ctx context.Context) {
+	s.Leave()
+	s.mu.Lock()
+	done := make(chan struct{})
+	if len(s.conns) == 0 {
+		s.ended = true
+		close(done)
+	} else {
+		s.empty = done
+	}
+	for c := range s.conns {
+		c.closeIdle()
+	}
+	s.mu.Unlock()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.mu.Lock()
+		for c := range s.conns {
+			c.cut()
+		}
+		s.mu.Unlock()
+		<-done
+	}
+	s.stop()
+}
+
+// janitor ends what takes too long, and exchanges whose client is gone.
+func (s *Server) janitor(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			s.clock.Store(now.UnixNano())
+			s.sweep(now.UnixNano())
+		}
+	}
+}
+
+func (s *Server) sweep(now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.sweep(now)
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

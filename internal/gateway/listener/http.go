@@ -1,0 +1,344 @@
+package listener
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/h2guard"
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// HTTPOptions configure an [HTTP] server.
+type HTTPOptions struct {
+	// Addrs are where to listen, "host:port" or ":port". Required.
+	Addrs []string
+	// TLS makes it an HTTPS server. Optional.
+	TLS *tls.Config
+	// HTTP1 answers requests by HTTP/1.1, HTTP2 those by HTTP/2. Required.
+	HTTP1 http1.Handler
+	HTTP2 http.Handler
+	// ProxyProtocol makes every connection begin with a PROXY header. Only
+	// turn it on behind a proxy that sends them: it decides the client's address.
+	ProxyProtocol bool
+	// DrainTimeout is how long requests under way may take at the end; default 30 s.
+	DrainTimeout time.Duration
+	// LameDuck is how long kept connections may send one more request at the
+	// end, whose answer tells the client to go elsewhere; default 1 s.
+	LameDuck time.Duration
+	// HeaderTimeout limits reading a request's header and the TLS handshake
+	// (default 30 s), IdleTimeout the pause between requests (75 s), and
+	// WriteTimeout the wait for a client to take more bytes (60 s).
+	HeaderTimeout, IdleTimeout, WriteTimeout time.Duration
+	// Logger is told of broken connections, at debug level. Required.
+	Logger *slog.Logger
+}
+
+// HTTP is a server for HTTP/1.1 and HTTP/2, with TLS or without (h2c).
+type HTTP struct {
+	options   HTTPOptions
+	listeners []net.Listener
+	http1     *http1.Server
+	http2     *http.Server
+	handoff   *handoff       // connections that turned out to speak HTTP/2
+	greeting  atomic.Int64   // connections that have not said what they speak
+	active    sync.WaitGroup // requests by HTTP/2
+	open      atomic.Int64   // connections by HTTP/2
+	draining  atomic.Bool
+	stop      context.CancelFunc
+	accepted  chan *net.TCPConn // for goroutines that have served others
+	spare     atomic.Int64      // those that wait
+	ended     <-chan struct{}
+}
+
+// NewHTTP opens the server's sockets; connections wait until Run.
+func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultDrainTimeout)
+	o.LameDuck = cmp.Or(o.LameDuck, defaultLameDuck)
+	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, defaultHeaderTimeout)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, defaultIdleTimeout)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
+	listeners, err := Listen(ctx, o.Addrs)
+	if err != nil {
+		return nil, err
+	}
+	base, stop := context.WithCancel(context.Background())
+	h := &HTTP{options: o, listeners: listeners, stop: stop, handoff: newHandoff(listeners[0].Addr()), accepted: make(chan *net.TCPConn), ended: base.Done()}
+	h.http1, err = http1.NewServer(http1.Options{
+		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver,
+		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, WriteTimeout: o.WriteTimeout,
+	})
+	if err != nil {
+		closeAll(listeners)
+		return nil, err
+	}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // TLS has ended where the guard stands
+	h.http2 = &http.Server{
+		Handler:   http.HandlerFunc(h.serveHTTP2),
+		Protocols: protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              h2guard.MaxFrameSize,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connectionWindow,
+			WriteByteTimeout:              o.WriteTimeout,
+		},
+		ReadHeaderTimeout: o.HeaderTimeout,
+		IdleTimeout:       o.IdleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+		ConnState:         h.count,
+		// Requests under way outlive the context that Run gets.
+		BaseContext: func(net.Listener) context.Context { return base },
+	}
+	return h, nil
+}
+
+// Addrs returns the addresses in use, for ports that the kernel chose.
+func (h *HTTP) Addrs() []net.Addr {
+	var list []net.Addr
+	for _, l := range h.listeners {
+		list = append(list, l.Addr())
+	}
+	return list
+}
+
+// Secure reports whether it is an HTTPS server.
+func (h *HTTP) Secure() bool { return h.options.TLS != nil }
+
+// Close closes the sockets of a server that is not to Run.
+func (h *HTTP) Close() error {
+	closeAll(h.listeners)
+	h.drain()
+	return nil
+}
+
+// handOver serves a connection that speaks HTTP/2.
+func (h *HTTP) handOver(conn net.Conn) {
+	client := conn.RemoteAddr().String()
+	h.handoff.give(h2guard.New(conn, h2guard.Options{
+		MaxHeaderBytes: maxHeaderBytes,
+		OnFlood: func(err error) {
+			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", err)
+		},
+	}))
+}
+
+func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
+	h.active.Add(1)
+	defer h.active.Done()
+	h.options.HTTP2.ServeHTTP(w, r)
+}
+
+func (h *HTTP) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		h.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		h.open.Add(-1)
+	}
+}
+
+// Run serves until ctx ends. It then closes the sockets, tells clients of kept
+// connections, waits for requests and upgraded connections under way, up to
+// the drain timeout, and returns nil.
+func (h *HTTP) Run(ctx context.Context) error {
+	failed := make(chan error, len(h.listeners)+1)
+	for _, l := range h.listeners {
+		go func() { failed <- h.accept(l) }()
+	}
+	go func() {
+		err := h.http2.Serve(h.handoff)
+		if errors.Is(err, http.ErrServerClosed) || h.draining.Load() {
+			err = nil
+		}
+		failed <- err
+	}()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	h.drain()
+	return err
+}
+
+// accept serves the connections of one socket. When the machine is short of
+// something, those that wait can be taken later.
+func (h *HTTP) accept(l net.Listener) error {
+	for pause := 5 * time.Millisecond; ; {
+		conn, err := l.Accept()
+		if err != nil {
+			if h.draining.Load() || isClosed(err) {
+				return nil
+			}
+			h.options.Logger.Warn("connections cannot be accepted now", "error", err)
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		h.greeting.Add(1)
+		tcp := conn.(*net.TCPConn)
+		select {
+		case h.accepted <- tcp:
+		default:
+			go h.work(tcp)
+		}
+	}
+}
+
+// maxSpare is how many goroutines wait for connections: one that has served
+// before has its stack grown.
+const maxSpare = 64
+
+// work serves a connection, and then others.
+func (h *HTTP) work(tcp *net.TCPConn) {
+	for {
+		h.greet(tcp)
+		if h.spare.Add(1) > maxSpare {
+			h.spare.Add(-1)
+			return
+		}
+		select {
+		case tcp = <-h.accepted:
+			h.spare.Add(-1)
+		case <-h.ended:
+			return
+		}
+	}
+}
+
+// greet finds out what a connection speaks, and serves it.
+func (h *HTTP) greet(tcp *net.TCPConn) {
+	conn := h.greeted(tcp)
+	h.greeting.Add(-1)
+	if conn != nil {
+		h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
+	}
+}
+
+// greeted returns a connection that speaks HTTP/1.1; nil if it does not, and
+// has been seen to.
+func (h *HTTP) greeted(tcp *net.TCPConn) net.Conn {
+	var conn net.Conn = tcp
+	if h.options.TLS != nil {
+		conn = http1.NewWire(tcp)
+	}
+	if h.options.ProxyProtocol {
+		proxied := &proxyConn{Conn: conn}
+		if proxied.header() != nil {
+			return nil
+		}
+		conn = proxied
+	}
+	if h.options.TLS != nil {
+		secure := tls.Server(conn, h.options.TLS)
+		ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
+		err := secure.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			refusePlain(err)
+			h.options.Logger.Debug("TLS handshake failed", "client", tcp.RemoteAddr().String(), "error", err)
+			_ = tcp.Close()
+			return nil
+		}
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			h.handOver(secure)
+			return nil
+		}
+		conn = secure
+	}
+	return conn
+}
+
+// refusePlain tells a client that speaks plain HTTP to the HTTPS port so.
+func refusePlain(err error) {
+	var header tls.RecordHeaderError
+	if !errors.As(err, &header) || header.Conn == nil {
+		return
+	}
+	switch string(header.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		const text = "400 Bad Request: the client speaks plain HTTP to the HTTPS port\n"
+		_, _ = fmt.Fprintf(header.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
+	}
+}
+
+// drain ends the server without losing a request. http.Server's Shutdown alone
+// would: it drops requests that it reads after it was called, also the first
+// ones of connections that were just accepted, and closes kept connections
+// while their clients may be sending.
+func (h *HTTP) drain() {
+	h.draining.Store(true)
+	closeAll(h.listeners)
+	h.http1.Leave()
+	ctx, cancel := context.WithTimeout(context.Background(), h.options.DrainTimeout)
+	defer cancel()
+	lameDuck := time.Now().Add(min(h.options.LameDuck, h.options.DrainTimeout))
+	for h.open.Load()+h.greeting.Load()+int64(h.http1.Open()) > 0 && time.Now().Before(lameDuck) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	var both sync.WaitGroup
+	both.Go(func() { h.http1.Drain(ctx) })
+	both.Go(func() {
+		if h.http2.Shutdown(ctx) == nil {
+			h.active.Wait()
+		}
+	})
+	both.Wait()
+	h.stop()
+	_ = h.http2.Close()
+	h.handoff.close()
+}
+
+// handoff is a listener whose connections were accepted by somebody else.
+type handoff struct {
+	addr  net.Addr
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newHandoff(addr net.Addr) *handoff {
+	return &handoff{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// give hands a connection over.
+func (l *handoff) give(c net.Conn) {
+	select {
+	case l.conns <- c:
+	case <-l.done:
+		_ = c.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (l *handoff) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *handoff) close() { l.once.Do(func() { close(l.done) }) }
+
+// Close implements net.Listener.
+func (l *handoff) Close() error {
+	l.close()
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *handoff) Addr() net.Addr { return l.addr }

@@ -1,0 +1,77 @@
+package listener
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// config opens sockets that a later process can share. Probes of silent
+// connections are asked for here, as often as Go does, because connections have
+// it from their listener, while Go would say so to each by four system calls.
+// Multipath TCP, which Go's listeners speak unless told otherwise, makes
+// sockets that take other ways through the kernel, and nobody asked for it.
+func config() *net.ListenConfig {
+	const silent, between, probes = 15, 15, 9 // seconds, seconds
+	lc := &net.ListenConfig{KeepAlive: -1, Control: func(network, _ string, c syscall.RawConn) error {
+		options := [][3]int{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}}
+		if strings.HasPrefix(network, "tcp") {
+			options = append(options, [3]int{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, silent},
+				[3]int{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, between}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, probes})
+		}
+		var err error
+		if ctlErr := c.Control(func(fd uintptr) {
+			for _, o := range options {
+				err = cmp.Or(err, unix.SetsockoptInt(int(fd), o[0], o[1], o[2]))
+			}
+		}); ctlErr != nil {
+			return ctlErr
+		}
+		return err
+	}}
+	lc.SetMultipathTCP(false)
+	return lc
+}
+
+// Listen opens TCP sockets at all addresses ("host:port", or ":port" for all
+// addresses of both families), or none.
+func Listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
+	var list []net.Listener
+	for _, addr := range addrs {
+		l, err := config().Listen(ctx, "tcp", addr)
+		if err != nil {
+			closeAll(list)
+			return nil, fmt.Errorf("listen at %s: %w", addr, describe(err))
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+func closeAll[T interface{ Close() error }](list []T) {
+	for _, l := range list {
+		_ = l.Close()
+	}
+}
+
+// describe adds the cure to the errors that people meet.
+func describe(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return errors.New("another process uses the port: stop it or choose another port")
+	case errors.Is(err, syscall.EACCES):
+		return errors.New("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+	}
+	return err
+}
+
+// isClosed reports whether an accept or read loop ended because its socket was closed.
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || strings.Contains(err.Error(), "use of closed")
+}

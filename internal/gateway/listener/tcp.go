@@ -1,0 +1,152 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/upstream"
+)
+
+// dialTimeout limits the search for a backend, over all endpoints tried.
+const dialTimeout = 15 * time.Second
+
+// tcpPort accepts the connections of one port.
+type tcpPort struct {
+	streams  *Streams
+	listener net.Listener
+	table    atomic.Pointer[table]
+}
+
+func (s *Streams) openTCP(ctx context.Context, addr string, t *table) (port, error) {
+	l, err := config().Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, describe(err)
+	}
+	p := &tcpPort{streams: s, listener: l}
+	p.use(t)
+	s.conns.Add(1) // by the loop itself, so that it may add while Run waits
+	go func() {
+		defer s.conns.Done()
+		p.accept()
+	}()
+	return p, nil
+}
+
+func (p *tcpPort) use(t *table) { p.table.Store(t) }
+
+func (p *tcpPort) Close() error { return p.listener.Close() }
+
+func (p *tcpPort) accept() {
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			if isClosed(err) {
+				return
+			}
+			// Out of file descriptors, or the like: others end meanwhile.
+			p.streams.options.Logger.Warn("accept failed", "address", p.listener.Addr().String(), "error", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		p.streams.conns.Add(1)
+		go func() {
+			defer p.streams.conns.Done()
+			p.serve(c)
+		}()
+	}
+}
+
+// serve carries one connection.
+func (p *tcpPort) serve(client net.Conn) {
+	t := p.table.Load()
+	var prefix []byte
+	raw := client
+	if t.all[0].ProxyIn {
+		proxied := &proxyConn{Conn: client}
+		if proxied.header() != nil {
+			return // it closed the connection
+		}
+		client, prefix = proxied, proxied.rest
+	}
+	route := t.all[0]
+	if len(t.all) > 1 {
+		// Only here do the client's bytes matter: with one route nobody waits
+		// for a client whose protocol lets the server speak first.
+		name, isTLS, read := peekServerName(client)
+		if client != raw {
+			prefix = client.(*proxyConn).rest
+		}
+		prefix = append(read, prefix...)
+		if route = t.fallback; isTLS {
+			route = t.forName(name)
+		}
+	}
+	p.streams.options.OnConnection(&route.StreamRoute, p.carry(raw, client, prefix, route))
+}
+
+// carry connects the client to the route's backend until both are done.
+func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) error {
+	ctx, cancel := context.WithTimeout(p.streams.ctx, dialTimeout)
+	backend, err := route.Pool.Dial(ctx, "tcp")
+	cancel()
+	if err != nil {
+		// A reset tells the client more than an empty answer.
+		if tcp, ok := raw.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = raw.Close()
+		p.streams.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
+		return err
+	}
+	stop := context.AfterFunc(p.streams.ctx, func() {
+		_ = raw.Close()
+		_ = backend.Close()
+	})
+	defer stop()
+	if route.ProxyOut {
+		prefix = append(proxyHeader(addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
+	}
+	pipe(raw, prefix, backend)
+	return nil
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort()
+	}
+	return netip.AddrPort{}
+}
+
+// pipe copies both ways. When one side ends its direction the other is told
+// so, and goes on with its own (half-close).
+func pipe(client net.Conn, prefix []byte, backend *upstream.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		transfer(client, backend.Conn)
+	}()
+	if _, err := backend.Write(prefix); err == nil || len(prefix) == 0 {
+		transfer(backend.Conn, client)
+	}
+	<-done
+	_ = client.Close()
+	_ = backend.Close()
+}
+
+// transfer copies from src to dst to the end, by splice where both are TCP.
+func transfer(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	if err == nil || errors.Is(err, io.EOF) {
+		if c, ok := dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+			return
+		}
+	}
+	// An error in one direction leaves no sense in the other.
+	_ = dst.Close()
+	_ = src.Close()
+}

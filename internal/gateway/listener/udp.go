@@ -1,0 +1,245 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"fairway.dev/fairway/internal/gateway/upstream"
+)
+
+const (
+	// maxDatagram is the largest UDP payload.
+	maxDatagram = 65535
+	// maxSessions bounds the sessions of one port; each takes a socket.
+	maxSessions = 16384
+)
+
+// udpPort carries the sessions of one port.
+type udpPort struct {
+	streams *Streams
+	sockets []packetSocket
+	table   atomic.Pointer[table]
+
+	mu       sync.Mutex
+	sessions map[sessionKey]*session
+	closed   bool
+}
+
+// sessionKey tells sessions apart: the client, and the address that it sent to.
+type sessionKey struct {
+	client netip.AddrPort
+	local  netip.Addr
+}
+
+// session is a client's exchange with one endpoint.
+type session struct {
+	backend *upstream.Conn
+	route   *Stream
+}
+
+// packetSocket reads datagrams with the address that they were sent to, and
+// answers from that address: clients drop answers from any other.
+type packetSocket interface {
+	read(b []byte) (n int, from netip.AddrPort, to netip.Addr, err error)
+	write(b []byte, to netip.AddrPort, from netip.Addr) error
+	Close() error
+}
+
+func (s *Streams) openUDP(ctx context.Context, addr string, t *table) (port, error) {
+	p := &udpPort{streams: s, sessions: map[sessionKey]*session{}}
+	var firstErr error
+	for _, network := range []string{"udp4", "udp6"} {
+		sock, err := openPacket(ctx, network, addr)
+		switch {
+		case err == nil:
+			p.sockets = append(p.sockets, sock)
+		case errors.Is(err, syscall.EADDRINUSE):
+			closeAll(p.sockets)
+			return nil, describe(err)
+		case firstErr == nil:
+			firstErr = describe(err)
+		}
+	}
+	// One family may be missing on the machine, or the address be of the other.
+	if len(p.sockets) == 0 {
+		return nil, firstErr
+	}
+	p.use(t)
+	for _, sock := range p.sockets {
+		go p.receive(sock)
+	}
+	return p, nil
+}
+
+func openPacket(ctx context.Context, network, addr string) (packetSocket, error) {
+	c, err := config().ListenPacket(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if network == "udp4" {
+		sock := ipv4.NewPacketConn(c)
+		if err := sock.SetControlMessage(ipv4.FlagDst, true); err != nil {
+			return nil, errors.Join(fmt.Errorf("ask for destination addresses: %w", err), c.Close())
+		}
+		return socket4{sock}, nil
+	}
+	sock := ipv6.NewPacketConn(c)
+	if err := sock.SetControlMessage(ipv6.FlagDst, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("ask for destination addresses: %w", err), c.Close())
+	}
+	return socket6{sock}, nil
+}
+
+type socket4 struct{ *ipv4.PacketConn }
+
+func (s socket4) read(b []byte) (int, netip.AddrPort, netip.Addr, error) {
+	n, cm, from, err := s.ReadFrom(b)
+	if err != nil {
+		return 0, netip.AddrPort{}, netip.Addr{}, err
+	}
+	var to netip.Addr
+	if cm != nil {
+		to, _ = netip.AddrFromSlice(cm.Dst.To4())
+	}
+	return n, from.(*net.UDPAddr).AddrPort(), to, nil
+}
+
+func (s socket4) write(b []byte, to netip.AddrPort, from netip.Addr) error {
+	var cm *ipv4.ControlMessage
+	if from.IsValid() {
+		cm = &ipv4.ControlMessage{Src: from.AsSlice()}
+	}
+	_, err := s.WriteTo(b, cm, net.UDPAddrFromAddrPort(to))
+	return err
+}
+
+type socket6 struct{ *ipv6.PacketConn }
+
+func (s socket6) read(b []byte) (int, netip.AddrPort, netip.Addr, error) {
+	n, cm, from, err := s.ReadFrom(b)
+	if err != nil {
+		return 0, netip.AddrPort{}, netip.Addr{}, err
+	}
+	var to netip.Addr
+	if cm != nil {
+		to, _ = netip.AddrFromSlice(cm.Dst)
+	}
+	return n, from.(*net.UDPAddr).AddrPort(), to, nil
+}
+
+func (s socket6) write(b []byte, to netip.AddrPort, from netip.Addr) error {
+	var cm *ipv6.ControlMessage
+	if from.IsValid() {
+		cm = &ipv6.ControlMessage{Src: from.AsSlice()}
+	}
+	_, err := s.WriteTo(b, cm, net.UDPAddrFromAddrPort(to))
+	return err
+}
+
+func (p *udpPort) use(t *table) { p.table.Store(t) }
+
+// Close closes the port and ends its sessions: without the socket they could
+// get no answers.
+func (p *udpPort) Close() error {
+	closeAll(p.sockets)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, s := range p.sessions {
+		_ = s.backend.Close()
+	}
+	return nil
+}
+
+func (p *udpPort) receive(sock packetSocket) {
+	buf := make([]byte, maxDatagram)
+	for {
+		n, from, to, err := sock.read(buf)
+		if err != nil {
+			if isClosed(err) {
+				return
+			}
+			p.streams.options.Logger.Warn("receive failed", "error", err)
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		s, err := p.session(sock, sessionKey{from, to})
+		if err != nil {
+			p.streams.options.Logger.Debug("no session for a datagram", "client", from.String(), "error", err)
+			continue
+		}
+		// An error here shows in the session's own read.
+		_, _ = s.backend.Write(buf[:n])
+	}
+}
+
+var errTooManySessions = errors.New("too many sessions")
+
+// session finds the session of a client, or begins one. A session whose
+// endpoint or route has gone begins anew.
+func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
+	route := p.table.Load().fallback
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sessions[key]; s != nil {
+		if !s.backend.Removed() && s.route.Pool == route.Pool {
+			_ = s.backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+			return s, nil
+		}
+		_ = s.backend.Close()
+		delete(p.sessions, key)
+	}
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	if len(p.sessions) >= maxSessions {
+		return nil, errTooManySessions
+	}
+	// Connecting a UDP socket sends nothing and so does not wait, except for
+	// the name of an ExternalName Service.
+	ctx, cancel := context.WithTimeout(p.streams.ctx, time.Second)
+	defer cancel()
+	backend, err := route.Pool.Dial(ctx, "udp")
+	if err != nil {
+		p.streams.options.OnConnection(&route.StreamRoute, err)
+		return nil, err
+	}
+	s := &session{backend, route}
+	p.sessions[key] = s
+	_ = backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+	go p.answer(sock, key, s)
+	return s, nil
+}
+
+// answer carries the endpoint's datagrams to the client until nothing was sent
+// for the idle time, or the endpoint refuses.
+func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
+	buf := make([]byte, maxDatagram)
+	for {
+		n, err := s.backend.Read(buf)
+		if err != nil {
+			break
+		}
+		_ = s.backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+		if err := sock.write(buf[:n], key.client, key.local); err != nil {
+			p.streams.options.Logger.Debug("answer failed", "client", key.client.String(), "error", err)
+		}
+	}
+	_ = s.backend.Close()
+	p.mu.Lock()
+	if p.sessions[key] == s {
+		delete(p.sessions, key)
+	}
+	p.mu.Unlock()
+	p.streams.options.OnConnection(&s.route.StreamRoute, nil)
+}

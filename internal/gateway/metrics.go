@@ -1,0 +1,180 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/gateway/upstream"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// metrics are documented in docs/features/ingress.md. No label holds what a
+// client can choose: host names and paths would grow without bound.
+type metrics struct {
+	requests    *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+	failures    *prometheus.CounterVec
+	connections *prometheus.CounterVec
+	inFlight    prometheus.Gauge
+	reloads     prometheus.Counter
+	rules       prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_requests_total",
+			Help: "HTTP requests, by the route that took them (empty for none)."}, []string{"namespace", "route", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "fairway_gateway_request_duration_seconds",
+			Help:    "Time from a request's header to the end of its answer.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"namespace", "route"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_upstream_failures_total",
+			Help: "Failures at backends: connect for each endpoint that could not be connected to, else the code that the client got."}, []string{"namespace", "service", "reason"}),
+		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_stream_connections_total",
+			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_requests_in_flight", Help: "HTTP requests under way."}),
+		reloads:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_route_changes_total", Help: "How often changed routes were taken in."}),
+		rules:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_rules", Help: "Rules that can get requests."}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.inFlight, m.reloads, m.rules} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register gateway metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) reloaded(rules int) {
+	m.reloads.Inc()
+	m.rules.Set(float64(rules))
+}
+
+// request counts a request that is done. Looking series up by their labels
+// would cost more than the rest of what the gateway does for a small request,
+// so those of a rule stand beside it.
+func (m *metrics) request(t *transaction, code int, took time.Duration) {
+	method := methodLabel(t.view.Method)
+	if t.site == nil {
+		m.requests.WithLabelValues("", "", method, strconv.Itoa(code)).Inc()
+		m.duration.WithLabelValues("", "").Observe(took.Seconds())
+		return
+	}
+	route := t.rule.Ref().Key
+	// A route that went meanwhile must not get its series back.
+	if _, ok := t.g.config.Load().live[route]; !ok {
+		route = model.Key{}
+	}
+	t.site.series.get(m, route, method, code).observe(took)
+}
+
+// series are the metrics of a rule that have been in use.
+type series struct{ list atomic.Pointer[[]*counted] }
+
+// counted are the metrics of one sort of request.
+type counted struct {
+	route    model.Key
+	method   string
+	code     int
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+func (c *counted) observe(took time.Duration) {
+	c.requests.Inc()
+	c.duration.Observe(took.Seconds())
+}
+
+// get finds the metrics of a sort, of which a rule has few.
+func (s *series) get(m *metrics, route model.Key, method string, code int) *counted {
+	list := s.list.Load()
+	if list != nil {
+		for _, c := range *list {
+			if c.code == code && c.method == method && c.route == route {
+				return c
+			}
+		}
+	}
+	c := &counted{route, method, code, m.requests.WithLabelValues(route.Namespace, route.Name, method, strconv.Itoa(code)),
+		m.duration.WithLabelValues(route.Namespace, route.Name)}
+	if list == nil {
+		s.list.CompareAndSwap(nil, &[]*counted{c})
+	} else if longer := append(slices.Clip(*list), c); len(longer) <= maxSeries {
+		s.list.CompareAndSwap(list, &longer) // whoever lost adds it with the next request
+	}
+	return c
+}
+
+// maxSeries bounds what is looked through for each request: backends can answer
+// with any code.
+const maxSeries = 32
+
+// methodLabel bounds what clients can make up. It returns its own text, for
+// what it is given may be a view.
+func methodLabel(method string) string {
+	for _, known := range [...]string{http.MethodGet, http.MethodPost, http.MethodHead, http.MethodPut, http.MethodDelete, http.MethodPatch,
+		http.MethodOptions, http.MethodConnect, http.MethodTrace} {
+		if method == known {
+			return known
+		}
+	}
+	return "OTHER"
+}
+
+func (m *metrics) endpointFailed(k upstream.Key, why, _ string) {
+	m.failures.WithLabelValues(k.Service.Namespace, k.Service.Name, why).Inc()
+}
+
+func (m *metrics) upstreamFailed(svc model.Key, status int) {
+	m.failures.WithLabelValues(svc.Namespace, svc.Name, strconv.Itoa(status)).Inc()
+}
+
+func (m *metrics) connectionEnded(r *model.StreamRoute, err error) {
+	result := "ok"
+	switch {
+	case errors.Is(err, upstream.ErrNoEndpoints), errors.Is(err, upstream.ErrNoService), errors.Is(err, upstream.ErrNoPort):
+		result = "no_endpoint"
+	case err != nil:
+		result = "connect_failed"
+	}
+	m.connections.WithLabelValues(r.Namespace, r.Name, r.Protocol.String(), result).Inc()
+}
+
+// forget drops the series of objects that are gone.
+func (m *metrics) forget(prev, next *state.Snapshot) {
+	for d := range state.Diff(prev.Routes, next.Routes) {
+		if !d.HasNew {
+			m.forgetRoute(d.Key)
+		}
+	}
+	for d := range state.Diff(prev.Streams, next.Streams) {
+		if !d.HasNew {
+			m.forgetRoute(d.Key)
+		}
+	}
+	for d := range state.Diff(prev.Services, next.Services) {
+		if !d.HasNew {
+			m.forgetService(d.Key)
+		}
+	}
+}
+
+func (m *metrics) forgetRoute(ref model.Ref) {
+	labels := prometheus.Labels{"namespace": ref.Namespace, "route": ref.Name}
+	m.requests.DeletePartialMatch(labels)
+	m.duration.DeletePartialMatch(labels)
+	m.connections.DeletePartialMatch(labels)
+}
+
+func (m *metrics) forgetService(k model.Key) {
+	m.failures.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "service": k.Name})
+}

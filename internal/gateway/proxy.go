@@ -1,0 +1,240 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/request"
+)
+
+// netHandler is where net/http hands requests over that came by HTTP/2.
+type netHandler struct {
+	g      *Gateway
+	secure bool
+}
+
+// ServeHTTP implements http.Handler.
+func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n := &netClient{request: r, answers: &recorder{ResponseWriter: w}}
+	n.gone = func() bool { return r.Context().Err() == context.Canceled }
+	t := &transaction{g: h.g, client: n, target: r.RequestURI, protocol: r.Proto, bodyLength: r.ContentLength,
+		grpc: r.ProtoMajor >= 2 && isGRPC(r.Header.Get("Content-Type"))}
+	t.view = request.View{Method: r.Method, Authority: r.Host, Header: r.Header, TLS: h.secure}
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		t.view.Peer = ap.Addr().Unmap()
+	}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		t.view.Port = portOf(a)
+	}
+	t.begin()
+	defer func() {
+		// The proxy panics with http.ErrAbortHandler to cut an answer off that
+		// cannot be finished; the server takes it from there.
+		cut := recover()
+		if cut != nil && t.failure == "" {
+			t.failure = "the answer was cut off"
+		}
+		t.finished()
+		if cut != nil {
+			panic(cut)
+		}
+	}()
+	if !isTarget(t.target) {
+		t.fail(http.StatusBadRequest, "the request target has a space or a control character")
+		return
+	}
+	t.serve()
+}
+
+// isTarget refuses what would end a target in a request line: frames carry any
+// byte, and net/http leaves spaces in a query alone. Everything else is judged
+// where the path is normalised.
+func isTarget(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// netClient is a client as net/http shows it.
+type netClient struct {
+	request *http.Request
+	answers *recorder
+	gone    func() bool
+}
+
+// sent implements client.
+func (n *netClient) sent() (int, int64) { return n.answers.status, n.answers.bytes }
+
+// closeAfter implements client.
+func (n *netClient) closeAfter() { n.answers.Header().Set("Connection", "close") }
+
+// answer implements client.
+func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {
+	h := n.answers.Header()
+	for _, f := range header {
+		h.Set(f.Name, f.Value)
+	}
+	n.answers.WriteHeader(status)
+	if n.request.Method != http.MethodHead && body != "" {
+		_, _ = io.WriteString(n.answers, body) // the client may be gone
+	}
+}
+
+// proxy implements client. httputil.ReverseProxy does the part of HTTP that
+// every proxy has in common: hop-by-hop headers, trailers, interim answers.
+func (n *netClient) proxy(t *transaction, b *backend) {
+	x, r := &t.exchange, n.request
+	call := t.call(b)
+	if !call.Deadline.IsZero() {
+		ctx, cancel := context.WithDeadline(r.Context(), call.Deadline)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		body := r.Body
+		if x.MaxBody > 0 {
+			body = http.MaxBytesReader(n.answers.ResponseWriter, body, x.MaxBody)
+		}
+		r = r.WithContext(r.Context())
+		r.Body = clientBody{body}
+	}
+	p := httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) { t.rewrite(p) },
+		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
+			resp, err := b.pool.RoundTrip(out, call)
+			if err == nil {
+				t.endpoint = resp.Request.URL.Host
+			}
+			return resp, err
+		}),
+		BufferPool: t.g.buffers,
+		ErrorLog:   t.g.discard,
+		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			if n.gone() {
+				err = http1.ErrGone
+			}
+			t.proxyFailed(err)
+		},
+	}
+	p.ModifyResponse = func(resp *http.Response) error {
+		// Nothing waits in a buffer. An answer without body is not flushed
+		// apart from its end: a gRPC status in headers only needs both at once.
+		if resp.ContentLength != 0 {
+			p.FlushInterval = -1
+		}
+		return nil
+	}
+	p.ServeHTTP(n.answers, r)
+}
+
+// rewrite makes the request that the backend gets.
+func (t *transaction) rewrite(p *httputil.ProxyRequest) {
+	x := &t.exchange
+	// Opaque is sent as it is: the very path that was matched.
+	// The transport may outlive the exchange, and so what the strings are views of.
+	p.Out.URL = &url.URL{Opaque: strings.Clone(x.Path), RawQuery: strings.Clone(x.Query)}
+	p.Out.Host = strings.Clone(t.view.Authority)
+	p.Out.Trailer = p.In.Trailer // is filled while the body is read
+	for name := range p.Out.Header {
+		if filter.Spoofs(name) {
+			delete(p.Out.Header, name)
+		}
+	}
+	for _, c := range x.Header {
+		if c.Value == "" {
+			delete(p.Out.Header, c.Name)
+			continue
+		}
+		p.Out.Header[c.Name] = []string{strings.Clone(c.Value)}
+	}
+}
+
+// mayUpgrade lets a client switch to WebSocket and the like, but not to
+// another HTTP or to TLS: what it then sent to the backend would pass by the
+// router and the filters ("h2c smuggling"). A server may ignore an Upgrade
+// (RFC 9110, 7.8).
+func mayUpgrade(value string) bool {
+	for name := range strings.SplitSeq(value, ",") {
+		name, _, _ = strings.Cut(strings.TrimSpace(name), "/")
+		switch strings.ToLower(name) {
+		case "h2c", "h2", "http", "tls":
+			return false
+		}
+	}
+	return value != ""
+}
+
+// clientBody tells failures of the client's from those of a backend.
+type clientBody struct{ io.ReadCloser }
+
+func (b clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	switch {
+	case err == nil || err == io.EOF || errors.Is(err, http1.ErrClient) || errors.Is(err, http1.ErrBodyTooLarge):
+	case errors.As(err, new(*http.MaxBytesError)):
+		err = http1.ErrBodyTooLarge
+	default:
+		err = fmt.Errorf("%w: %w", http1.ErrClient, err)
+	}
+	return n, err
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// bufferPool implements httputil.BufferPool.
+type bufferPool struct{ pool *sync.Pool }
+
+func newBufferPool() bufferPool {
+	return bufferPool{&sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+}
+
+// Get implements httputil.BufferPool.
+func (p bufferPool) Get() []byte { return *p.pool.Get().(*[]byte) }
+
+// Put implements httputil.BufferPool.
+func (p bufferPool) Put(b []byte) { p.pool.Put(&b) }
+
+// recorder remembers the status and size of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// Unwrap is for http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.bytes += int64(n)
+	return n, err
+}

@@ -1,0 +1,85 @@
+package request
+
+import (
+	"errors"
+	"strings"
+
+	"fairway.dev/fairway/internal/httppath"
+)
+
+// ErrAmbiguousPath means that a backend could read a path differently than the
+// gateway does.
+var ErrAmbiguousPath = errors.New("path could be read in two ways")
+
+// ParsePath returns the normal form of the escaped path of a request (see
+// [httppath.Normalize]). It refuses paths that are known to be read in two
+// ways: dot segments that only appear when "%2F" or "%5C" is decoded or when
+// path parameters (";...") are dropped, and NUL.
+func ParsePath(escaped string) (string, error) {
+	path, err := httppath.Normalize(escaped)
+	if err != nil {
+		return "", err
+	}
+	if hidesDots(path) || strings.Contains(path, "%00") {
+		return "", ErrAmbiguousPath
+	}
+	return path, nil
+}
+
+// ParseRewritten returns the normal form of a path that a rewrite made. A dot
+// segment in it is an error and not resolved: it was pieced together behind
+// the back of the rule that matched, to leave the directory that the rewrite
+// meant (the class of CVE-2026-67309).
+func ParseRewritten(escaped string) (string, error) {
+	if escaped == "" || escaped[0] != '/' {
+		escaped = "/" + escaped
+	}
+	for rest := escaped[1:]; ; {
+		segment, more, ok := strings.Cut(rest, "/")
+		if isDots(decodeDots(segment)) {
+			return "", ErrAmbiguousPath
+		}
+		if !ok {
+			return ParsePath(escaped)
+		}
+		rest = more
+	}
+}
+
+// hidesDots reports whether a segment of a normal path would hold a dot
+// segment once its escaped separators or parameters are taken for such.
+func hidesDots(path string) bool {
+	if !strings.Contains(path, "..") && !strings.Contains(path, "/.;") && !strings.Contains(path, "%") {
+		return false
+	}
+	for rest := path; rest != ""; {
+		var piece string
+		piece, rest = cutPiece(rest)
+		if name, _, _ := strings.Cut(piece, ";"); isDots(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// cutPiece splits at the next "/", "%2F" or "%5C".
+func cutPiece(s string) (piece, rest string) {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return s[:i], s[i+1:]
+		}
+		if s[i] == '%' && len(s) >= i+3 && (s[i:i+3] == "%2F" || s[i:i+3] == "%5C") {
+			return s[:i], s[i+3:]
+		}
+	}
+	return s, ""
+}
+
+func isDots(s string) bool { return s == "." || s == ".." }
+
+func decodeDots(s string) string {
+	if !strings.Contains(s, "%2") {
+		return s
+	}
+	return strings.NewReplacer("%2e", ".", "%2E", ".").Replace(s)
+}

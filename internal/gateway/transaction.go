@@ -1,0 +1,279 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/request"
+	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/gateway/upstream"
+)
+
+// statusClientGone is nginx's code for a client that did not wait; it only
+// shows in logs and metrics.
+const statusClientGone = 499
+
+// client is the side of an exchange that asked: an engine's view of it.
+type client interface {
+	// answer sends an answer of the gateway's own. It is called once at most,
+	// and not after proxy has begun to answer.
+	answer(t *transaction, status int, header []http1.Field, body string)
+	// proxy sends the request to a backend and its answer to the client. It
+	// calls proxyFailed if that fails.
+	proxy(t *transaction, b *backend)
+	// sent returns the status and the length of the body sent so far.
+	sent() (status int, bytes int64)
+	// closeAfter makes the answer the last one of the client's connection,
+	// where connections carry one request at a time.
+	closeAfter()
+}
+
+// transaction is one request on its way through the gateway, whichever engine
+// read it.
+type transaction struct {
+	g      *Gateway
+	client client
+	start  time.Time
+	view   request.View
+	// target is the request target, and protocol the version, as the client
+	// sent them.
+	target, protocol string
+	bodyLength       int64 // -1 if it is not known yet
+	grpc             bool
+
+	id       string
+	idSpace  [32]byte
+	rule     *router.Rule
+	site     *site
+	pool     *upstream.Pool
+	exchange filter.Exchange
+	endpoint string // that answered
+	failure  string // why the gateway answered itself, for the log
+	status   int    // what the log and metrics should tell; 0 for what was sent
+}
+
+// begin readies a transaction for a request, of which the engine has filled in
+// what it knows.
+func (t *transaction) begin() {
+	t.start = time.Now()
+	t.g.metrics.inFlight.Inc()
+	t.g.trust.Resolve(&t.view)
+	var ok bool
+	if t.id, ok = filter.RequestID(&t.view); !ok {
+		filter.NewRequestID(&t.idSpace)
+		t.id = http1.Text(t.idSpace[:])
+	}
+}
+
+// finished counts and logs a request that is done.
+func (t *transaction) finished() {
+	t.g.metrics.inFlight.Dec()
+	took := time.Since(t.start)
+	status, bytes := t.client.sent()
+	if t.status != 0 {
+		status = t.status
+	} else if status == 0 {
+		status = http.StatusOK
+	}
+	t.g.metrics.request(t, status, took)
+	if t.g.access != nil {
+		t.g.access.write(t, status, bytes, took)
+	}
+}
+
+func (t *transaction) serve() {
+	c := t.g.config.Load()
+	if c == nil {
+		t.fail(http.StatusServiceUnavailable, "the gateway is starting and does not know its routes yet")
+		return
+	}
+	if t.view.Method == http.MethodConnect {
+		t.fail(http.StatusMethodNotAllowed, "CONNECT is not supported")
+		return
+	}
+	if err := t.normalise(); err != nil {
+		t.fail(http.StatusBadRequest, err.Error())
+		return
+	}
+	match, ok := c.router.Match(&t.view)
+	if !ok {
+		t.fail(http.StatusNotFound, "no route for this host and path")
+		return
+	}
+	t.rule = match.Rule
+	t.site = &c.sites[match.Rule.ID]
+	t.exchange = filter.Exchange{
+		View: &t.view, Match: match, BodyLength: t.bodyLength, RequestID: t.id,
+		Path: t.view.Path, Query: t.view.Query, Header: t.exchange.Header[:0],
+	}
+	if a := t.site.chain.Apply(&t.exchange); a != nil {
+		t.give(a)
+		return
+	}
+	if canary := t.site.canaries.Choose(&t.view); canary != nil {
+		t.rule = canary
+		t.site = &c.sites[canary.ID]
+	}
+	b := t.site.pick()
+	if b == nil {
+		t.fail(http.StatusServiceUnavailable, "the route has no backend")
+		return
+	}
+	t.pool = b.pool
+	filter.Forward(&t.exchange)
+	t.client.proxy(t, b)
+}
+
+// normalise reads method, host and path from what the client sent. net/http's
+// own reading of the path is not used: it decodes %2F.
+func (t *transaction) normalise() error {
+	if err := request.CheckMethod(t.view.Method); err != nil {
+		return err
+	}
+	target := t.target
+	if !strings.HasPrefix(target, "/") {
+		scheme, rest, ok := strings.Cut(target, "://") // absolute form (RFC 9112, 3.2.2)
+		if !ok {
+			return errors.New("request target is not a path")
+		}
+		if !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+			return fmt.Errorf("scheme %q of the request target is neither http nor https", scheme)
+		}
+		i := strings.IndexAny(rest, "/?")
+		authority := rest
+		switch {
+		case i < 0:
+			target = "/"
+		case rest[i] == '/':
+			authority, target = rest[:i], rest[i:]
+		default:
+			authority, target = rest[:i], "/"+rest[i:]
+		}
+		t.view.Authority = authority // goes before the Host header
+	}
+	var err error
+	if t.view.Host, _, err = request.ParseHost(t.view.Authority); err != nil {
+		return err
+	}
+	path, query, _ := strings.Cut(target, "?")
+	t.view.Query = query
+	t.view.Path, err = request.ParsePath(path)
+	return err
+}
+
+// give answers for a filter.
+func (t *transaction) give(a *filter.Answer) {
+	if a.Location == "" {
+		t.fail(a.Status, a.Reason)
+		return
+	}
+	t.answer(a.Status, "", http1.Field{Name: "Location", Value: a.Location})
+}
+
+// fail answers with an error, in a line of plain text.
+func (t *transaction) fail(status int, reason string) {
+	t.failure = reason
+	if status == http.StatusServiceUnavailable {
+		t.answer(status, reason, http1.Field{Name: "Retry-After", Value: "1"})
+		return
+	}
+	t.answer(status, reason)
+}
+
+func (t *transaction) answer(status int, reason string, header ...http1.Field) {
+	header = append(header, http1.Field{Name: "X-Request-Id", Value: t.id})
+	if t.grpc && status >= 400 {
+		t.answerGRPC(status, reason, header)
+		return
+	}
+	header = append(header, http1.Field{Name: "Content-Type", Value: "text/plain; charset=utf-8"}, http1.Field{Name: "X-Content-Type-Options", Value: "nosniff"})
+	line := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	if reason != "" {
+		line += ": " + reason
+	}
+	t.client.answer(t, status, header, fmt.Sprintf("%s\nrequest id %s\n", line, t.id))
+}
+
+func isGRPC(contentType string) bool { return strings.HasPrefix(contentType, "application/grpc") }
+
+// answerGRPC answers with a gRPC status in headers only ("Trailers-Only" of the
+// gRPC protocol), by the table in grpc's http-grpc-status-mapping.md.
+func (t *transaction) answerGRPC(status int, reason string, header []http1.Field) {
+	code := "2" // UNKNOWN
+	switch status {
+	case http.StatusBadRequest:
+		code = "13" // INTERNAL
+	case http.StatusForbidden:
+		code = "7" // PERMISSION_DENIED
+	case http.StatusNotFound:
+		code = "12" // UNIMPLEMENTED
+	case http.StatusRequestEntityTooLarge:
+		code = "8" // RESOURCE_EXHAUSTED
+	case http.StatusBadGateway, http.StatusServiceUnavailable:
+		code = "14" // UNAVAILABLE
+	case http.StatusGatewayTimeout:
+		code = "4" // DEADLINE_EXCEEDED
+	}
+	t.status = status
+	t.client.answer(t, http.StatusOK, append(header,
+		http1.Field{Name: "Content-Type", Value: "application/grpc"},
+		http1.Field{Name: "Grpc-Status", Value: code},
+		http1.Field{Name: "Grpc-Message", Value: fmt.Sprintf("%s (request id %s)", reason, t.id)}), "")
+}
+
+// call is how the exchange is sent.
+func (t *transaction) call(b *backend) upstream.Call {
+	x := &t.exchange
+	c := upstream.Call{
+		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
+		ReadTimeout: x.Read, SendTimeout: x.Send,
+	}
+	if x.Total > 0 {
+		c.Deadline = t.start.Add(x.Total)
+	}
+	return c
+}
+
+// proxyFailed answers for a backend that did not.
+func (t *transaction) proxyFailed(err error) {
+	var timeout net.Error
+	status, _ := t.client.sent()
+	switch {
+	case errors.Is(err, http1.ErrBodyTooLarge):
+		t.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request body is larger than %d bytes", t.exchange.MaxBody))
+	case status != 0:
+		t.failure = err.Error() // the answer has begun; it is cut off
+	case errors.Is(err, http1.ErrGone):
+		t.failure = "the client did not wait"
+		t.status = statusClientGone
+	case errors.Is(err, http1.ErrClient):
+		t.client.closeAfter()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.fail(http.StatusRequestTimeout, "the request body did not come in time")
+		} else {
+			t.fail(http.StatusBadRequest, "the request body broke off")
+		}
+	case errors.Is(err, upstream.ErrNoService), errors.Is(err, upstream.ErrNoPort), errors.Is(err, upstream.ErrNoEndpoints):
+		t.fail(http.StatusServiceUnavailable, err.Error())
+	case errors.As(err, new(*upstream.DialError)):
+		t.fail(http.StatusBadGateway, "no connection to the backend")
+	case errors.Is(err, upstream.ErrTimeout), errors.As(err, &timeout) && timeout.Timeout():
+		t.fail(http.StatusGatewayTimeout, "the backend did not answer in time")
+	default:
+		t.fail(http.StatusBadGateway, "the backend broke off or did not speak its protocol")
+	}
+	if t.status != 0 {
+		status = t.status
+	} else {
+		status, _ = t.client.sent()
+	}
+	t.g.metrics.upstreamFailed(t.pool.Key().Service, status)
+	t.g.logger.Debug("request failed", "requestId", t.id, "route", t.rule.Ref().String(), "service", t.pool.Key().Service.String(), "error", err)
+}

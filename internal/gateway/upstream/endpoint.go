@@ -1,0 +1,129 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// Connections kept per endpoint, and how long they are kept without use: less
+// than the 75 s after which nginx closes them from its side.
+const (
+	maxIdleConns    = 256
+	idleConnTimeout = 60 * time.Second
+)
+
+// maxResponseHeader leaves room for large authentication headers.
+const maxResponseHeader = 256 << 10
+
+// endpoint is one address that requests go to.
+type endpoint struct {
+	addr string // "address:port" or "name:port"
+	dial dialFunc
+
+	inflight atomic.Int64
+	removed  atomic.Bool
+
+	strikes   atomic.Int32 // requests in a row without an answer
+	ejections atomic.Int32 // in a row
+	unreached atomic.Bool  // whether one of these was for a connection that could not be opened
+	ejected   atomic.Int64 // until when, in Unix nanoseconds; 0 for not
+
+	mu         sync.Mutex
+	transports [protocols]*http.Transport
+	idle       [protocols][]*http1.Backend // kept connections, in the order of their last use
+	reaper     *time.Timer                 // nil while none are kept
+}
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// connectTimeoutKey carries a route's own connect timeout to the dialer.
+type connectTimeoutKey struct{}
+
+func (e *endpoint) connect(ctx context.Context, network string) (net.Conn, error) {
+	if d, ok := ctx.Value(connectTimeoutKey{}).(time.Duration); ok && d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	conn, err := e.dial(ctx, network, e.addr)
+	if err != nil {
+		return nil, &DialError{e.addr, err}
+	}
+	return conn, nil
+}
+
+// transport returns the connections of one protocol; they are made on first use.
+func (e *endpoint) transport(p protocol) *http.Transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t := e.transports[p]; t != nil {
+		return t
+	}
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return e.connect(ctx, network)
+		},
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    maxIdleConns,
+		IdleConnTimeout:        idleConnTimeout,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		Protocols:              new(http.Protocols),
+	}
+	switch p {
+	case h2c:
+		t.Protocols.SetUnencryptedHTTP2(true)
+	case h2:
+		t.Protocols.SetHTTP2(true)
+	default:
+		t.Protocols.SetHTTP1(true)
+	}
+	if p.scheme() == "https" {
+		t.TLSClientConfig = backendTLS()
+	}
+	e.transports[p] = t
+	return t
+}
+
+func (e *endpoint) acquire() { e.inflight.Add(1) }
+
+// release ends a use of the endpoint; the last one after its removal closes
+// the connections that are left.
+func (e *endpoint) release() {
+	if e.inflight.Add(-1) == 0 && e.removed.Load() {
+		e.closeIdle()
+	}
+}
+
+// remove keeps new requests from the endpoint's connections being kept.
+func (e *endpoint) remove() {
+	e.removed.Store(true)
+	e.closeIdle()
+}
+
+func (e *endpoint) closeIdle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.transports {
+		if t != nil {
+			t.CloseIdleConnections()
+		}
+	}
+	for i, list := range e.idle {
+		for _, b := range list {
+			b.Close()
+		}
+		e.idle[i] = nil
+	}
+	if e.reaper != nil {
+		e.reaper.Stop()
+		e.reaper = nil
+	}
+}

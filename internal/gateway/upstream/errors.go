@@ -1,0 +1,40 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// Why a request or connection could not be handed to a backend.
+var (
+	// ErrNoService and ErrNoPort mean that a route names a Service, or a port
+	// of it, that does not exist.
+	ErrNoService = errors.New("service does not exist")
+	ErrNoPort    = errors.New("service has no such port")
+	// ErrNoEndpoints means that no endpoint is ready.
+	ErrNoEndpoints = errors.New("no endpoint is ready")
+	// ErrTimeout means that a backend took longer than it may.
+	ErrTimeout = http1.ErrTimeout
+)
+
+// DialError means that no connection to an endpoint could be opened, so that
+// nothing was sent.
+type DialError struct {
+	Endpoint string
+	Err      error
+}
+
+// Error implements error.
+func (e *DialError) Error() string {
+	return fmt.Sprintf("connect to endpoint %s: %v", e.Endpoint, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *DialError) Unwrap() error { return e.Err }
+
+func isDialError(err error) bool {
+	var dial *DialError
+	return errors.As(err, &dial)
+}

@@ -1,0 +1,92 @@
+package upstream
+
+import (
+	"errors"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// Ejection of an endpoint doubles from ejectMin to ejectMax each time that it is ejected again before it has served.
+const (
+	ejectMin = time.Second
+	ejectMax = 30 * time.Second
+)
+
+// trialTime is how long the one request that an endpoint gets after its ejection has for showing that it serves again,
+// before another one is risked.
+const trialTime = 5 * time.Second
+
+// maxStrikes is how many requests in a row an endpoint may leave unanswered before it is ejected. Answers count as such
+// whatever their status: readiness probes judge the application, not its clients.
+const maxStrikes = 5
+
+// unreachable ejects an endpoint that could not be connected to.
+func (e *endpoint) unreachable(now time.Time) {
+	e.unreached.Store(true)
+	e.eject(now)
+}
+
+// unanswered notes that a request was sent in vain, and reports whether the endpoint is ejected for it.
+func (e *endpoint) unanswered(now time.Time) bool {
+	if e.strikes.Add(1) < maxStrikes {
+		return false
+	}
+	e.eject(now)
+	return true
+}
+
+func (e *endpoint) eject(now time.Time) {
+	n := e.ejections.Add(1)
+	d := min(ejectMin<<min(n-1, 8), ejectMax)
+	e.ejected.Store(now.Add(d).UnixNano())
+}
+
+// succeeded forgets what went wrong before. It writes only if something did.
+func (e *endpoint) succeeded() {
+	if e.strikes.Load() != 0 {
+		e.strikes.Store(0)
+	}
+	if e.ejections.Load() != 0 {
+		e.ejections.Store(0)
+		e.unreached.Store(false)
+		e.ejected.Store(0)
+	}
+}
+
+// admits reports whether the endpoint may be given a request. Once an ejection is over that is one request, whose end
+// decides about the others: many would wait together for an endpoint that is still gone.
+func (e *endpoint) admits(now time.Time) bool {
+	until := e.ejected.Load()
+	if until == 0 {
+		return true
+	}
+	return now.UnixNano() >= until && e.ejected.CompareAndSwap(until, now.Add(trialTime).UnixNano())
+}
+
+// healthy reports whether nothing speaks against the endpoint.
+func (e *endpoint) healthy() bool { return e.ejected.Load() == 0 }
+
+// blame notes a failed attempt at an endpoint, and reports whether nothing was sent to it.
+func (p *Pool) blame(e *endpoint, err error) (dialFailed bool) {
+	now := time.Now()
+	if isDialError(err) {
+		e.unreachable(now)
+		p.tell("connect", e)
+		return true
+	}
+	if !clientsFault(err) && e.unanswered(now) {
+		p.tell("ejected", e)
+	}
+	return false
+}
+
+func (p *Pool) tell(why string, e *endpoint) {
+	if p.onFailure != nil {
+		p.onFailure(p.key, why, e.addr)
+	}
+}
+
+func clientsFault(err error) bool {
+	return errors.Is(err, http1.ErrClient) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge)
+}

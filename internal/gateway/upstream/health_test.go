@@ -1,0 +1,130 @@
+package upstream
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/state"
+)
+
+func TestEjectionGrows(t *testing.T) {
+	e, now := &endpoint{}, time.Now()
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		e.unreachable(now)
+		if got := time.Unix(0, e.ejected.Load()).Sub(now).Round(time.Second); got != want*time.Second {
+			t.Errorf("ejected for %v, want %v", got, want*time.Second)
+		}
+	}
+	e.succeeded()
+	if !e.healthy() || !e.admits(now) {
+		t.Error("still ejected after a success")
+	}
+	e.unreachable(now)
+	if got := time.Unix(0, e.ejected.Load()).Sub(now).Round(time.Second); got != time.Second {
+		t.Errorf("ejected for %v after it had served, want 1s", got)
+	}
+}
+
+// TestTrial: after its ejection an endpoint gets one request, and the others once that has succeeded.
+func TestTrial(t *testing.T) {
+	e, now := &endpoint{}, time.Now()
+	e.unreachable(now)
+	if e.admits(now.Add(ejectMin - time.Millisecond)) {
+		t.Fatal("admitted while it is ejected")
+	}
+	now = now.Add(ejectMin)
+	if !e.admits(now) {
+		t.Fatal("not tried after its ejection")
+	}
+	if e.admits(now.Add(trialTime - time.Millisecond)) {
+		t.Error("a second request is risked while the first is under way")
+	}
+	if !e.admits(now.Add(trialTime)) {
+		t.Error("a trial without outcome keeps the endpoint out for ever")
+	}
+	e.succeeded()
+	for range 2 {
+		if !e.admits(now) {
+			t.Error("not back after it has served")
+		}
+	}
+}
+
+func TestStrikes(t *testing.T) {
+	var told []string
+	p := &Pool{onFailure: func(_ Key, why, _ string) { told = append(told, why) }}
+	e := &endpoint{}
+	broken := errors.New("broken")
+	for range maxStrikes - 1 {
+		p.blame(e, broken)
+	}
+	e.succeeded()
+	for range maxStrikes - 1 {
+		p.blame(e, ErrTimeout)
+		p.blame(e, http1.ErrGone) // not the endpoint's fault
+	}
+	if !e.healthy() || len(told) != 0 {
+		t.Fatalf("ejected after %d failures in a row: %v", maxStrikes-1, told)
+	}
+	if p.blame(e, broken); e.healthy() || len(told) != 1 || told[0] != "ejected" {
+		t.Errorf("healthy %v after %d failures in a row: %v", e.healthy(), maxStrikes, told)
+	}
+	if !p.blame(e, &DialError{"a", broken}) || told[len(told)-1] != "connect" {
+		t.Errorf("a failed connection: %v", told)
+	}
+}
+
+// TestAllEjected: with nobody left, those that can at least be connected to share the load.
+func TestAllEjected(t *testing.T) {
+	s := NewSet(Options{})
+	s.Sync(map[Key]struct{}{webKey: {}}, put(state.New(), httpPort, "10.0.0.1", "10.0.0.2", "10.0.0.3"))
+	p, now := s.Pool(webKey), time.Now()
+	all := p.members.Load().endpoints
+	all[0].unreachable(now)
+	for _, e := range all[1:] {
+		for range maxStrikes {
+			e.unanswered(now)
+		}
+	}
+	counts := map[*endpoint]int{}
+	for range 300 {
+		e, err := p.pick(nil, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[e]++
+	}
+	if counts[all[0]] != 0 || counts[all[1]] < 90 || counts[all[2]] < 90 {
+		t.Errorf("%d for the one that is gone, %d and %d for the others", counts[all[0]], counts[all[1]], counts[all[2]])
+	}
+	if e, _ := p.pick(all[1:], now); e != all[0] {
+		t.Error("the last one is not tried")
+	}
+}
+
+func TestBudget(t *testing.T) {
+	var b budget
+	now := time.Now()
+	take := func(requests uint64) (n int) {
+		for b.take(requests, now) {
+			n++
+		}
+		return n
+	}
+	if n := take(0); n != budgetMax {
+		t.Errorf("%d at once, want %d", n, budgetMax)
+	}
+	if n := take(50); n != 10 {
+		t.Errorf("%d for 50 requests, want 10", n)
+	}
+	now = now.Add(2 * time.Second)
+	if n := take(50); n != 20 {
+		t.Errorf("%d for 2 seconds, want 20", n)
+	}
+	now = now.Add(time.Hour)
+	if n := take(1e6); n != budgetMax {
+		t.Errorf("%d after a long time, want %d", n, budgetMax)
+	}
+}

@@ -1,0 +1,212 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// tlsHandshakeTimeout limits a handshake with a backend.
+const tlsHandshakeTimeout = 10 * time.Second
+
+// trustedIdle is how long a kept connection counts as open unasked: a backend
+// that closes idle ones does so after seconds.
+const trustedIdle = time.Second
+
+// Lease is a connection to an endpoint that has begun to answer.
+type Lease struct {
+	*http1.Backend
+	// Endpoint is the endpoint's address.
+	Endpoint string
+
+	endpoint *endpoint
+	protocol protocol
+}
+
+// HTTP1 reports whether the pool's endpoints are spoken to by HTTP/1.1, so
+// that [Pool.Send] can be used. A client that wants to switch protocols needs
+// HTTP/1.1 whatever the endpoints speak.
+func (p *Pool) HTTP1(call Call, upgrade bool) bool {
+	return upgrade || !protocolOf(call.Protocol, p.members.Load().appProtocol).http2()
+}
+
+// Send sends the request of c, whose head is given, to an endpoint, and waits
+// for the answer to begin. If none can be connected to, or a safe request
+// without body breaks before the answer, the next is tried. End it with
+// [Pool.Done]. It is what [Pool.RoundTrip] is for net/http.
+func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
+	limits := http1.Timeouts{Answer: call.ReadTimeout, Read: call.ReadTimeout, Send: call.SendTimeout, Total: call.Deadline}
+	if limits.Answer == 0 {
+		limits.Answer = call.HeaderTimeout
+	}
+	var space [maxTries]*endpoint
+	tried := space[:0]
+	var lastErr error
+	for len(tried) < maxTries {
+		e, err := p.pick(tried, time.Now())
+		if err != nil {
+			if lastErr == nil {
+				lastErr = err
+			}
+			break
+		}
+		if e == nil {
+			break
+		}
+		tried = append(tried, e)
+		l, err := p.sendTo(e, c, head, call, limits)
+		if err == nil {
+			e.succeeded()
+			return l, nil
+		}
+		lastErr = err
+		dialFailed := p.blame(e, err)
+		if !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
+			break
+		}
+	}
+	return Lease{}, lastErr
+}
+
+// sendTo tries one endpoint; a kept connection that turns out dead does not
+// count against it.
+func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits http1.Timeouts) (Lease, error) {
+	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
+	if proto.http2() {
+		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
+	}
+	e.acquire()
+	for fresh := false; ; fresh = true {
+		b := e.kept(proto, c.Repeatable(), fresh)
+		if b == nil {
+			var err error
+			if b, err = e.open(proto, call); err != nil {
+				e.release()
+				return Lease{}, err
+			}
+		}
+		err := c.Send(b, head, limits)
+		if err == nil {
+			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
+		}
+		reused := b.Reused
+		b.Close()
+		b.Done(time.Time{})
+		if !reused || fresh || !c.MayRepeat(err, false) {
+			e.release()
+			return Lease{}, err
+		}
+	}
+}
+
+// Done ends a lease. Its connection is kept if it can serve again.
+func (p *Pool) Done(l Lease) {
+	now := time.Now()
+	if !l.Backend.Done(now) || !l.endpoint.keep(l.protocol, l.Backend, now) {
+		l.Backend.Close()
+	}
+	l.endpoint.release()
+}
+
+// open opens a connection.
+func (e *endpoint) open(proto protocol, call Call) (*http1.Backend, error) {
+	ctx := context.Background()
+	if call.ConnectTimeout > 0 {
+		ctx = context.WithValue(ctx, connectTimeoutKey{}, call.ConnectTimeout)
+	}
+	if !call.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, call.Deadline)
+		defer cancel()
+	}
+	conn, err := e.connect(ctx, "tcp")
+	if err != nil {
+		if !call.Deadline.IsZero() && time.Now().After(call.Deadline) {
+			return nil, ErrTimeout
+		}
+		return nil, err
+	}
+	if proto == https1 {
+		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
+		defer cancel()
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			conn = http1.NewWire(tcp)
+		}
+		secure := tls.Client(conn, backendTLS())
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, &DialError{e.addr, err}
+		}
+		conn = secure
+	}
+	return http1.NewBackend(conn), nil
+}
+
+// kept returns a kept connection, the one used last; nil if there is none. A
+// request that must not be sent twice gets one that is known to be open.
+func (e *endpoint) kept(proto protocol, repeatable, fresh bool) *http1.Backend {
+	if fresh {
+		return nil
+	}
+	for {
+		e.mu.Lock()
+		list := e.idle[proto]
+		if len(list) == 0 {
+			e.mu.Unlock()
+			return nil
+		}
+		b := list[len(list)-1]
+		list[len(list)-1] = nil
+		e.idle[proto] = list[:len(list)-1]
+		e.mu.Unlock()
+		age := time.Since(b.IdleSince())
+		if age < idleConnTimeout && (repeatable && age < trustedIdle || b.Alive()) {
+			return b
+		}
+		b.Close()
+	}
+}
+
+// keep keeps a connection for the next request.
+func (e *endpoint) keep(proto protocol, b *http1.Backend, now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.removed.Load() || len(e.idle[proto]) >= maxIdleConns {
+		return false
+	}
+	e.idle[proto] = append(e.idle[proto], b)
+	if e.reaper == nil {
+		e.reaper = time.AfterFunc(idleConnTimeout, e.reap)
+	}
+	return true
+}
+
+// reap closes connections that nobody has used for long.
+func (e *endpoint) reap() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reaper = nil
+	left := 0
+	for i, list := range e.idle {
+		// They stand in the order of their last use.
+		n, _ := slices.BinarySearchFunc(list, time.Now().Add(-idleConnTimeout), func(b *http1.Backend, t time.Time) int { return b.IdleSince().Compare(t) })
+		for _, b := range list[:n] {
+			b.Close()
+		}
+		e.idle[i] = slices.Delete(list, 0, n)
+		left += len(e.idle[i])
+	}
+	if left > 0 {
+		e.reaper = time.AfterFunc(idleConnTimeout/2, e.reap)
+	}
+}
+
+// backendTLS is as ingress-nginx by default: Pods seldom have certificates that
+// anybody could verify by address.
+func backendTLS() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+}

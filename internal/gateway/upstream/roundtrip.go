@@ -1,0 +1,141 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/model"
+)
+
+// Call is how one request is to be sent.
+type Call struct {
+	// Protocol is what the route asks for.
+	Protocol model.BackendProtocol
+	// ConnectTimeout limits opening a connection; 0 leaves the set's limit.
+	ConnectTimeout time.Duration
+	// HeaderTimeout limits waiting for the answer to begin once the request is
+	// sent; 0 for no limit. HTTP/2 backends are exempt: a stream may be silent.
+	HeaderTimeout time.Duration
+	// ReadTimeout limits the time between two reads of the answer, and the
+	// wait for its beginning as well; 0 for no limit.
+	ReadTimeout time.Duration
+	// SendTimeout limits the time between two writes of the request body.
+	SendTimeout time.Duration
+	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
+	// takes it from the request's context instead.
+	Deadline time.Time
+}
+
+// RoundTrip sends req, whose URL needs only path and query, to an endpoint. If
+// none can be connected to, or a safe request without body breaks before the
+// answer, the next is tried. The body of the answer is not read ahead.
+func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
+	var src *source
+	if req.Body != nil && req.Body != http.NoBody {
+		src = &source{inner: req.Body}
+	}
+	var space [maxTries]*endpoint
+	tried := space[:0]
+	var lastErr error
+	for len(tried) < maxTries {
+		e, err := p.pick(tried, time.Now())
+		if err != nil {
+			if lastErr != nil {
+				return nil, lastErr
+			}
+			return nil, err
+		}
+		if e == nil {
+			break
+		}
+		tried = append(tried, e)
+		resp, err := p.attempt(e, req, src, call)
+		if err == nil {
+			return resp, nil
+		}
+		lastErr = err
+		if !p.mayRetry(e, req, src, err) {
+			break
+		}
+	}
+	return nil, lastErr
+}
+
+// mayRetry judges a failed attempt: whether the endpoint is to blame, and
+// whether another may be asked without the request being served twice.
+func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error) bool {
+	if req.Context().Err() != nil {
+		return false
+	}
+	dialFailed := p.blame(e, err)
+	if src != nil && !src.untouched() || errors.Is(err, ErrTimeout) {
+		return false
+	}
+	return dialFailed || src == nil && http1.Safe(req.Method) && req.Header.Get("Upgrade") == "" && p.mayRepeat()
+}
+
+func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call) (*http.Response, error) {
+	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
+	if proto.http2() && req.Header.Get("Upgrade") != "" {
+		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	if call.ConnectTimeout > 0 {
+		ctx = context.WithValue(ctx, connectTimeoutKey{}, call.ConnectTimeout)
+	}
+	wait := call.ReadTimeout
+	if wait == 0 && !proto.http2() {
+		wait = call.HeaderTimeout
+	}
+	dog := newWatchdog(cancel, wait, call.SendTimeout)
+	out := req.WithContext(ctx)
+	url := *req.URL
+	url.Scheme, url.Host = proto.scheme(), e.addr
+	out.URL = &url
+	if err := prepareBody(out, src, dog); err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	e.acquire()
+	finish := func() {
+		dog.stop()
+		cancel(nil)
+		e.release()
+	}
+	resp, err := e.transport(proto).RoundTrip(out)
+	if err != nil {
+		err = causeOf(ctx, err)
+		finish()
+		return nil, err
+	}
+	e.succeeded()
+	dog.disarm(&dog.reading)
+	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish}
+	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &tunnelBody{answerBody: body, Writer: w}
+	} else {
+		resp.Body = body
+	}
+	return resp, nil
+}
+
+// prepareBody gives the attempt its view of the request body. The transport
+// may take another one by GetBody, when a kept connection turns out dead.
+func prepareBody(out *http.Request, src *source, dog *watchdog) error {
+	if src == nil {
+		out.Body, out.GetBody = nil, nil
+		dog.arm(&dog.reading, dog.read)
+		return nil
+	}
+	body, err := src.next(dog)
+	if err != nil {
+		return err
+	}
+	out.Body = body
+	out.GetBody = func() (io.ReadCloser, error) { return src.next(dog) }
+	return nil
+}

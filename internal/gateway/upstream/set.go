@@ -1,0 +1,195 @@
+package upstream
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/plan"
+	"fairway.dev/fairway/internal/state"
+)
+
+// Options configure a [Set].
+type Options struct {
+	// NodeName is the node that the gateway runs on, for topology hints.
+	// Optional.
+	NodeName string
+	// ConnectTimeout limits opening a connection; default 5 s.
+	ConnectTimeout time.Duration
+	// OnFailure is told of each endpoint that could not be connected to ("connect"), and of each that is left out for a
+	// while since it did not answer requests ("ejected"). Optional.
+	OnFailure func(pool Key, why, endpoint string)
+}
+
+// Set holds all pools.
+type Set struct {
+	options Options
+	dial    dialFunc
+
+	mu    sync.RWMutex
+	pools map[Key]*entry
+}
+
+// entry is a pool with the rows that its endpoints were made from.
+type entry struct {
+	pool    *Pool
+	made    bool
+	service *model.Service
+	set     *model.EndpointSet
+	node    *model.Node
+}
+
+// NewSet returns a set without pools.
+func NewSet(o Options) *Set {
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = 5 * time.Second
+	}
+	d := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 30 * time.Second}
+	return &Set{options: o, dial: d.DialContext, pools: map[Key]*entry{}}
+}
+
+// Pool returns a pool that [Set.Sync] was asked for; nil if it was not.
+func (s *Set) Pool(k Key) *Pool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.pools[k]; e != nil {
+		return e.pool
+	}
+	return nil
+}
+
+// Want adds pools for keys that have none yet, as of a snapshot.
+func (s *Set) Want(keys map[Key]struct{}, snap *state.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range keys {
+		if s.pools[k] == nil {
+			s.pools[k] = &entry{pool: &Pool{key: k, onFailure: s.options.OnFailure}}
+			s.refresh(s.pools[k], snap)
+		}
+	}
+}
+
+// Sync brings all pools up to a snapshot and drops those that are not among
+// keys; what is under way in them finishes.
+func (s *Set) Sync(keys map[Key]struct{}, snap *state.Snapshot) {
+	s.Want(keys, snap)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, e := range s.pools {
+		if _, wanted := keys[k]; !wanted {
+			e.pool.update(&members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)})
+			delete(s.pools, k)
+			continue
+		}
+		s.refresh(e, snap)
+	}
+}
+
+// refresh makes a pool's endpoints anew if the rows behind them changed.
+func (s *Set) refresh(e *entry, snap *state.Snapshot) {
+	svc, _ := snap.Services.Get(e.pool.key.Service)
+	set, _ := snap.Endpoints.Get(e.pool.key.Service)
+	var node *model.Node
+	if s.options.NodeName != "" {
+		node, _ = snap.Nodes.Get(s.options.NodeName)
+	}
+	if e.made && e.service == svc && e.set == set && e.node == node {
+		return
+	}
+	e.made, e.service, e.set, e.node = true, svc, set, node
+	old := map[string]*endpoint{}
+	if m := e.pool.members.Load(); m != nil {
+		for _, ep := range m.endpoints {
+			old[ep.addr] = ep
+		}
+	}
+	e.pool.update(s.members(e.pool.key, svc, set, node, old))
+}
+
+func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *model.Node, old map[string]*endpoint) *members {
+	if svc == nil {
+		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoService)}
+	}
+	port, ok := findPort(svc, k)
+	if !ok {
+		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoPort)}
+	}
+	m := &members{appProtocol: port.AppProtocol}
+	for _, addr := range addresses(svc, port, set, node) {
+		e := old[addr]
+		if e == nil {
+			e = &endpoint{addr: addr, dial: s.dial}
+		}
+		m.endpoints = append(m.endpoints, e)
+	}
+	if len(m.endpoints) == 0 {
+		m.err = fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)
+	}
+	return m
+}
+
+func addresses(svc *model.Service, port model.ServicePort, set *model.EndpointSet, node *model.Node) []string {
+	if svc.Type == model.ExternalName {
+		// The system's resolver answers, at each connection.
+		return []string{net.JoinHostPort(svc.ExternalName, strconv.Itoa(int(port.Port)))}
+	}
+	var list []string
+	for _, a := range plan.Upstreams(svc, port, set, node) {
+		list = append(list, a.String())
+	}
+	return list
+}
+
+// findPort returns the port that k names. An ExternalName Service need not
+// list its ports: there a number stands for itself.
+func findPort(svc *model.Service, k Key) (model.ServicePort, bool) {
+	for _, p := range svc.Ports {
+		if p.Protocol == k.Protocol && (k.Port.Name != "" && p.Name == k.Port.Name || k.Port.Name == "" && p.Port == k.Port.Number) {
+			return p, true
+		}
+	}
+	if svc.Type == model.ExternalName && k.Port.Name == "" && k.Port.Number != 0 {
+		return model.ServicePort{Port: k.Port.Number, Protocol: k.Protocol}, true
+	}
+	return model.ServicePort{}, false
+}
+
+// Explain says in words what is wrong with the Service that k names, with the
+// cure; "" if nothing is.
+func Explain(k Key, snap *state.Snapshot) (reason, message string) {
+	svc, ok := snap.Services.Get(k.Service)
+	if !ok {
+		return "ServiceNotFound", fmt.Sprintf("Service %s does not exist: create it or correct the name; until then clients get 503", k.Service)
+	}
+	if _, ok := findPort(svc, k); ok {
+		return "", ""
+	}
+	var have []string
+	for _, p := range svc.Ports {
+		text := fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		if p.Name != "" {
+			text += fmt.Sprintf(" (%s)", p.Name)
+		}
+		have = append(have, text)
+	}
+	want := k.Port.Name
+	if want == "" {
+		want = strconv.Itoa(int(k.Port.Number))
+	}
+	return "ServicePortNotFound", fmt.Sprintf("Service %s has no port %s/%s, it has %s: correct the port; until then clients get 503",
+		k.Service, want, k.Protocol, strings.Join(append(have, "no others")[:max(len(have), 1)], ", "))
+}
+
+// Addresses returns the endpoints of a pool, for people.
+func (p *Pool) Addresses() []string {
+	var list []string
+	for _, e := range p.members.Load().endpoints {
+		list = append(list, e.addr)
+	}
+	return list
+}

@@ -1,0 +1,104 @@
+package upstream
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+)
+
+// watchdog ends one attempt when the backend takes longer than it may for the
+// next read or write.
+type watchdog struct {
+	cancel     context.CancelCauseFunc
+	read, send time.Duration
+
+	mu               sync.Mutex
+	reading, sending *time.Timer
+	done             bool
+}
+
+func newWatchdog(cancel context.CancelCauseFunc, read, send time.Duration) *watchdog {
+	return &watchdog{cancel: cancel, read: read, send: send}
+}
+
+// arm starts or restarts a timer.
+func (w *watchdog) arm(t **time.Timer, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.done:
+	case *t == nil:
+		*t = time.AfterFunc(d, func() { w.cancel(ErrTimeout) })
+	default:
+		(*t).Reset(d)
+	}
+}
+
+func (w *watchdog) disarm(t **time.Timer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if *t != nil {
+		(*t).Stop()
+	}
+}
+
+// stop ends all waiting, for good.
+func (w *watchdog) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done = true
+	for _, t := range []*time.Timer{w.reading, w.sending} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// answerBody is a response body under the watchdog. Its end releases the
+// endpoint.
+type answerBody struct {
+	io.ReadCloser
+	dog      *watchdog
+	idle     time.Duration // between two reads; 0 for no limit
+	ctx      context.Context
+	onceDone sync.Once
+	finish   func()
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	b.dog.arm(&b.dog.reading, b.idle)
+	n, err := b.ReadCloser.Read(p)
+	b.dog.disarm(&b.dog.reading)
+	if err != nil {
+		err = causeOf(b.ctx, err)
+		if err == io.EOF {
+			b.onceDone.Do(b.finish)
+		}
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.onceDone.Do(b.finish)
+	return err
+}
+
+// tunnelBody is the body of an answer that switched protocols (101): the
+// caller writes to it as well.
+type tunnelBody struct {
+	*answerBody
+	io.Writer
+}
+
+// causeOf prefers the reason why the watchdog ended ctx over "canceled".
+func causeOf(ctx context.Context, err error) error {
+	if context.Cause(ctx) == ErrTimeout {
+		return ErrTimeout
+	}
+	return err
+}

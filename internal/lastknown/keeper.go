@@ -1,0 +1,123 @@
+package lastknown
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"fairway.dev/fairway/internal/state"
+)
+
+const (
+	// minPause is the least time between two writes.
+	minPause = 10 * time.Second
+	// maxRate bounds what is written in the long run, bytes per second: a large
+	// cluster that never rests must not wear out the node's disk.
+	maxRate = 64 << 10
+	// confirmEvery is how often an unchanged state is written with a new time.
+	confirmEvery = 10 * time.Minute
+)
+
+// Options configure a [Keeper].
+type Options struct {
+	// Dir is the state directory, of this node alone. It is made where it is
+	// missing. Required.
+	Dir string
+	// Node is the name of the node, Cluster the address of the API. Required.
+	Node, Cluster string
+	// Store has the state. Required.
+	Store *state.Store
+	// Current reports whether the API answers, so that what Store has is true
+	// now. Required.
+	Current func() bool
+	// Logger is told when the file cannot be written. Required.
+	Logger *slog.Logger
+}
+
+// Keeper writes the state to disk as it changes.
+type Keeper struct {
+	o       Options
+	written *state.Snapshot // nil for none
+	size    int
+	failing bool
+}
+
+// New returns a keeper; nothing is written before Run.
+func New(o Options) (*Keeper, error) {
+	if o.Dir == "" || o.Node == "" || o.Cluster == "" || o.Store == nil || o.Current == nil || o.Logger == nil {
+		return nil, errors.New("lastknown: Dir, Node, Cluster, Store, Current and Logger are required")
+	}
+	return &Keeper{o: o}, nil
+}
+
+// Run writes the state once it is synced, soon after it has changed, and at
+// last when ctx ends; it then returns nil. A file that cannot be written is
+// logged and tried again: it must not keep the node from its work.
+func (k *Keeper) Run(ctx context.Context) error {
+	sub := k.o.Store.Subscribe()
+	defer sub.Close()
+	confirm := time.NewTicker(confirmEvery)
+	defer confirm.Stop()
+	for {
+		again := false
+		select {
+		case <-ctx.Done():
+			k.save(false)
+			return nil
+		case <-sub.C():
+		case <-confirm.C:
+			again = true
+		}
+		if !k.save(again) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			k.save(false)
+			return nil
+		case <-time.After(k.pause()):
+		}
+	}
+}
+
+func (k *Keeper) pause() time.Duration {
+	return max(minPause, time.Duration(k.size)*time.Second/maxRate)
+}
+
+// save writes the state where it is another than what was written, or else
+// again with the present time. It reports whether it has tried to.
+func (k *Keeper) save(again bool) bool {
+	snap := k.o.Store.Snapshot()
+	if !snap.Synced || !again && !k.changed(snap) || again && !k.o.Current() {
+		return false
+	}
+	data, err := encode(snap, k.o.Node, k.o.Cluster, time.Now())
+	if err == nil {
+		err = write(k.o.Dir, data)
+	}
+	switch {
+	case err != nil && !k.failing:
+		k.o.Logger.Warn("cannot write the last known state; a restart while the API is away would know nothing", "directory", k.o.Dir, "error", err)
+	case err == nil && k.failing:
+		k.o.Logger.Info("the last known state is written again", "directory", k.o.Dir)
+	}
+	k.failing, k.size = err != nil, len(data)
+	if err == nil {
+		k.written = snap
+	}
+	return true
+}
+
+// changed reports whether a row of the kinds that are written differs.
+func (k *Keeper) changed(s *state.Snapshot) bool {
+	w := k.written
+	return w == nil || differ(w.Services, s.Services) || differ(w.Endpoints, s.Endpoints) || differ(w.Nodes, s.Nodes) || differ(w.Namespaces, s.Namespaces)
+}
+
+func differ[K comparable, V any](a, b state.Table[K, V]) bool {
+	for range state.Diff(a, b) {
+		return true
+	}
+	return false
+}

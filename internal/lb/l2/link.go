@@ -1,0 +1,249 @@
+package l2
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/ipv6"
+)
+
+// link answers on one interface.
+type link struct {
+	ifi    *net.Interface
+	logger *slog.Logger
+	arp    *packet.Conn
+	ndp    *packet.Conn
+	// groups is a socket that only joins multicast groups.
+	groups net.PacketConn
+	addrs  atomic.Pointer[map[netip.Addr]struct{}]
+	done   chan struct{}
+	fresh  chan []netip.Addr
+	wg     sync.WaitGroup
+}
+
+// openLink begins to listen on an interface, with no address yet.
+func openLink(ifi *net.Interface, logger *slog.Logger) (l *link, err error) {
+	l = &link{ifi: ifi, logger: logger.With("interface", ifi.Name), done: make(chan struct{}), fresh: make(chan []netip.Addr, 16)}
+	l.addrs.Store(&map[netip.Addr]struct{}{})
+	defer func() {
+		if err != nil {
+			l.closeSockets()
+		}
+	}()
+	if l.arp, err = packet.Listen(ifi, packet.Raw, etherTypeARP, nil); err != nil {
+		return nil, fmt.Errorf("open ARP socket: %w", err)
+	}
+	filter, err := solicitationFilter()
+	if err != nil {
+		return nil, fmt.Errorf("NDP filter: %w", err)
+	}
+	if l.ndp, err = packet.Listen(ifi, packet.Raw, etherTypeIPv6, &packet.Config{Filter: filter}); err != nil {
+		return nil, fmt.Errorf("open NDP socket: %w", err)
+	}
+	// A kernel without IPv6 can still answer ARP.
+	if l.groups, err = net.ListenPacket("udp6", "[::]:0"); err != nil {
+		l.logger.Info("no IPv6 here", "error", err)
+	}
+	l.wg.Go(func() { l.read(l.arp, l.handleARP) })
+	l.wg.Go(func() { l.read(l.ndp, l.handleNDP) })
+	l.wg.Go(l.repeat)
+	return l, nil
+}
+
+// same reports whether the link still is that interface.
+func (l *link) same(n network) bool {
+	return l.ifi.Index == n.ifi.Index && bytes.Equal(l.ifi.HardwareAddr, n.ifi.HardwareAddr)
+}
+
+func (l *link) close() {
+	close(l.done)
+	l.closeSockets()
+	l.wg.Wait()
+}
+
+func (l *link) closeSockets() {
+	for _, c := range []*packet.Conn{l.arp, l.ndp} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if l.groups != nil {
+		_ = l.groups.Close()
+	}
+}
+
+// announced are the addresses answered for, in order.
+func (l *link) announced() []netip.Addr {
+	var out []netip.Addr
+	for a := range *l.addrs.Load() {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// has reports whether the link answers for addr.
+func (l *link) has(addr netip.Addr) bool {
+	_, ok := (*l.addrs.Load())[addr]
+	return ok
+}
+
+// set makes addrs the addresses that are answered for. Those that are new are
+// announced.
+func (l *link) set(addrs []netip.Addr) error {
+	next := make(map[netip.Addr]struct{}, len(addrs))
+	var fresh []netip.Addr
+	for _, a := range addrs {
+		next[a] = struct{}{}
+		if !l.has(a) {
+			fresh = append(fresh, a)
+		}
+	}
+	old := *l.addrs.Load()
+	l.addrs.Store(&next)
+	err := l.follow(old, next)
+	for a := range old {
+		if _, ok := next[a]; !ok {
+			l.logger.Info("address is no longer announced", "address", a)
+		}
+	}
+	if len(fresh) > 0 {
+		l.logger.Info("addresses are announced", "addresses", fresh)
+		select {
+		case l.fresh <- fresh:
+		case <-l.done:
+		}
+	}
+	return err
+}
+
+// follow joins the groups in which addresses are solicited, and leaves those
+// that no address needs any more.
+func (l *link) follow(old, next map[netip.Addr]struct{}) error {
+	if l.groups == nil {
+		return nil
+	}
+	before, after := groupsOf(old), groupsOf(next)
+	conn := ipv6.NewPacketConn(l.groups)
+	for g := range before {
+		if !after[g] {
+			_ = conn.LeaveGroup(l.ifi, &net.UDPAddr{IP: g.AsSlice()}) // fails if the interface has gone
+		}
+	}
+	for g := range after {
+		if before[g] {
+			continue
+		}
+		if err := conn.JoinGroup(l.ifi, &net.UDPAddr{IP: g.AsSlice()}); err != nil {
+			return fmt.Errorf("join %s on %s: %w", g, l.ifi.Name, err)
+		}
+	}
+	return nil
+}
+
+func groupsOf(addrs map[netip.Addr]struct{}) map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	for a := range addrs {
+		if a.Is6() {
+			out[solicitedNode(a)] = true
+		}
+	}
+	return out
+}
+
+// repeat announces new addresses a few times, and all of them now and then.
+func (l *link) repeat() {
+	all := time.NewTicker(repeatEvery)
+	defer all.Stop()
+	gap := time.NewTicker(burstGap)
+	defer gap.Stop()
+	left := map[netip.Addr]int{}
+	for {
+		select {
+		case <-l.done:
+			return
+		case addrs := <-l.fresh:
+			for _, a := range addrs {
+				left[a] = burst - 1
+				l.tell(a)
+			}
+		case <-gap.C:
+			for a, n := range left {
+				if l.has(a) {
+					l.tell(a)
+				}
+				if left[a]--; n <= 1 || !l.has(a) {
+					delete(left, a)
+				}
+			}
+		case <-all.C:
+			for _, a := range l.announced() {
+				l.tell(a)
+			}
+		}
+	}
+}
+
+// tell announces an address to everybody on the link.
+func (l *link) tell(addr netip.Addr) {
+	if addr.Is6() {
+		l.send(l.ndp, allNodesMAC, unsolicited(l.ifi.HardwareAddr, addr))
+		return
+	}
+	for _, frame := range gratuitousARP(l.ifi.HardwareAddr, addr) {
+		l.send(l.arp, broadcast, frame)
+	}
+}
+
+func (l *link) send(c *packet.Conn, to net.HardwareAddr, frame []byte) {
+	if _, err := c.WriteTo(frame, &packet.Addr{HardwareAddr: to}); err != nil {
+		l.logger.Debug("cannot send", "error", err) // the link is down or gone; the next scan sees that
+	}
+}
+
+// read hands frames to handle until the link is closed.
+func (l *link) read(c *packet.Conn, handle func(frame []byte)) {
+	buffer := make([]byte, 2048)
+	for {
+		n, _, err := c.ReadFrom(buffer)
+		if err == nil {
+			handle(buffer[:n])
+			continue
+		}
+		select {
+		case <-l.done:
+			return
+		case <-time.After(100 * time.Millisecond):
+			// The interface went down, for instance. If it comes back the
+			// socket works again; if it has gone the next scan closes the link.
+		}
+	}
+}
+
+func (l *link) handleARP(frame []byte) {
+	p, ok := parseARP(frame)
+	if !ok || p.operation != arpRequest || !l.has(p.targetIP) || bytes.Equal(p.senderMAC, l.ifi.HardwareAddr) {
+		return
+	}
+	l.send(l.arp, p.senderMAC, arpFrame(arpReply, p.senderMAC, l.ifi.HardwareAddr, p.targetIP, p.senderMAC, p.senderIP))
+}
+
+func (l *link) handleNDP(frame []byte) {
+	s, ok := parseSolicitation(frame)
+	if !ok || !l.has(s.target) || bytes.Equal(s.senderMAC, l.ifi.HardwareAddr) {
+		return
+	}
+	to := s.senderMAC
+	if s.source.IsUnspecified() {
+		to = allNodesMAC
+	}
+	l.send(l.ndp, to, s.answer(l.ifi.HardwareAddr))
+}

@@ -1,0 +1,223 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"fairway.dev/fairway/internal/model"
+)
+
+// Options are what concerns every Service on the node.
+type Options struct {
+	// ExternalIPs serves spec.externalIPs. The API deprecates them (KEP-5707)
+	// because anybody who may write Services may claim any address with them
+	// (CVE-2020-8554); without it they are reported and not served.
+	ExternalIPs bool
+	// SCTP is true when the kernel can translate SCTP; without it SCTP ports
+	// are reported and not served.
+	SCTP bool
+	// TLSProxy are where the node's TLS proxy listens, at most one address of
+	// each family; with none, TLS ports of that family refuse connections.
+	TLSProxy []netip.AddrPort
+}
+
+// Input is all that the frontends of a Service depend on.
+type Input struct {
+	// Service is required.
+	Service *model.Service
+	// Endpoints may be nil: none.
+	Endpoints *model.EndpointSet
+	// Node is the node to plan for. Required.
+	Node *model.Node
+	// CertificateReady is true when a certificate of Service.TLS is usable.
+	CertificateReady bool
+	Options          Options
+}
+
+// Compile returns what the node serves for a Service. Headless and
+// ExternalName Services, and those that carry a label which tells service
+// proxies to leave them alone, have no frontends.
+func Compile(in Input) Service {
+	svc := in.Service
+	out := Service{Key: svc.Key, UID: svc.UID, Created: svc.Created}
+	if svc.NotProxied || svc.Headless || svc.Type == model.ExternalName {
+		return out
+	}
+	if in.Endpoints == nil {
+		in.Endpoints = &model.EndpointSet{Key: svc.Key}
+	}
+	c := compiler{Input: in, out: &out}
+	for _, port := range svc.Ports {
+		if port.Protocol == model.SCTP && !in.Options.SCTP {
+			c.problem("ProtocolUnsupported", fmt.Sprintf("spec.ports[%s]", portLabel(port)),
+				fmt.Sprintf("port %d is not served: this node's kernel has no SCTP; use TCP or UDP, or load the modules sctp and nf_conntrack", port.Port))
+			continue
+		}
+		c.port(port, only4)
+		c.port(port, only6)
+	}
+	c.reportEndpoints()
+	if !in.Options.ExternalIPs && len(svc.ExternalIPs) > 0 {
+		c.problem("ExternalIPsIgnored", "spec.externalIPs",
+			"external IPs are switched off on this cluster; use type LoadBalancer, or have the administrator switch them on")
+	}
+	return out
+}
+
+type compiler struct {
+	Input
+	out *Service
+}
+
+func (c *compiler) problem(reason, field, message string) {
+	ref := model.Ref{Kind: "Service", Key: c.Service.Key, UID: c.Service.UID}
+	c.out.Problems = append(c.out.Problems, model.Problem{Object: ref, Reason: reason, Field: field, Message: message})
+}
+
+func portLabel(p model.ServicePort) string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return fmt.Sprint(p.Port)
+}
+
+// port adds the frontends of one port in one family. A Service has a family
+// when it has a cluster address of it.
+func (c *compiler) port(port model.ServicePort, family func(netip.Addr) bool) {
+	svc := c.Service
+	i := slices.IndexFunc(svc.ClusterIPs, family)
+	if i < 0 {
+		return
+	}
+	list := candidates(port, c.Endpoints, c.Node, family)
+	pools := c.pools(list, port, family)
+	var serving []netip.AddrPort
+	if port.Protocol == model.UDP {
+		for _, b := range choose(list, func(c candidate) bool { return c.Ready || c.Serving }) {
+			serving = append(serving, b.AddrPort)
+		}
+	}
+	add := func(kind Kind, addr netip.Addr, number uint16) *Frontend {
+		f := Frontend{
+			Kind: kind, Addr: addr, Protocol: port.Protocol, Port: number, ServicePort: port,
+			Internal: pools[Cluster], External: pools[Cluster], AffinityTimeout: svc.AffinityTimeout, Serving: serving,
+		}
+		switch {
+		case kind == ClusterIP && svc.InternalLocal:
+			f.Internal, f.External = pools[Local], pools[Local]
+		case kind != ClusterIP && svc.ExternalLocal:
+			f.External = pools[Local]
+		}
+		c.out.Frontends = append(c.out.Frontends, f)
+		return &c.out.Frontends[len(c.out.Frontends)-1]
+	}
+	add(ClusterIP, svc.ClusterIPs[i], port.Port)
+	if port.NodePort != 0 {
+		add(NodePort, unspecified(svc.ClusterIPs[i]), port.NodePort)
+	}
+	for _, in := range svc.LoadBalancer.Ingress {
+		addr := in.Addr.Unmap()
+		if in.Proxy || !family(addr) || unusable(addr) != "" {
+			continue
+		}
+		f := add(LoadBalancer, addr, port.Port)
+		f.Restricted, f.SourceRanges = sourceRanges(svc.LoadBalancer.SourceRanges, c.Node, addr)
+	}
+	if !c.Options.ExternalIPs {
+		return
+	}
+	for _, addr := range svc.ExternalIPs {
+		if addr = addr.Unmap(); family(addr) && unusable(addr) == "" {
+			add(ExternalIP, addr, port.Port)
+		}
+	}
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// pools returns what each policy leads to. With no usable endpoint on any node
+// connections are rejected; where only the Local policy finds none they are
+// dropped.
+func (c *compiler) pools(list []candidate, port model.ServicePort, family func(netip.Addr) bool) [2]Pool {
+	cluster := Pool{Policy: Cluster, Backends: clusterBackends(list, topologyOf(list, c.Node))}
+	local := Pool{Policy: Local, Backends: localBackends(list)}
+	if len(cluster.Backends) == 0 {
+		cluster.Action, local.Action = Reject, Reject
+	} else if len(local.Backends) == 0 {
+		local.Action = Drop
+	}
+	if c.Service.TLS.Covers(port) {
+		for _, p := range []*Pool{&cluster, &local} {
+			switch {
+			case p.Action != Forward:
+			case c.CertificateReady && slices.ContainsFunc(c.Options.TLSProxy, func(a netip.AddrPort) bool { return family(a.Addr()) }):
+				p.Action = Redirect
+			default:
+				p.Action, p.Backends = Reject, nil
+			}
+		}
+	}
+	return [2]Pool{cluster, local}
+}
+
+// sourceRanges returns who may connect to a load-balancer address. A range
+// that covers a whole family is no restriction. Where a node is allowed, so is
+// the address itself: the node connects from it if it has it on an interface.
+// Ranges of the other family only allow nobody of this one.
+func sourceRanges(all []netip.Prefix, node *model.Node, vip netip.Addr) (bool, []netip.Prefix) {
+	if len(all) == 0 {
+		return false, nil
+	}
+	var ranges []netip.Prefix
+	for _, p := range all {
+		if p.Addr().Is4() == vip.Is4() {
+			if p.Bits() == 0 {
+				return false, nil
+			}
+			ranges = append(ranges, p.Masked())
+		}
+	}
+	if slices.ContainsFunc(node.Addrs, func(a netip.Addr) bool { return contains(ranges, a) }) {
+		ranges = append(ranges, netip.PrefixFrom(vip, vip.BitLen()))
+	}
+	slices.SortFunc(ranges, func(a, b netip.Prefix) int { return a.Compare(b) })
+	kept := ranges[:0]
+	for _, p := range ranges {
+		if len(kept) == 0 || !kept[len(kept)-1].Contains(p.Addr()) {
+			kept = append(kept, p)
+		}
+	}
+	return true, slices.Clip(kept)
+}
+
+func contains(ranges []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// reportEndpoints says which endpoints were left out because of their address.
+func (c *compiler) reportEndpoints() {
+	var bad []string
+	for i := range c.Endpoints.Endpoints {
+		addr := c.Endpoints.Endpoints[i].Addr.Unmap()
+		if why := unusable(addr); why != "" {
+			bad = append(bad, fmt.Sprintf("%s %s", addr, why))
+		}
+	}
+	if len(bad) == 0 {
+		return
+	}
+	const shown = 3
+	more := ""
+	if len(bad) > shown {
+		more = fmt.Sprintf(" and %d more", len(bad)-shown)
+		bad = bad[:shown]
+	}
+	c.problem("EndpointInvalid", "", fmt.Sprintf("endpoints are left out: %s%s; correct the addresses in the Service's EndpointSlices", strings.Join(bad, ", "), more))
+}

@@ -1,0 +1,89 @@
+package translate
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const prefixNginx = "nginx.ingress.kubernetes.io/"
+
+// The annotations of Ingresses that are read, by topic. What is not in this
+// list is reported as not supported.
+var ingressAnnotations = slices.Concat(
+	annotationsRewrite, annotationsRedirect, annotationsCanary, annotationsBackend,
+	annotationsAccess, annotationsBody, annotationsTimeout, annotationsStream,
+)
+
+// unknownAnnotations reports annotations of Fairway and ingress-nginx that
+// nothing reads.
+func (in *ingress) unknownAnnotations() {
+	for _, name := range sortedKeys(in.object.Annotations) {
+		if slices.Contains(ingressAnnotations, name) {
+			continue
+		}
+		switch {
+		case strings.HasSuffix(name, "-snippet") && strings.HasPrefix(name, prefixNginx):
+			in.add(ReasonUnsupported, annotationField(name), "is not supported: snippets are configuration of nginx, which does not run here; use the other annotations, or do it in the backend")
+		case name == prefixNginx+"secure-backends":
+			in.add(ReasonUnsupported, annotationField(name), "is not supported; use %s: HTTPS instead", annotationBackendProtocol)
+		case strings.HasPrefix(name, prefixNginx):
+			in.add(ReasonUnsupported, annotationField(name), "is not supported and has no effect; remove it, or see the page on annotations for what there is instead")
+		case strings.HasPrefix(name, "fairway.dev/"):
+			in.add(ReasonUnsupported, annotationField(name), "is not known for an Ingress; check its spelling, or remove it")
+		}
+	}
+}
+
+// annotation returns an annotation without spaces around it.
+func (in *ingress) annotation(name string) (string, bool) {
+	v, ok := in.object.Annotations[name]
+	return strings.TrimSpace(v), ok
+}
+
+// boolean reads "true" or "false", and fallback where there is neither.
+func (in *ingress) boolean(name string, fallback bool) bool {
+	v, ok := in.annotation(name)
+	if !ok {
+		return fallback
+	}
+	b, err := strconv.ParseBool(v)
+	if err != nil {
+		in.invalid(annotationField(name), `%q is neither "true" nor "false"; it is taken as %t`, v, fallback)
+		return fallback
+	}
+	return b
+}
+
+// number reads a number from lowest to highest.
+func (in *ingress) number(name string, lowest, highest uint64) (uint64, bool) {
+	v, ok := in.annotation(name)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil || n < lowest || n > highest {
+		in.invalid(annotationField(name), "%q is no number from %d to %d; it is ignored", v, lowest, highest)
+		return 0, false
+	}
+	return n, true
+}
+
+// seconds reads a time: a plain number of seconds as in ingress-nginx, or one
+// with a unit of nginx (ms, s, m, h).
+func (in *ingress) seconds(name string) time.Duration {
+	v, ok := in.annotation(name)
+	if !ok {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if n, errNumber := strconv.ParseUint(v, 10, 31); errNumber == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d <= 0 {
+		in.invalid(annotationField(name), "%q is no time; write seconds as a number, for example \"60\". The default is used", v)
+		return 0
+	}
+	return d
+}

@@ -1,0 +1,134 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// ingressStatus remembers what stands in the status of Ingresses, which is not
+// part of the snapshot.
+type ingressStatus struct {
+	written map[model.Key]writtenIngress
+}
+
+type writtenIngress struct {
+	uid   string
+	addrs []netip.Addr
+	// ours is true where the addresses were written by Fairway, which then
+	// also takes them back.
+	ours bool
+}
+
+func (w *Writer) newIngressStatus(ctx context.Context) (*ingressStatus, error) {
+	list, err := w.Client.NetworkingV1().Ingresses("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list Ingresses: %w", err)
+	}
+	st := &ingressStatus{written: map[model.Key]writtenIngress{}}
+	for i := range list.Items {
+		in := &list.Items[i]
+		row := writtenIngress{uid: string(in.UID)}
+		for _, a := range in.Status.LoadBalancer.Ingress {
+			if addr, err := netip.ParseAddr(a.IP); err == nil {
+				row.addrs = append(row.addrs, addr.Unmap())
+			}
+		}
+		row.ours = slices.ContainsFunc(in.ManagedFields, func(f metav1.ManagedFieldsEntry) bool { return f.Manager == FieldManager })
+		st.written[model.Key{Namespace: in.Namespace, Name: in.Name}] = row
+	}
+	return st, nil
+}
+
+// writeIngresses writes the gateway's addresses into the status of all
+// Ingresses that Fairway serves, and takes them back from those that it does
+// not serve any more.
+func (w *Writer) writeIngresses(ctx context.Context, snap *state.Snapshot) error {
+	addrs := w.publishAddrs(snap)
+	served := map[model.Key]string{} // UIDs
+	for ref, r := range snap.Routes.All() {
+		if ref.Kind == "Ingress" {
+			served[ref.Key] = r.UID
+		}
+	}
+	for ref, list := range snap.Streams.All() {
+		if ref.Kind == "Ingress" {
+			served[ref.Key] = list[0].UID
+		}
+	}
+	var todo []*ingressWrite
+	known := w.term.ingresses.written
+	for key, uid := range served {
+		if row, ok := known[key]; !ok || row.uid != uid || !slices.Equal(row.addrs, addrs) {
+			todo = append(todo, &ingressWrite{key, uid, addrs, false})
+		}
+	}
+	for key, row := range known {
+		if _, ok := served[key]; ok {
+			continue
+		}
+		if row.ours && len(row.addrs) > 0 {
+			todo = append(todo, &ingressWrite{key, row.uid, nil, false})
+		} else {
+			delete(known, key)
+		}
+	}
+	slices.SortFunc(todo, func(a, b *ingressWrite) int { return a.key.Compare(b.key) })
+	err := parallel(todo, func(t *ingressWrite) error {
+		err := w.writeIngress(ctx, t)
+		t.done = err == nil
+		return err
+	})
+	for _, t := range todo {
+		if t.done {
+			known[t.key] = writtenIngress{uid: t.uid, addrs: t.addrs, ours: true}
+		}
+	}
+	return err
+}
+
+// ingressWrite is one status to write.
+type ingressWrite struct {
+	key   model.Key
+	uid   string
+	addrs []netip.Addr
+	done  bool
+}
+
+// publishAddrs are the addresses of the gateway.
+func (w *Writer) publishAddrs(snap *state.Snapshot) []netip.Addr {
+	if w.PublishService.IsZero() {
+		return w.Publish
+	}
+	var out []netip.Addr
+	if s, ok := snap.Services.Get(w.PublishService); ok {
+		for _, in := range s.LoadBalancer.Ingress {
+			out = append(out, in.Addr)
+		}
+	}
+	return out
+}
+
+func (w *Writer) writeIngress(ctx context.Context, t *ingressWrite) error {
+	ingress := make([]networkingv1.IngressLoadBalancerIngress, 0, len(t.addrs))
+	for _, a := range t.addrs {
+		ingress = append(ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+	}
+	patch, err := statusPatch(t.uid, ingress)
+	if err != nil {
+		return err
+	}
+	_, err = w.Client.NetworkingV1().Ingresses(t.key.Namespace).Patch(ctx, t.key.Name, types.MergePatchType, patch, patchOptions(), "status")
+	if err != nil && !gone(err) {
+		return fmt.Errorf("write status of Ingress %s: %w", t.key, err)
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package up
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestValidate(t *testing.T) {
+	bin := t.TempDir()
+	for _, name := range []string{"fairway", "fairway-standalone"} {
+		if err := os.WriteFile(filepath.Join(bin, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		name, error string
+		change      func(*Options)
+	}{
+		{"good", "", func(*Options) {}},
+		{"nodes", "--nodes 0", func(o *Options) { o.Nodes = 0 }},
+		{"port", "--http-port 70000", func(o *Options) { o.HTTPPort = 70000 }},
+		{"same port", "--http-port and --https-port are both 80", func(o *Options) { o.HTTPSPort = 80 }},
+		{"dataplane", `--dataplane "ipvs"`, func(o *Options) { o.Dataplane = "ipvs" }},
+		{"image files", `--image-files "app=there"`, func(o *Options) { o.ImageFiles = []string{"app=" + bin, "app=there"} }},
+		{"image", `--image "nginx"`, func(o *Options) { o.Images = []string{"a=b", "nginx"} }},
+		{"zone", "--zones", func(o *Options) { o.Zones = []string{"a", "not one"} }},
+		{"executables", "make build", func(o *Options) { o.BinDir = "/nowhere" }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := Options{
+				DataDir: "/data", BinDir: bin, Nodes: 1, HTTPPort: 80, HTTPSPort: 443, APIPort: 6443, Dataplane: "auto",
+				Images: []string{"nginx:*=/usr/sbin/nginx -g 'daemon off;'"}, Zones: []string{"eu-1a"},
+				Progress: NewProgress(&bytes.Buffer{}, false), Logger: slog.New(slog.DiscardHandler),
+			}
+			test.change(&o)
+			_, err := New(o)
+			if (err == nil) != (test.error == "") || err != nil && !strings.Contains(err.Error(), test.error) {
+				t.Errorf("got %v, want %q", err, test.error)
+			}
+		})
+	}
+}
+
+func TestProgress(t *testing.T) {
+	var plain bytes.Buffer
+	p := NewProgress(&plain, false)
+	one, two := p.Step("starting one"), p.Step("starting two")
+	two("two %s", "ready")
+	one("")
+	p.Note("watch out")
+	if got, want := plain.String(), "two ready                               0.0 s\nwatch out\n"; got != want {
+		t.Errorf("plain: %q, want %q", got, want)
+	}
+	var terminal bytes.Buffer
+	p = NewProgress(&terminal, true)
+	one, two = p.Step("starting one"), p.Step("starting two")
+	one("one ready")
+	two("two ready")
+	lines := strings.Split(terminal.String(), "\r\x1b[K")
+	want := []string{"", "  starting one ...", "  starting one, starting two ...", "✓ one ready", "✓ two ready"}
+	for i, w := range want {
+		if i >= len(lines) || !strings.HasPrefix(lines[i], w) {
+			t.Fatalf("terminal: %q, want line %d to be %q", lines, i, w)
+		}
+	}
+	if !strings.HasSuffix(lines[3], "\n  starting two ...") || !strings.HasSuffix(lines[4], "s\n") {
+		t.Errorf("terminal: %q", lines)
+	}
+}

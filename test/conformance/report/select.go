@@ -1,0 +1,98 @@
+package report
+
+import (
+	"regexp"
+	"slices"
+)
+
+// Names of the suites that a run consists of.
+const (
+	// Conformance is the conformance tests of SIG network.
+	Conformance = "conformance"
+	// Services is all others that can run, but those of Local.
+	Services = "services"
+	// Local is those in which a client of the outside has to reach a Pod through
+	// the node that the Pod is on, whichever that is.
+	Local = "local"
+)
+
+// Suites are all suites in the order of the report.
+var Suites = []string{Conformance, Services, Local}
+
+// Regular expressions over full test names.
+const (
+	conformancePattern = `\[Conformance\]`
+	localPattern       = `ExternalTrafficPolicy: Local|with Local traffic policy`
+)
+
+// sigNetwork begins the names of all tests of SIG network.
+const sigNetwork = "[sig-network]"
+
+// Exclusion is a set of tests that cannot pass here, and why.
+type Exclusion struct {
+	// Pattern is a regular expression over full test names.
+	Pattern string
+	// Reason is one sentence for the report.
+	Reason string
+}
+
+// Exclusions lists every test of SIG network that is not run. No conformance
+// test is among them, which is checked.
+var Exclusions = []Exclusion{
+	{`\] Netpol `, "NetworkPolicy is the network plugin's, not that of the Service layer; standalone nodes enforce none"},
+	{`Feature:SCTPConnectivity`, "needs a kernel with SCTP"},
+	{`Networking should provider? Internet connection`, "needs the Internet; the run has no way out"},
+	{`Feature:Networking-Performance`, "a benchmark, of nothing that Fairway is part of: from Pod to Pod"},
+	{`Feature:PerformanceDNS`, "a benchmark with 10,000 Services; it takes longer than the whole run"},
+	{`Provider:gce`, "needs a cloud provider"},
+	{`\[Disruptive\]`, "restarts components that run as Pods, or over SSH; here they are processes"},
+	{`DNS configMap nameserver`, "edits the ConfigMap of CoreDNS, which Fairway replaces"},
+	{`Feature:KubeProxyNFAcct`, "reads a metric of kube-proxy's iptables mode"},
+	{`should let a node pull an image`, "standalone nodes pull no images"},
+}
+
+// Selection returns the regular expressions that select the tests of a suite.
+func Selection(suite string) (focus string, skip []string) {
+	switch suite {
+	case Conformance:
+		return `\[sig-network\].*` + conformancePattern, nil
+	case Local:
+		focus = `\[sig-network\].*(` + localPattern + ")"
+	default:
+		focus, skip = `\[sig-network\]`, []string{localPattern}
+	}
+	skip = append(skip, conformancePattern)
+	for _, e := range Exclusions {
+		skip = append(skip, e.Pattern)
+	}
+	return focus, skip
+}
+
+// Expect returns the tests that a suite has to run, and, with Services, those
+// that no suite runs, with their reasons. Required are the conformance tests.
+func Expect(suite string, all, required []string) (run []string, excluded []Test) {
+	if suite == Conformance {
+		return required, nil
+	}
+	local := regexp.MustCompile(localPattern)
+	for _, name := range all {
+		reason := reasonFor(name)
+		switch {
+		case slices.Contains(required, name):
+		case reason != "" && suite == Services:
+			excluded = append(excluded, Test{Name: name, Result: Excluded, Reason: reason})
+		case reason == "" && local.MatchString(name) == (suite == Local):
+			run = append(run, name)
+		}
+	}
+	return run, excluded
+}
+
+// reasonFor returns why a test is left out, and "" when it is not.
+func reasonFor(name string) string {
+	i := slices.IndexFunc(Exclusions, func(e Exclusion) bool { return regexp.MustCompile(e.Pattern).MatchString(name) })
+	if i < 0 {
+		return ""
+	}
+	return Exclusions[i].Reason
+}
