@@ -49,20 +49,20 @@ func Compile(in Input) Service {
 		in.Endpoints = &model.EndpointSet{Key: svc.Key}
 	}
 	c := compiler{Input: in, out: &out}
+	if len(svc.Ports) == 0 {
+		c.problem(ReasonNoPorts, "spec.ports", "the Service has no port that can be served, so that nothing is served; give it at least one port, or make it headless (clusterIP: None)")
+	}
 	for _, port := range svc.Ports {
 		if port.Protocol == model.SCTP && !in.Options.SCTP {
-			c.problem("ProtocolUnsupported", fmt.Sprintf("spec.ports[%s]", portLabel(port)),
+			c.problem(ReasonProtocolUnsupported, fmt.Sprintf("spec.ports[%s]", portLabel(port)),
 				fmt.Sprintf("port %d is not served: this node's kernel has no SCTP; use TCP or UDP, or load the modules sctp and nf_conntrack", port.Port))
 			continue
 		}
 		c.port(port, only4)
 		c.port(port, only6)
 	}
+	c.reportAddresses()
 	c.reportEndpoints()
-	if !in.Options.ExternalIPs && len(svc.ExternalIPs) > 0 {
-		c.problem("ExternalIPsIgnored", "spec.externalIPs",
-			"external IPs are switched off on this cluster; use type LoadBalancer, or have the administrator switch them on")
-	}
 	return out
 }
 
@@ -197,6 +197,45 @@ func sourceRanges(all []netip.Prefix, node *model.Node, vip netip.Addr) (bool, [
 	return true, slices.Clip(kept)
 }
 
+// reportAddresses says which addresses that the Service names are not served. The API refuses most of
+// them today, but tolerates old objects, and anybody may write a status.
+func (c *compiler) reportAddresses() {
+	svc := c.Service
+	for _, in := range svc.LoadBalancer.Ingress {
+		if in.Proxy || !in.Addr.IsValid() {
+			continue
+		}
+		if why := c.unserved(in.Addr.Unmap()); why != "" {
+			c.problem(ReasonLoadBalancerAddressInvalid, "status.loadBalancer.ingress",
+				fmt.Sprintf("%s, so that it is not served; have the load balancer that wrote it give another one", why))
+		}
+	}
+	switch {
+	case len(svc.ExternalIPs) == 0:
+	case !c.Options.ExternalIPs:
+		c.problem(ReasonExternalIPsIgnored, "spec.externalIPs",
+			"external IPs are switched off on this cluster; use type LoadBalancer, or have the administrator switch them on")
+	default:
+		for _, addr := range svc.ExternalIPs {
+			if why := c.unserved(addr.Unmap()); why != "" {
+				c.problem(ReasonExternalIPInvalid, "spec.externalIPs",
+					fmt.Sprintf("%s, so that it is not served; write an address that is routed to the nodes", why))
+			}
+		}
+	}
+}
+
+// unserved says why an address from outside the cluster is not served, or "".
+func (c *compiler) unserved(a netip.Addr) string {
+	if why := unusable(a); why != "" {
+		return fmt.Sprintf("%s %s", a, why)
+	}
+	if ips := c.Service.ClusterIPs; len(ips) > 0 && !slices.ContainsFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() }) {
+		return fmt.Sprintf("the Service has no cluster IP of family %s, that of %s (spec.ipFamilyPolicy)", familyName(a), a)
+	}
+	return ""
+}
+
 func contains(ranges []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -219,5 +258,5 @@ func (c *compiler) reportEndpoints() {
 		more = fmt.Sprintf(" and %d more", len(bad)-shown)
 		bad = bad[:shown]
 	}
-	c.problem("EndpointInvalid", "", fmt.Sprintf("endpoints are left out: %s%s; correct the addresses in the Service's EndpointSlices", strings.Join(bad, ", "), more))
+	c.problem(ReasonEndpointInvalid, "", fmt.Sprintf("endpoints are left out: %s%s; correct the addresses in the Service's EndpointSlices", strings.Join(bad, ", "), more))
 }

@@ -83,6 +83,37 @@ func TestCompile(t *testing.T) {
 			"LoadBalancer 192.0.2.1:80/TCP -> forward 10.0.0.1:80",
 			"LoadBalancer 192.0.2.3:80/TCP -> forward 10.0.0.1:80",
 		},
+		problems: []string{
+			"Service ns/svc: status.loadBalancer.ingress: the Service has no cluster IP of family IPv6, that of 2001:db8::1 (spec.ipFamilyPolicy), so that it is not served; have the load balancer that wrote it give another one",
+			"Service ns/svc: status.loadBalancer.ingress: 127.0.0.1 is a loopback address, so that it is not served; have the load balancer that wrote it give another one",
+		},
+	}, {
+		name: "external IPs that cannot be are left out and said, each",
+		edit: func(s *model.Service, in *Input) {
+			s.Ports[0].NodePort = 0
+			for _, a := range []string{"127.0.0.9", "169.254.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "192.0.2.9"} {
+				s.ExternalIPs = append(s.ExternalIPs, addr(a))
+			}
+			in.Options.ExternalIPs = true
+		},
+		endpoints: both,
+		want:      []string{"ClusterIP 10.96.0.7:80/TCP -> forward 10.0.0.1:80", "ExternalIP 192.0.2.9:80/TCP -> forward 10.0.0.1:80"},
+		problems: []string{
+			"Service ns/svc: spec.externalIPs: 127.0.0.9 is a loopback address, so that it is not served; write an address that is routed to the nodes",
+			"Service ns/svc: spec.externalIPs: 169.254.0.1 is a link-local address, so that it is not served; write an address that is routed to the nodes",
+			"Service ns/svc: spec.externalIPs: 224.0.0.1 is a multicast address, so that it is not served; write an address that is routed to the nodes",
+			"Service ns/svc: spec.externalIPs: 0.0.0.0 is the unspecified address, so that it is not served; write an address that is routed to the nodes",
+			"Service ns/svc: spec.externalIPs: 255.255.255.255 is the broadcast address, so that it is not served; write an address that is routed to the nodes",
+		},
+	}, {
+		name:      "no ports",
+		edit:      func(s *model.Service, in *Input) { s.Ports = nil },
+		endpoints: both,
+		problems:  []string{"Service ns/svc: spec.ports: the Service has no port that can be served, so that nothing is served; give it at least one port, or make it headless (clusterIP: None)"},
+	}, {
+		name:      "no ports, headless: fine",
+		edit:      func(s *model.Service, in *Input) { s.Ports, s.Headless, s.ClusterIPs = nil, true, nil },
+		endpoints: both,
 	}, {
 		name: "external traffic policy Local",
 		edit: func(s *model.Service, in *Input) {
@@ -98,6 +129,7 @@ func TestCompile(t *testing.T) {
 			"LoadBalancer 192.0.2.1:80/TCP -> forward 10.0.0.1:80 10.0.0.2:80 | forward 10.0.0.1:80",
 			"ExternalIP 192.0.2.9:80/TCP -> forward 10.0.0.1:80 10.0.0.2:80 | forward 10.0.0.1:80",
 		},
+		problems: []string{"Service ns/svc: spec.externalIPs: the Service has no cluster IP of family IPv6, that of 2001:db8::9 (spec.ipFamilyPolicy), so that it is not served; write an address that is routed to the nodes"},
 	}, {
 		name: "both policies Local, nobody here",
 		edit: func(s *model.Service, in *Input) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ func TestReview(t *testing.T) {
 			Key: model.Key{Namespace: "default", Name: name}, UID: name + "-uid", Created: time.Unix(1000000, 0).Add(-age),
 			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0." + map[string]string{"old": "1", "young": "2"}[name])}, IPv4: true,
 			ExternalIPs: []netip.Addr{netip.MustParseAddr(externalIP)},
-			Ports:       []model.ServicePort{{Protocol: model.TCP, Port: 80}},
+			Ports:       []model.ServicePort{{Name: "a", Protocol: model.TCP, Port: 80}, {Name: "b", Protocol: model.UDP, Port: 443}},
 		}
 	}
 	var review Review
@@ -34,12 +35,21 @@ func TestReview(t *testing.T) {
 		t.Fatalf("one Service alone: %v", got)
 	}
 	got := problems(func(tx *state.Tx) { tx.PutService(service("young", time.Minute, "192.0.2.1")) })
-	if len(got) != 1 || got[0].Object.Name != "young" || got[0].Object.UID != "young-uid" || got[0].Reason != ReasonAddressTaken || !strings.Contains(got[0].Message, "default/old") {
+	if len(got) != 1 || got[0].Object.Name != "young" || got[0].Object.UID != "young-uid" || got[0].Reason != ReasonAddressTaken || !strings.Contains(got[0].Message, "192.0.2.1 port 443/UDP, 80/TCP is served by Service default/old") {
 		t.Errorf("two claims: %v", got)
 	}
 	got = problems(func(tx *state.Tx) { tx.PutService(service("young", time.Minute, "192.0.2.2")) })
 	if len(got) != 0 {
 		t.Errorf("cured by another address: %v", got)
+	}
+	got = problems(func(tx *state.Tx) {
+		tx.PutNode(&model.Node{Name: "node-1", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}})
+	})
+	if len(got) != 2 || got[0].Reason != ReasonExternalIPOfNode || got[0].Object.Name != "young" || !strings.Contains(got[0].Message, "192.0.2.2 is the address of Node node-1") {
+		t.Errorf("an external IP that is a node's: %v", got)
+	}
+	if got = problems(func(tx *state.Tx) { tx.DeleteNode("node-1") }); len(got) != 0 {
+		t.Errorf("the node has gone: %v", got)
 	}
 	got = problems(func(tx *state.Tx) {
 		k := model.Key{Namespace: "default", Name: "young"}
@@ -52,5 +62,18 @@ func TestReview(t *testing.T) {
 	}
 	if got = problems(func(tx *state.Tx) { tx.DeleteService(model.Key{Namespace: "default", Name: "young"}) }); len(got) != 0 {
 		t.Errorf("after its end: %v", got)
+	}
+}
+
+// TestEveryReasonIsDocumented holds the page where Events are listed to the reasons.
+func TestEveryReasonIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/commands/controller.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range Reasons {
+		if !strings.Contains(string(page), "`"+r+"`") {
+			t.Errorf("docs/commands/controller.md does not tell of Event %s", r)
+		}
 	}
 }
