@@ -369,6 +369,46 @@ func TestConnectedUDP(t *testing.T) {
 	}
 }
 
+// TestReturningEndpoint checks that looking for sockets whose endpoint has gone
+// spares those connected after it came back, however closely one follows the other.
+func TestReturningEndpoint(t *testing.T) {
+	m := newMachine(t)
+	n := cases.NewNetwork(t)
+	d := start(t, m.options(t, n))
+	dns := netip.MustParseAddrPort("10.96.0.10:53")
+	first, second := "10.244.0.3:8080", "10.244.1.2:8080"
+	apply(t, d, planOf("dns", model.UDP, dns, first))
+	prune(t, d, n)
+	// Many sockets elsewhere, so that reading what there is takes its time.
+	for cookie := range uint64(20000) {
+		f := flow{Backend: addressOf(netip.MustParseAddr("10.244.9.9")), Port: portOf(8080)}
+		if err := d.maps[socketMapConnectedUdp].Put(cookie|1<<60, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := n.Hosts["pod-a"]
+	for i := range 30 {
+		apply(t, d, planOf("dns", model.UDP, dns, second)) // wakes the sweeper
+		time.Sleep(time.Duration(i%10) * 200 * time.Microsecond)
+		apply(t, d, planOf("dns", model.UDP, dns, first))
+		c, err := pod.Dial(t.Context(), "udp", netip.AddrPort{}, dns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			time.Sleep(time.Millisecond)
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err = c.Write([]byte("?")); err == nil {
+				_, err = c.Read(make([]byte, 100))
+			}
+			if err != nil {
+				t.Fatalf("round %d: a socket connected after its endpoint had returned: %v", i, err)
+			}
+		}
+		_ = c.Close()
+	}
+}
+
 // TestUnconnectedUDP checks a socket that talks to several Services: it stays
 // with one endpoint for each, and gets answers from whom it asked.
 func TestUnconnectedUDP(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -83,10 +84,8 @@ type flow struct {
 	ID      uint32
 }
 
-// serving returns all that UDP sockets may be connected to.
-func (d *Dataplane) serving() map[flow]struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// serves tells which backends UDP sockets may be connected to. It needs mu.
+func (d *Dataplane) serves() map[flow]struct{} {
 	out := map[flow]struct{}{}
 	for _, o := range d.owners {
 		for i := range o.want.frontends {
@@ -102,21 +101,30 @@ func (d *Dataplane) serving() map[flow]struct{} {
 	return out
 }
 
+// dropServing takes out of sockets those whose backend serves. It needs mu.
+func (d *Dataplane) dropServing(sockets map[uint64]flow) {
+	serving := d.serves()
+	maps.DeleteFunc(sockets, func(_ uint64, f flow) bool {
+		_, ok := serving[f]
+		return ok
+	})
+}
+
 // sweep looks which connected sockets there are, and for those to be destroyed
 // in every network namespace that may have any.
+//
+// Endpoints come back, and sockets are connected to them, while it looks: what
+// serves is therefore asked after what is connected, and once more, with mu
+// held so that it stays so, before sockets are destroyed.
 func (s *sweeper) sweep() error {
 	d := s.d
-	serving := d.serving()
-	all, err := readAll[uint64, flow](d.maps[socketMapConnectedUdp])
+	stale, err := readAll[uint64, flow](d.maps[socketMapConnectedUdp])
 	if err != nil {
 		return fmt.Errorf("read map %s: %w", socketMapConnectedUdp, err)
 	}
-	stale := map[uint64]netip.AddrPort{}
-	for cookie, f := range all {
-		if _, ok := serving[f]; !ok {
-			stale[cookie] = netip.AddrPortFrom(f.Backend.addr(), f.Port.number())
-		}
-	}
+	d.mu.Lock()
+	d.dropServing(stale)
+	d.mu.Unlock()
 	if len(stale) == 0 {
 		return nil
 	}
@@ -128,9 +136,16 @@ func (s *sweeper) sweep() error {
 			continue // the process has ended
 		}
 		err = inNetns(fd, func() error {
-			n, err := destroySockets(stale)
+			found, err := findSockets(stale)
+			if len(found) == 0 {
+				return err
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.dropServing(stale)
+			n, err2 := destroySockets(found, stale)
 			destroyed += n
-			return err
+			return errors.Join(err, err2)
 		})
 		closeIt()
 		errs = append(errs, err)
@@ -202,9 +217,17 @@ func (r diagRequest) Serialize() []byte {
 	return append(out, make([]byte, r.Len()-len(out))...)
 }
 
-// destroySockets destroys UDP sockets of the thread's network namespace, by
-// their cookies, that are still connected to the backend they had.
-func destroySockets(stale map[uint64]netip.AddrPort) (destroyed int, err error) {
+// socket is a connected UDP socket of the thread's network namespace.
+type socket struct {
+	family uint8
+	id     []byte // struct inet_diag_sockid, which names its peer too
+	cookie uint64
+	peer   netip.AddrPort
+}
+
+// findSockets lists the sockets among flows, by their cookies, that are still
+// connected to the backend they had.
+func findSockets(flows map[uint64]flow) (found []socket, err error) {
 	var errs []error
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
@@ -215,32 +238,46 @@ func destroySockets(stale map[uint64]netip.AddrPort) (destroyed int, err error) 
 			continue
 		}
 		for _, msg := range list {
-			id, cookie, peer := parseSocket(msg)
-			if backend, ok := stale[cookie]; !ok || backend != peer {
-				continue
+			s := parseSocket(msg)
+			s.family = family
+			if f, ok := flows[s.cookie]; ok && s.peer == netip.AddrPortFrom(f.Backend.addr(), f.Port.number()) {
+				found = append(found, s)
 			}
-			req := nl.NewNetlinkRequest(sockDestroy, unix.NLM_F_ACK)
-			req.AddData(diagRequest{family: family, states: ^uint32(0), id: id})
-			if _, err := req.Execute(unix.NETLINK_INET_DIAG, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-				errs = append(errs, fmt.Errorf("close UDP socket to %s: %w", peer, err))
-				continue
-			}
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// destroySockets destroys those of found that are among stale. One that has been
+// connected elsewhere meanwhile stays: the kernel knows it by its peer too.
+func destroySockets(found []socket, stale map[uint64]flow) (destroyed int, err error) {
+	var errs []error
+	for _, s := range found {
+		if _, ok := stale[s.cookie]; !ok {
+			continue
+		}
+		req := nl.NewNetlinkRequest(sockDestroy, unix.NLM_F_ACK)
+		req.AddData(diagRequest{family: s.family, states: ^uint32(0), id: s.id})
+		switch _, err := req.Execute(unix.NETLINK_INET_DIAG, 0); {
+		case err == nil:
 			destroyed++
+		case !errors.Is(err, unix.ENOENT):
+			errs = append(errs, fmt.Errorf("close UDP socket to %s: %w", s.peer, err))
 		}
 	}
 	return destroyed, errors.Join(errs...)
 }
 
 // parseSocket reads a struct inet_diag_msg.
-func parseSocket(msg []byte) (id []byte, cookie uint64, peer netip.AddrPort) {
+func parseSocket(msg []byte) socket {
 	if len(msg) < diagMsgSize {
-		return nil, 0, netip.AddrPort{}
+		return socket{}
 	}
-	id = msg[4 : 4+diagIDSize]
+	id := msg[4 : 4+diagIDSize]
 	addr := address(id[20:36]).addr()
 	if msg[0] == unix.AF_INET {
 		addr = netip.AddrFrom4([4]byte(id[20:24]))
 	}
 	low, high := binary.NativeEndian.Uint32(id[40:]), binary.NativeEndian.Uint32(id[44:])
-	return id, uint64(high)<<32 | uint64(low), netip.AddrPortFrom(addr, port(id[2:4]).number())
+	return socket{id: id, cookie: uint64(high)<<32 | uint64(low), peer: netip.AddrPortFrom(addr, port(id[2:4]).number())}
 }
