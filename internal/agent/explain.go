@@ -74,12 +74,9 @@ func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
 	for _, a := range node.Addrs {
 		x.Plan.TLSProxy = append(x.Plan.TLSProxy, netip.AddrPortFrom(a, uint16(DefaultTLSPort)))
 	}
-	read := func() error {
+	read := func() (err error) {
 		x.Plan.SCTP = dataplane.SupportsSCTP()
-		if present, err := ebpf.Present(ebpf.DefaultPins + "*"); present || err != nil {
-			return errors.Join(err, errors.New("the node's data path is eBPF, and only tables of nftables can be compared"))
-		}
-		x.Kernel, err = nft.Read(nft.Options{})
+		x.Kernel, err = readKernel()
 		return err
 	}
 	switch {
@@ -91,9 +88,31 @@ func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
 		err = fmt.Errorf("node %s is another machine; run it there", x.Node)
 	}
 	if err != nil {
-		x.Kernel, x.Unread = nil, err.Error()
+		x.Unread = err.Error()
 	}
 	return explain.New(x)
+}
+
+// readKernel reads what data paths hold in the network namespace of the calling
+// thread, as chooseDataplane has them serve together. With an error it returns
+// those that it could read.
+func readKernel() ([]dataplane.HeldPart, error) {
+	sockets, err := ebpf.Read(ebpf.Options{Pins: ebpf.DefaultPins + "*"})
+	if err != nil && !errors.Is(err, ebpf.ErrAbsent) {
+		return nil, err
+	}
+	var out []dataplane.HeldPart
+	rest := dataplane.HeldPart{}
+	if err == nil {
+		out = append(out, dataplane.HeldPart{Holdings: sockets, Takes: ebpf.Takes})
+		if sockets.Ingress() {
+			rest.Takes = ebpf.Remainder
+		}
+	}
+	if rest.Holdings, err = nft.Read(nft.Options{}); err != nil {
+		return out, err
+	}
+	return append(out, rest), nil
 }
 
 // readCluster reads all that a node role would.

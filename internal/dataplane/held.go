@@ -3,20 +3,8 @@ package dataplane
 import (
 	"net/netip"
 
-	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 )
-
-// Address names a frontend as the kernel knows it; NodePorts have an
-// unspecified address.
-type Address struct {
-	Addr     netip.Addr
-	Protocol model.Protocol
-	Port     uint16
-}
-
-// AddressOf returns the address of a frontend.
-func AddressOf(f *plan.Frontend) Address { return Address{f.Addr, f.Protocol, f.Port} }
 
 // Held is what the kernel does with connections to one frontend, for clients
 // inside the cluster and for all others. An action is known to it with its
@@ -36,5 +24,16 @@ type Holdings interface {
 	// Mode is the data path's name as kube-proxy gives it, such as "nftables".
 	Mode() string
 	// Held returns what there is of a frontend; false if it is not there.
-	Held(Address) (Held, bool)
+	Held(*plan.Frontend) (Held, bool)
+	// Differences says what else of a frontend that is there is not as planned,
+	// for example who may connect. It is for people.
+	Differences(*plan.Frontend) []string
+}
+
+// HeldPart is what a data path has that serves a part of the frontends only,
+// where several serve together (see Part and Stack).
+type HeldPart struct {
+	Holdings
+	// Takes reports whether the data path serves a frontend; nil means all.
+	Takes func(*plan.Frontend) bool
 }

@@ -43,9 +43,10 @@ type Options struct {
 	FromAddr netip.Addr
 	// Port limits the explanation to the Service's port of that name or number. Optional.
 	Port string
-	// Kernel is what the node's kernel holds; nil where it was not read, for
-	// the reason in Unread.
-	Kernel dataplane.Holdings
+	// Kernel is what the node's data paths hold in the kernel, the first of them
+	// the one that it is named after; without those that were not read, for the
+	// reason in Unread.
+	Kernel []dataplane.HeldPart
 	Unread string
 }
 
@@ -66,9 +67,9 @@ type Report struct {
 
 // Kernel is what was read.
 type Kernel struct {
-	// Mode is the data path, for example nftables.
+	// Mode is the data path that was read, for example nftables.
 	Mode string `json:"mode,omitempty"`
-	// Unread is why the kernel was not read; empty if it was.
+	// Unread is why the kernel was not read, or not all of it; empty if it was.
 	Unread string `json:"unread,omitempty"`
 	// Differs is true when it holds something else than planned.
 	Differs bool `json:"differs"`
@@ -127,6 +128,7 @@ type Class struct {
 	// Held is what the kernel has; nil where it was not read or has nothing.
 	Held *Held `json:"held,omitempty"`
 	// Differs says how the kernel differs; empty if it does not or was not read.
+	// What concerns all clients stands with the first class.
 	Differs string `json:"differs,omitempty"`
 }
 
@@ -153,9 +155,11 @@ func New(o Options) (*Report, error) {
 		Service: svc.Key.String(), Type: svc.Type.String(), Node: node.Name, Zone: node.Zone, From: o.FromName,
 		Notes: []string{}, Problems: []string{}, Ports: []Port{}, Kernel: Kernel{Unread: o.Unread},
 	}}
-	if o.Kernel != nil {
-		x.report.Kernel.Mode = o.Kernel.Mode()
+	var modes []string
+	for _, k := range o.Kernel {
+		modes = append(modes, k.Mode())
 	}
+	x.report.Kernel.Mode = strings.Join(modes, " and ")
 	x.eps, _ = o.Snapshot.Endpoints.Get(o.Service)
 	x.in = plan.Input{Service: svc, Endpoints: x.eps, Node: node, Options: o.Plan}
 	x.compile()
@@ -302,12 +306,8 @@ func (x *explainer) frontend(f *plan.Frontend, served bool) Frontend {
 	if owner, _, ok := x.index.Find(netip.AddrPortFrom(f.Addr, f.Port), f.Protocol); ok && owner.Key != x.Service {
 		out.TakenBy = owner.Key.String()
 	}
-	var held dataplane.Held
-	there := false
-	if x.Kernel != nil && out.TakenBy == "" {
-		held, there = x.Kernel.Held(dataplane.AddressOf(f))
-	}
-	add := func(who string, p plan.Pool, h dataplane.HeldPool) {
+	parts := x.parts(f, out.TakenBy != "")
+	add := func(who string, p plan.Pool, of func(*dataplane.Held) dataplane.HeldPool) {
 		c := Class{Who: who, Policy: p.Policy.String(), Action: p.Action.String(), Why: why(p.Action, served), Backends: []string{}}
 		for _, b := range p.Backends {
 			c.Backends = append(c.Backends, b.AddrPort.String())
@@ -315,52 +315,122 @@ func (x *explainer) frontend(f *plan.Frontend, served bool) Frontend {
 		if f.Restricted && x.FromAddr.IsValid() && x.FromAddr.Is4() == f.Addr.Is4() {
 			c.Barred = !slices.ContainsFunc(f.SourceRanges, func(p netip.Prefix) bool { return p.Contains(x.FromAddr) })
 		}
-		if x.Kernel != nil && out.TakenBy == "" {
-			if there {
-				c.Held = &Held{Action: h.Action.String(), Backends: []string{}}
-				for _, b := range h.Backends {
-					c.Held.Backends = append(c.Held.Backends, b.String())
-				}
-			}
-			c.Differs = difference(&c)
-			x.report.Kernel.Differs = x.report.Kernel.Differs || c.Differs != ""
+		c.compare(parts, of)
+		if len(out.Clients) == 0 {
+			c.differ(parts, func(p *heldPart) []string { return p.others })
 		}
+		x.report.Kernel.Differs = x.report.Kernel.Differs || c.Differs != ""
 		out.Clients = append(out.Clients, c)
 	}
 	same := !f.Split()
 	inside, outside := x.From != Outside, x.From == Anyone || x.From == Outside
 	switch {
 	case same && x.From == Anyone:
-		add("all", f.Internal, held.Internal)
+		add("all", f.Internal, internal)
 		return out
 	}
 	if inside {
-		add("inside", f.Internal, held.Internal)
+		add("inside", f.Internal, internal)
 	}
 	if outside {
-		add("outside", f.External, held.External)
+		add("outside", f.External, external)
 	}
 	return out
 }
 
-// difference says how the kernel differs from the plan; "" if it does not.
-func difference(c *Class) string {
+func internal(h *dataplane.Held) dataplane.HeldPool { return h.Internal }
+func external(h *dataplane.Held) dataplane.HeldPool { return h.External }
+
+// heldPart is what one data path has of a frontend.
+type heldPart struct {
+	prefix string          // of what is said of it, where there are several
+	held   *dataplane.Held // nil if it has nothing
+	others []string        // what is not as planned besides
+}
+
+// parts returns what each data path has of a frontend that it serves.
+func (x *explainer) parts(f *plan.Frontend, taken bool) []heldPart {
+	if taken {
+		return nil // it shall have nothing of this Service
+	}
+	// An address that a Service has twice, say as external IP and as load
+	// balancer's, is there once: as the first of them.
+	again := false
+	for i := range x.plan.Frontends {
+		other := &x.plan.Frontends[i]
+		if other == f {
+			break
+		}
+		again = again || other.Addr == f.Addr && other.Port == f.Port && other.Protocol == f.Protocol
+	}
+	var out []heldPart
+	for _, k := range x.Kernel {
+		if k.Takes != nil && !k.Takes(f) {
+			continue
+		}
+		var p heldPart
+		if len(x.Kernel) > 1 {
+			p.prefix = k.Mode() + ": "
+		}
+		if held, ok := k.Held(f); ok {
+			p.held = &held
+			if !again {
+				p.others = k.Differences(f)
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// compare says what the data paths have for a class, and how they differ.
+func (c *Class) compare(parts []heldPart, of func(*dataplane.Held) dataplane.HeldPool) {
+	c.differ(parts, func(p *heldPart) []string {
+		if p.held == nil {
+			return []string{"the kernel does not have it"}
+		}
+		pool := of(p.held)
+		held := Held{Action: pool.Action.String(), Backends: []string{}}
+		for _, b := range pool.Backends {
+			held.Backends = append(held.Backends, b.String())
+		}
+		if c.Held == nil {
+			c.Held = &held
+		}
+		return c.differences(&held)
+	})
+}
+
+// differ adds what is said of each data path.
+func (c *Class) differ(parts []heldPart, say func(*heldPart) []string) {
+	var all []string
+	if c.Differs != "" {
+		all = append(all, c.Differs)
+	}
+	for i := range parts {
+		if words := say(&parts[i]); len(words) > 0 {
+			all = append(all, parts[i].prefix+strings.Join(words, "; "))
+		}
+	}
+	c.Differs = strings.Join(all, "; ")
+}
+
+// differences says how what is held differs from the plan.
+func (c *Class) differences(held *Held) []string {
 	switch {
-	case c.Held == nil:
-		return "the kernel does not have it"
-	case c.Held.Action != c.Action:
-		return fmt.Sprintf("the kernel does %s", c.Held.Action)
+	case held.Action != c.Action:
+		return []string{fmt.Sprintf("the kernel does %s", held.Action)}
 	case c.Action != plan.Forward.String():
-		return "" // the backends of others are not the kernel's concern
+		return nil // the backends of others are not the kernel's concern
 	}
 	var parts []string
-	if missing := without(c.Backends, c.Held.Backends); len(missing) > 0 {
+	if missing := without(c.Backends, held.Backends); len(missing) > 0 {
 		parts = append(parts, "the kernel lacks "+strings.Join(missing, ", "))
 	}
-	if extra := without(c.Held.Backends, c.Backends); len(extra) > 0 {
+	if extra := without(held.Backends, c.Backends); len(extra) > 0 {
 		parts = append(parts, "the kernel still has "+strings.Join(extra, ", "))
 	}
-	return strings.Join(parts, "; ")
+	return parts
 }
 
 // without returns what of a is not in b.

@@ -20,9 +20,24 @@ type kernel map[string]dataplane.Held
 
 func (kernel) Mode() string { return "nftables" }
 
-func (k kernel) Held(a dataplane.Address) (dataplane.Held, bool) {
-	h, ok := k[netip.AddrPortFrom(a.Addr, a.Port).String()]
+func (k kernel) Held(f *plan.Frontend) (dataplane.Held, bool) {
+	h, ok := k[netip.AddrPortFrom(f.Addr, f.Port).String()]
 	return h, ok
+}
+
+func (kernel) Differences(f *plan.Frontend) []string {
+	if f.Port == 30080 {
+		return []string{"everybody may connect"}
+	}
+	return nil
+}
+
+// read are data paths that serve everything.
+func read(list ...dataplane.Holdings) (out []dataplane.HeldPart) {
+	for _, h := range list {
+		out = append(out, dataplane.HeldPart{Holdings: h})
+	}
+	return out
 }
 
 func forward(list ...string) dataplane.HeldPool {
@@ -76,10 +91,10 @@ func explained(t *testing.T, o Options) *Report {
 }
 
 func TestText(t *testing.T) {
-	r := explained(t, Options{Snapshot: cluster(nil), Kernel: kernel{
+	r := explained(t, Options{Snapshot: cluster(nil), Kernel: read(kernel{
 		"10.96.0.7:80":  both(forward("10.244.0.2:8080", "10.244.1.3:8080")),
 		"0.0.0.0:30080": {Internal: forward("10.244.0.2:8080", "10.244.1.4:8080"), External: dataplane.HeldPool{Action: plan.Drop}},
-	}})
+	})})
 	want := `Service shop/web (LoadBalancer), as node node-1 in zone a serves it
   problem: endpoints are left out: 127.0.0.1 is a loopback address; correct the addresses in the Service's EndpointSlices
 
@@ -92,7 +107,7 @@ port http 80/TCP
 
   ADDRESS                KIND       CLIENTS  POLICY   GET                               KERNEL
   10.96.0.7:80           ClusterIP  all      Cluster  10.244.0.2:8080, 10.244.1.3:8080  the same
-  the node's IPv4:30080  NodePort   inside   Cluster  10.244.0.2:8080, 10.244.1.3:8080  DIFFERS: the kernel lacks 10.244.1.3:8080; the kernel still has 10.244.1.4:8080
+  the node's IPv4:30080  NodePort   inside   Cluster  10.244.0.2:8080, 10.244.1.3:8080  DIFFERS: the kernel lacks 10.244.1.3:8080; the kernel still has 10.244.1.4:8080; everybody may connect
                                     outside  Local    10.244.0.2:8080                   DIFFERS: the kernel does drop
 
 port dns 53/UDP
@@ -182,8 +197,48 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 	}
 }
 
+// packets is a data path beside another one.
+type packets struct{ kernel }
+
+func (packets) Mode() string { return "packets" }
+
+// TestSeveral reads data paths that serve together.
+func TestSeveral(t *testing.T) {
+	one, two := forward("10.244.0.2:8080"), forward("10.244.0.2:8080", "10.244.1.3:8080")
+	for want, behind := range map[string]dataplane.HeldPart{
+		"10.244.1.3:8080 DIFFERS: nftables: the kernel lacks 10.244.1.3:8080\n": {Holdings: packets{kernel{"10.96.0.7:80": both(two)}}},
+		"DIFFERS: nftables: the kernel lacks 10.244.1.3:8080; packets: the kernel lacks 10.244.1.3:8080\n": {
+			Holdings: packets{kernel{"10.96.0.7:80": both(one)}}},
+		"the kernel lacks 10.244.1.3:8080; packets: the kernel does not have it\n": {Holdings: packets{}},
+		"10.244.1.3:8080 DIFFERS: nftables: the kernel lacks 10.244.1.3:8080 \n":   {Holdings: packets{}, Takes: func(*plan.Frontend) bool { return false }},
+	} {
+		r := explained(t, Options{Snapshot: cluster(nil), Port: "http", Kernel: append(read(kernel{"10.96.0.7:80": both(one)}), behind)})
+		text := squeeze(r.Text())
+		if !strings.Contains(text, strings.ReplaceAll(want, " \n", "\n")) || !strings.Contains(text, "the kernel (nftables and packets) differs") {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+}
+
+// TestTwice has an address that one Service has as two kinds: only what the
+// first of them wants is to be found.
+func TestTwice(t *testing.T) {
+	snap := cluster(func(s *model.Service, _ *state.Tx) {
+		s.Ports = []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 30080}}
+		s.ExternalLocal = false
+		s.LoadBalancer.Ingress = []model.LoadBalancerIngress{{Addr: netip.MustParseAddr("198.51.100.1")}}
+		s.ExternalIPs = []netip.Addr{netip.MustParseAddr("198.51.100.1")}
+	})
+	all := both(forward("10.244.0.2:8080", "10.244.1.3:8080"))
+	r := explained(t, Options{Snapshot: snap, Plan: plan.Options{ExternalIPs: true}, Kernel: read(kernel{"10.96.0.7:30080": all, "198.51.100.1:30080": all})})
+	f := r.Ports[0].Frontends
+	if len(f) != 3 || f[0].Clients[0].Differs == "" || f[1].Clients[0].Differs == "" || f[2].Clients[0].Differs != "" {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestJSON(t *testing.T) {
-	r := explained(t, Options{Snapshot: cluster(nil), Port: "http", Kernel: kernel{"10.96.0.7:80": both(forward("10.244.0.2:8080", "10.244.1.3:8080"))}})
+	r := explained(t, Options{Snapshot: cluster(nil), Port: "http", Kernel: read(kernel{"10.96.0.7:80": both(forward("10.244.0.2:8080", "10.244.1.3:8080"))})})
 	data, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

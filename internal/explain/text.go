@@ -35,12 +35,14 @@ func (r *Report) Text() string {
 	}
 	fmt.Fprintln(&b)
 	switch {
-	case r.Kernel.Unread != "":
-		fmt.Fprintf(&b, "the kernel was not read: %s\n", r.Kernel.Unread)
+	case r.Kernel.Mode == "":
 	case r.Kernel.Differs:
 		fmt.Fprintf(&b, "the kernel (%s) differs where it is said above\n", r.Kernel.Mode)
 	default:
 		fmt.Fprintf(&b, "the kernel (%s) holds just that\n", r.Kernel.Mode)
+	}
+	if r.Kernel.Unread != "" {
+		fmt.Fprintf(&b, "the kernel was not read: %s\n", r.Kernel.Unread)
 	}
 	return b.String()
 }

@@ -311,13 +311,20 @@ func testExplain(t *testing.T, c *cluster) {
 					}
 				}
 			}
-			Kernel struct{ Differs bool }
+			Kernel struct {
+				Mode, Unread string
+				Differs      bool
+			}
 		}
 		if err := json.Unmarshal([]byte(out), &report); err != nil {
 			t.Fatalf("%v in %s", err, out)
 		}
 		if report.Node != pod.node || report.Kernel.Differs || len(report.Ports) != 1 || len(report.Ports[0].Endpoints) != len(c.pods) {
 			t.Fatalf("Pod %s on %s: %s", pod.pod, pod.node, out)
+		}
+		at := slices.IndexFunc(c.nodes, func(n client) bool { return n.name == report.Node })
+		if mode := must(t, c.nodes[at].ns, "curl", "-sS", "http://127.0.0.1:10249/proxyMode"); report.Kernel.Unread != "" || !strings.HasPrefix(report.Kernel.Mode, mode) {
+			t.Errorf("on %s, which serves by %s, explain has read %+v", report.Node, mode, report.Kernel)
 		}
 		for _, e := range report.Ports[0].Endpoints {
 			if want := e.Node == report.Node; e.Cluster.In != want || e.Cluster.Why == "" {

@@ -71,13 +71,17 @@ func (w *wantedFrontend) decide(id, guard uint32, rows []row) frontend {
 	return f
 }
 
+// Takes reports whether the maps have a frontend at all: no program handles
+// SCTP; the packet path beside does.
+func Takes(f *plan.Frontend) bool { return f.Protocol != model.SCTP }
+
 // compile returns what a Service wants.
 func compile(s plan.Service) service {
 	out := service{frontends: make([]wantedFrontend, 0, len(s.Frontends))}
 	for i := range s.Frontends {
 		f := &s.Frontends[i]
-		if f.Protocol == model.SCTP {
-			continue // no program handles it; the packet path does
+		if !Takes(f) {
+			continue
 		}
 		w := wantedFrontend{
 			key: frontendKeyOf(f), kind: f.Kind, port: portKey{f.ServicePort.Name, f.Protocol, f.Addr.Is6()},
@@ -198,13 +202,17 @@ func compileNode(n dataplane.Node, addrs []netip.Addr) nodeSettings {
 		out.ranges[rangeKeyOf(p)] = flags
 	}
 	for _, a := range n.TLSProxy {
-		i := 0
-		if a.Addr().Is6() {
-			i = 1
-		}
-		out.proxies[i] = backend{Addr: addressOf(a.Addr()), Port: portOf(a.Port()), Flags: backendLocal}
+		out.proxies[familyOf(a.Addr())] = backend{Addr: addressOf(a.Addr()), Port: portOf(a.Port()), Flags: backendLocal}
 	}
 	return out
+}
+
+// familyOf is the place of an address family in the map proxies.
+func familyOf(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
 }
 
 // servesNodePorts reports whether NodePorts are served at an address of the

@@ -74,12 +74,7 @@ type Dataplane struct {
 	claims map[frontendKey][]*owner
 	owners map[model.Key]*owner
 	// have is what the kernel holds.
-	have struct {
-		frontends map[frontendKey]frontend
-		addresses map[address]uint32
-		ranges    map[rangeKey]uint32
-		proxies   [2]backend
-	}
+	have mapped
 	rows *rows
 	// inherited are rows, by their first place, and numbers, that an earlier
 	// process left and no Service has taken over yet.

@@ -47,23 +47,55 @@ func readTrie[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
 	return out, all.Err()
 }
 
-// read makes have what the kernel holds.
-func (d *Dataplane) read() (err error) {
-	if d.have.frontends, err = readAll[frontendKey, frontend](d.maps[socketMapFrontends]); err != nil {
-		return fmt.Errorf("read map %s: %w", socketMapFrontends, err)
-	}
-	if d.have.addresses, err = readAll[address, uint32](d.maps[socketMapAddresses]); err != nil {
-		return fmt.Errorf("read map %s: %w", socketMapAddresses, err)
-	}
-	if d.have.ranges, err = readTrie[rangeKey, uint32](d.maps[socketMapRanges]); err != nil {
-		return fmt.Errorf("read map %s: %w", socketMapRanges, err)
-	}
-	for i := range d.have.proxies {
-		if err := d.maps[socketMapProxies].Lookup(uint32(i), &d.have.proxies[i]); err != nil {
-			return fmt.Errorf("read map %s: %w", socketMapProxies, err)
+// readArray reads the first n elements of an array.
+func readArray[V any](m *ebpf.Map, n uint32) ([]V, error) {
+	out := make([]V, 0, n)
+	keys, values := make([]uint32, batch), make([]V, batch)
+	var cursor ebpf.MapBatchCursor
+	for uint32(len(out)) < n {
+		got, err := m.BatchLookup(&cursor, keys, values, nil)
+		out = append(out, values[:min(got, int(n)-len(out))]...)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			break
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return out, nil
+}
+
+// mapped is what the maps have that a process keeps in line.
+type mapped struct {
+	frontends map[frontendKey]frontend
+	addresses map[address]uint32
+	ranges    map[rangeKey]uint32
+	proxies   [2]backend
+}
+
+// readMaps reads what the kernel holds.
+func readMaps(m map[string]*ebpf.Map) (out mapped, err error) {
+	if out.frontends, err = readAll[frontendKey, frontend](m[socketMapFrontends]); err != nil {
+		return out, fmt.Errorf("read map %s: %w", socketMapFrontends, err)
+	}
+	if out.addresses, err = readAll[address, uint32](m[socketMapAddresses]); err != nil {
+		return out, fmt.Errorf("read map %s: %w", socketMapAddresses, err)
+	}
+	if out.ranges, err = readTrie[rangeKey, uint32](m[socketMapRanges]); err != nil {
+		return out, fmt.Errorf("read map %s: %w", socketMapRanges, err)
+	}
+	for i := range out.proxies {
+		if err := m[socketMapProxies].Lookup(uint32(i), &out.proxies[i]); err != nil {
+			return out, fmt.Errorf("read map %s: %w", socketMapProxies, err)
+		}
+	}
+	return out, nil
+}
+
+// read makes have what the kernel holds.
+func (d *Dataplane) read() (err error) {
+	d.have, err = readMaps(d.maps)
+	return err
 }
 
 // explain says what to do about an error of a map.

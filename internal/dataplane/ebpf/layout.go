@@ -146,3 +146,13 @@ func sourceKeyOf(guard uint32, p netip.Prefix) sourceKey {
 	p = p.Masked()
 	return sourceKey{Prefix: 32 + mappedBits(p), Guard: guard, Addr: addressOf(p.Addr())}
 }
+
+// prefix is the range of a sourceKey.
+func (k sourceKey) prefix() netip.Prefix {
+	a := k.Addr.addr()
+	bits := int(k.Prefix) - 32
+	if a.Is4() {
+		bits -= 96
+	}
+	return netip.PrefixFrom(a, bits)
+}

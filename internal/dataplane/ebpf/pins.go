@@ -192,14 +192,3 @@ func netnsCookie(fd int) (cookie uint64, err error) {
 	}
 	return cookie, nil
 }
-
-// Present reports whether anything is pinned for the network namespace of the
-// calling thread, below one of the directories that match the pattern.
-func Present(pattern string) (bool, error) {
-	cookie, err := netnsCookie(0)
-	if err != nil {
-		return false, err
-	}
-	found, err := filepath.Glob(string(pinsOf(pattern, cookie)))
-	return len(found) > 0, err
-}

@@ -2,9 +2,11 @@ package nft
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/plan"
@@ -44,12 +46,12 @@ type holdings elements
 func (holdings) Mode() string { return "nftables" }
 
 // Held implements dataplane.Holdings.
-func (h holdings) Held(a dataplane.Address) (dataplane.Held, bool) {
-	internal, ok := h.pool(a, internalScope)
+func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
+	internal, ok := h.pool(f, internalScope)
 	if !ok {
 		return dataplane.Held{}, false
 	}
-	external, ok := h.pool(a, externalScope)
+	external, ok := h.pool(f, externalScope)
 	if !ok {
 		external = internal // outside clients have entries only where they differ
 	}
@@ -57,8 +59,8 @@ func (h holdings) Held(a dataplane.Address) (dataplane.Held, bool) {
 }
 
 // pool returns what one class of clients gets.
-func (h holdings) pool(a dataplane.Address, in scope) (dataplane.HeldPool, bool) {
-	family, key := famOf(a.Addr), frontendKey(a.Addr, a.Protocol, a.Port)
+func (h holdings) pool(f *plan.Frontend, in scope) (dataplane.HeldPool, bool) {
+	family, key := famOf(f.Addr), frontendKey(f.Addr, f.Protocol, f.Port)
 	verdict, ok := h[element{fam: family, set: in.frontends, key: key}]
 	if !ok {
 		return dataplane.HeldPool{}, false
@@ -83,4 +85,38 @@ func (h holdings) pool(a dataplane.Address, in scope) (dataplane.HeldPool, bool)
 	}
 	slices.SortFunc(out.Backends, netip.AddrPort.Compare)
 	return out, true
+}
+
+// Differences implements dataplane.Holdings.
+func (h holdings) Differences(f *plan.Frontend) []string {
+	var out []string
+	family, key := famOf(f.Addr), frontendKey(f.Addr, f.Protocol, f.Port)
+	if f.Internal.Action == plan.Forward || f.External.Action == plan.Forward {
+		m, _ := parseMemory(h[element{fam: family, set: memories, key: key}])
+		if want := wholeSeconds(f.AffinityTimeout); m.seconds != want {
+			out = append(out, fmt.Sprintf("clients stay with their endpoint for %d s, planned are %d s", m.seconds, want))
+		}
+	}
+	want := elements{}
+	if f.Restricted {
+		want[element{fam: family, set: guarded, key: key}] = ""
+		for _, p := range f.SourceRanges {
+			want.addRange(family, sourceRanges, key, p)
+		}
+	}
+	same := true
+	for e := range want {
+		_, ok := h[e]
+		same = same && ok
+	}
+	for e := range h {
+		if e.fam == family && (e.set == guarded || e.set == sourceRanges) && strings.HasPrefix(e.key, key) {
+			_, ok := want[e]
+			same = same && ok
+		}
+	}
+	if !same {
+		out = append(out, "the source ranges are not those planned")
+	}
+	return out
 }

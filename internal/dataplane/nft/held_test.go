@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 
@@ -36,12 +37,15 @@ func TestRead(t *testing.T) {
 	for _, s := range services {
 		for i := range s.Frontends {
 			f := &s.Frontends[i]
-			got, ok := held.Held(dataplane.AddressOf(f))
+			got, ok := held.Held(f)
 			if !ok {
 				t.Fatalf("%s: %s %s port %d is not there", s.Key, f.Kind, f.Addr, f.Port)
 			}
 			if f.Split() {
 				split++
+			}
+			if d := held.Differences(f); len(d) > 0 {
+				t.Errorf("%s: %s %s port %d differs: %q", s.Key, f.Kind, f.Addr, f.Port, d)
 			}
 			for _, c := range []struct {
 				want plan.Pool
@@ -62,8 +66,22 @@ func TestRead(t *testing.T) {
 	if split == 0 {
 		t.Error("no frontend treats clients outside differently, so that was not tried")
 	}
-	if _, ok := held.Held(dataplane.Address{Addr: netip.MustParseAddr("10.96.7.7"), Protocol: 6, Port: 80}); ok {
+	if _, ok := held.Held(&plan.Frontend{Addr: netip.MustParseAddr("10.96.7.7"), Port: 80}); ok {
 		t.Error("an address of nobody is there")
+	}
+	for _, s := range services {
+		for i := range s.Frontends {
+			other := s.Frontends[i]
+			other.AffinityTimeout += time.Minute
+			other.Restricted = !other.Restricted
+			want := 2
+			if other.Internal.Action != plan.Forward && other.External.Action != plan.Forward {
+				want = 1 // there is nothing to stay with
+			}
+			if d := held.Differences(&other); len(d) != want {
+				t.Errorf("%s: %s %s port %d: what was planned otherwise is told as %q", s.Key, other.Kind, other.Addr, other.Port, d)
+			}
+		}
 	}
 	if held, err = Read(here); err != nil || len(held.(holdings)) == 0 {
 		t.Errorf("reading once more: %v", err)
