@@ -99,6 +99,8 @@ type node struct {
 	last   *lastknown.State // of an earlier run; nil where it is not needed
 	gates  gates
 	parts  []part
+	// problems are what only this node knows to be wrong.
+	problems *nodeProblems
 
 	// path is the controller of the data path, mode its name as kube-proxy
 	// gives it at /proxyMode.
@@ -157,6 +159,7 @@ func (n *node) serve(ctx context.Context) error {
 		func() error { return n.wireDNS(registry) },
 		n.wireAnnouncer,
 		n.wireLastKnown,
+		n.wireEvents,
 		n.wireSysctls,
 	} {
 		if err := wire(); err != nil {
@@ -201,9 +204,12 @@ func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer
 	if err != nil {
 		return fmt.Errorf("data path: %w", err)
 	}
+	planned := n.planOptions()
+	n.problems = newNodeProblems(n.NodeName, n.store, n.Logger, planned)
 	controller, err := dataplane.NewController(dataplane.Options{
-		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Dataplane: path, Flows: flows, Plan: n.planOptions(),
+		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Dataplane: path, Flows: flows, Plan: planned,
 		Settings:   dataplane.Node{Cluster: n.ClusterCIDRs, Services: n.ServiceCIDRs, NodePorts: n.NodePortAddresses},
+		Failed:     n.problems.notProgrammed,
 		Registerer: registry,
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"fairway.dev/fairway/internal/healthport"
 	"fairway.dev/fairway/internal/servicetls"
 	"fairway.dev/fairway/internal/state"
+	status "fairway.dev/fairway/internal/status/kube"
 	"fairway.dev/fairway/internal/sysctl"
 )
 
@@ -25,7 +26,8 @@ func (n *node) wireHealth(registry prometheus.Registerer) error {
 		return err
 	}
 	services, err := healthport.NewServices(healthport.ServicesOptions{
-		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Healthy: proxy.Healthy, NodePorts: n.NodePortAddresses, Registerer: registry,
+		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Healthy: proxy.Healthy, NodePorts: n.NodePortAddresses,
+		Failed: n.problems.healthPorts, Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -37,6 +39,18 @@ func (n *node) wireHealth(registry prometheus.Registerer) error {
 			return serveHTTP(ctx, n.Logger, "--healthz-bind-address", n.HealthzAddress, proxy.Handler())
 		}},
 	)
+	return nil
+}
+
+// wireEvents has an Event written for each problem that only this node knows.
+func (n *node) wireEvents() error {
+	reporter, err := status.NewReporter(status.ReporterOptions{
+		Config: n.config, Logger: n.Logger, Problems: n.problems.problems, Changed: n.problems.changed,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts = append(n.parts, part{"what is left out", n.problems.run}, part{"Events", reporter.Run})
 	return nil
 }
 

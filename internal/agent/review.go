@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 	"fairway.dev/fairway/internal/reconcile"
@@ -33,7 +32,8 @@ func (r *planReview) problems() model.Problems {
 
 func (r *planReview) run(ctx context.Context) error {
 	var review plan.Review
-	view := plan.View{Options: plan.Options{ExternalIPs: true, SCTP: dataplane.SupportsSCTP()}}
+	// What a node leaves out by its flags or for its kernel, that node tells.
+	view := plan.View{Options: plan.Options{ExternalIPs: true, SCTP: true}}
 	options := reconcile.WatchOptions{Store: r.store, Logger: r.logger}
 	return reconcile.Watch(ctx, options, func(_ context.Context, prev, next *state.Snapshot) error {
 		review.Follow(view, prev, next)

@@ -38,6 +38,9 @@ type ServicesOptions struct {
 	// NodePorts limit the node's addresses that health checks are answered at,
 	// as they limit those that serve NodePorts; empty means all.
 	NodePorts []netip.Prefix
+	// Failed is passed on to reconcile.LoopOptions: it is told of ports that
+	// cannot be listened at. Optional.
+	Failed func(map[model.Key]error)
 	// Registerer gets the metrics. Optional.
 	Registerer prometheus.Registerer
 }
@@ -69,6 +72,7 @@ func NewServices(o ServicesOptions) (*Services, error) {
 		Equal:        func(a, b plan.HealthCheck) bool { return a == b },
 		Compare:      model.Key.Compare,
 		Target:       s,
+		Failed:       o.Failed,
 	})
 	if err != nil {
 		return nil, err

@@ -369,8 +369,7 @@ func (d *Dataplane) settle(o *owner, refused map[frontendKey]error) error {
 	for i := range o.want.frontends {
 		key := o.want.frontends[i].key
 		if first := d.claims[key][0]; first != o {
-			errs = append(errs, fmt.Errorf("service %s: %s port %d is served for Service %s, which claimed it first; give one of them another address or port",
-				o.key, key.Addr.addr(), key.Port.number(), first.key))
+			errs = append(errs, &dataplane.TakenError{Service: o.key, At: netip.AddrPortFrom(key.Addr.addr(), key.Port.number()), By: first.key})
 			break
 		}
 	}

@@ -255,8 +255,7 @@ func (d *Dataplane) conflict(o *owner) error {
 			e := w.element
 			addr, _ := netip.AddrFromSlice([]byte(e.key[:len(e.key)-8]))
 			port := uint16(e.key[len(e.key)-4])<<8 | uint16(e.key[len(e.key)-3])
-			return fmt.Errorf("service %s: %s port %d is served for Service %s, which claimed it first; give one of them another address or port",
-				o.key, addr, port, first.key)
+			return &dataplane.TakenError{Service: o.key, At: netip.AddrPortFrom(addr, port), By: first.key}
 		}
 	}
 	return nil

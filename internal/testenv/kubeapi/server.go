@@ -306,11 +306,14 @@ func (s *Server) list(w http.ResponseWriter, q request) {
 func (s *Server) write(w http.ResponseWriter, r *http.Request, q request) {
 	var body map[string]any
 	data, err := io.ReadAll(r.Body)
+	if err == nil && strings.Contains(r.Header.Get("Content-Type"), "protobuf") {
+		data, err = fromProtobuf(data)
+	}
 	if err == nil {
 		err = json.Unmarshal(data, &body)
 	}
 	if err != nil {
-		fail(w, http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "want JSON: "+err.Error())
+		fail(w, http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "want JSON or protobuf: "+err.Error())
 		return
 	}
 	s.mu.Lock()

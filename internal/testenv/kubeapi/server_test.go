@@ -116,6 +116,9 @@ func TestRequests(t *testing.T) {
 	if _, err := c.CoreV1().Services("default").Get(ctx, "z", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("get what is not there: %v", err)
 	}
+	if made, err := c.CoreV1().Events("default").Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, Reason: "R"}, metav1.CreateOptions{}); err != nil || made.Reason != "R" {
+		t.Errorf("create in whatever form the client speaks: %v, %v", made, err)
+	}
 	slice := applydiscoveryv1.EndpointSlice("s", "default").WithAddressType(discoveryv1.AddressTypeIPv4).WithLabels(map[string]string{"a": "1"})
 	for range 2 {
 		got, err := c.DiscoveryV1().EndpointSlices("default").Apply(ctx, slice, metav1.ApplyOptions{FieldManager: "me"})

@@ -82,3 +82,12 @@ func toProtobuf(raw json.RawMessage) []byte {
 	}
 	return out.Bytes()
 }
+
+// fromProtobuf converts an object to JSON.
+func fromProtobuf(data []byte) ([]byte, error) {
+	o, err := runtime.Decode(scheme.Codecs.UniversalDeserializer(), data)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(o)
+}
