@@ -16,6 +16,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
+	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
 // netHandler is where net/http hands requests over that came by HTTP/2.
@@ -99,22 +100,31 @@ func (n *netClient) answer(_ *transaction, status int, header []http1.Field, bod
 func (n *netClient) proxy(t *transaction, b *backend) {
 	x, r := &t.exchange, n.request
 	call := t.call(b)
-	if !call.Deadline.IsZero() {
-		ctx, cancel := context.WithDeadline(r.Context(), call.Deadline)
-		defer cancel()
-		r = r.WithContext(ctx)
+	ctx := r.Context()
+	if ctx.Value(http.ServerContextKey) == nil {
+		// ReverseProxy cuts an answer off that breaks only if a server is there
+		// to catch its panic, which it tells by this. Ours all are.
+		ctx = context.WithValue(ctx, http.ServerContextKey, (*http.Server)(nil))
 	}
+	if !call.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, call.Deadline)
+		defer cancel()
+	}
+	r = r.WithContext(ctx)
 	if r.Body != nil && r.Body != http.NoBody {
 		body := r.Body
 		if x.MaxBody > 0 {
 			body = http.MaxBytesReader(n.answers.ResponseWriter, body, x.MaxBody)
 		}
-		r = r.WithContext(r.Context())
 		r.Body = clientBody{body}
 	}
 	p := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) { t.rewrite(p) },
 		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
+			if out.Body != nil && out.Body != http.NoBody {
+				out.Body = r.Body // which can be closed; ReverseProxy's cannot
+			}
 			resp, err := b.pool.RoundTrip(out, call)
 			if err == nil {
 				t.endpoint = resp.Request.URL.Host
@@ -136,9 +146,46 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		if resp.ContentLength != 0 {
 			p.FlushInterval = -1
 		}
+		if t.grpc && resp.Body != http.NoBody {
+			resp.Body = &grpcBody{ReadCloser: resp.Body, t: t, n: n, answer: resp}
+		}
 		return nil
 	}
 	p.ServeHTTP(n.answers, r)
+}
+
+// grpcBody is the body of a gRPC answer. If it breaks off it ends, and the
+// status in the trailers says why: a stream that is reset would tell the client
+// INTERNAL, after which it tries no other server.
+type grpcBody struct {
+	io.ReadCloser
+	t      *transaction
+	n      *netClient
+	answer *http.Response
+}
+
+// Read implements io.Reader.
+func (b *grpcBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == nil || err == io.EOF || b.n.gone() {
+		return n, err
+	}
+	t := b.t
+	var reason string
+	t.status, reason = http.StatusBadGateway, "the backend broke off"
+	if errors.Is(err, upstream.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		t.status, reason = http.StatusGatewayTimeout, "the backend did not answer in time"
+	}
+	t.failure = err.Error()
+	t.g.metrics.upstreamFailed(t.pool.Key().Service, t.status)
+	trailer := http.Header{"Grpc-Status": {grpcCode(t.status)}, "Grpc-Message": {t.grpcMessage(reason)}}
+	for name := range b.answer.Trailer {
+		if _, ok := trailer[name]; !ok {
+			trailer[name] = nil // announced, and ReverseProxy counts them
+		}
+	}
+	b.answer.Trailer = trailer
+	return n, io.EOF
 }
 
 // rewrite makes the request that the backend gets.

@@ -16,13 +16,14 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
 
 // stream makes a stream route to port 80 of a Service.
 func stream(name string, p model.Protocol, port uint16, service string, hosts ...string) model.StreamRoute {
-	return model.StreamRoute{Ref: model.Ref{Kind: "ConfigMap", Key: key(name)}, Field: fmt.Sprintf("data[%d]", port), Created: created,
+	return model.StreamRoute{Ref: model.Ref{Kind: "ConfigMap", Key: key(name)}, Field: fmt.Sprintf("data[%d]", port), Created: gatewaytest.Created,
 		Protocol: p, Port: port, Hosts: hosts, Backend: model.Backend{Service: key(service), Port: model.PortRef{Number: 80}}}
 }
 
@@ -209,7 +210,7 @@ func TestStreamProblems(t *testing.T) {
 	w := newWorld(t, nil)
 	w.service("a", "", "10.99.42.1:80")
 	younger := stream("young", model.TCP, 15001, "a")
-	younger.Created = created.Add(time.Hour)
+	younger.Created = gatewaytest.Created.Add(time.Hour)
 	own := stream("own", model.TCP, portOf(w.g.HTTPAddr()), "a")
 	w.streams(stream("old", model.TCP, 15001, "a"), younger, stream("taken", model.TCP, 15999, "a"), own, stream("lost", model.TCP, 15002, "nothing"))
 	for _, want := range []string{

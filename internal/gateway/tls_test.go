@@ -12,14 +12,14 @@ import (
 	"strings"
 	"testing"
 
+	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
 
 // withTLS binds a Secret to hosts.
 func withTLS(r *model.Route, secret string, hosts ...string) *model.Route {
-	r.TLS = append(r.TLS, model.RouteTLS{Secret: key(secret), Hosts: hosts})
-	return r
+	return gatewaytest.WithTLS(r, secret, hosts...)
 }
 
 func TestTLSBySNI(t *testing.T) {

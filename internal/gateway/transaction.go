@@ -203,29 +203,38 @@ func (t *transaction) answer(status int, reason string, header ...http1.Field) {
 
 func isGRPC(contentType string) bool { return strings.HasPrefix(contentType, "application/grpc") }
 
-// answerGRPC answers with a gRPC status in headers only ("Trailers-Only" of the
-// gRPC protocol), by the table in grpc's http-grpc-status-mapping.md.
-func (t *transaction) answerGRPC(status int, reason string, header []http1.Field) {
-	code := "2" // UNKNOWN
+// grpcCode is the gRPC status for a status of HTTP's, by the table in grpc's
+// http-grpc-status-mapping.md.
+func grpcCode(status int) string {
 	switch status {
 	case http.StatusBadRequest:
-		code = "13" // INTERNAL
+		return "13" // INTERNAL
 	case http.StatusForbidden:
-		code = "7" // PERMISSION_DENIED
+		return "7" // PERMISSION_DENIED
 	case http.StatusNotFound:
-		code = "12" // UNIMPLEMENTED
+		return "12" // UNIMPLEMENTED
 	case http.StatusRequestEntityTooLarge:
-		code = "8" // RESOURCE_EXHAUSTED
+		return "8" // RESOURCE_EXHAUSTED
 	case http.StatusBadGateway, http.StatusServiceUnavailable:
-		code = "14" // UNAVAILABLE
+		return "14" // UNAVAILABLE
 	case http.StatusGatewayTimeout:
-		code = "4" // DEADLINE_EXCEEDED
+		return "4" // DEADLINE_EXCEEDED
 	}
+	return "2" // UNKNOWN
+}
+
+// answerGRPC answers with a gRPC status in headers only ("Trailers-Only" of the
+// gRPC protocol).
+func (t *transaction) answerGRPC(status int, reason string, header []http1.Field) {
 	t.status = status
 	t.client.answer(t, http.StatusOK, append(header,
 		http1.Field{Name: "Content-Type", Value: "application/grpc"},
-		http1.Field{Name: "Grpc-Status", Value: code},
-		http1.Field{Name: "Grpc-Message", Value: fmt.Sprintf("%s (request id %s)", reason, t.id)}), "")
+		http1.Field{Name: "Grpc-Status", Value: grpcCode(status)},
+		http1.Field{Name: "Grpc-Message", Value: t.grpcMessage(reason)}), "")
+}
+
+func (t *transaction) grpcMessage(reason string) string {
+	return fmt.Sprintf("%s (request id %s)", reason, t.id)
 }
 
 // call is how the exchange is sent.

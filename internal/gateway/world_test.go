@@ -3,88 +3,25 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
-	"net/netip"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
+	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
 
-// TestMain runs the tests in a network namespace of their own, without a way
-// out, where 10.99.0.0/16 and fd00:99::/64 are addresses of Pods.
-func TestMain(m *testing.M) {
-	const inside = "FAIRWAY_GATEWAY_TEST_NETNS"
-	if os.Getenv(inside) != "" {
-		if err := setUpNetwork(); err != nil {
-			fmt.Fprintln(os.Stderr, "set up the network namespace:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	if err := cmd.Run(); err != nil {
-		if cmd.ProcessState == nil {
-			fmt.Fprintln(os.Stderr, "start in a network namespace:", err)
-			os.Exit(1)
-		}
-		os.Exit(cmd.ProcessState.ExitCode())
-	}
-}
-
-func setUpNetwork() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return err
-	}
-	// Connections that wait to be accepted move to another socket of the same
-	// port when theirs is closed (Linux 5.14).
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0); err != nil {
-		return err
-	}
-	for _, a := range []string{"10.99.0.1/16", "fd00:99::1/128", "fd00:99::2/128"} {
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrAdd(lo, addr); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// TestMain runs the tests in a network namespace of their own.
+func TestMain(m *testing.M) { gatewaytest.Main(m) }
 
 // world is a store with what the tests put into it, and a gateway over it.
 type world struct {
@@ -176,30 +113,16 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
-func key(name string) model.Key { return model.Key{Namespace: "default", Name: name} }
+func key(name string) model.Key { return gatewaytest.Key(name) }
 
 // service adds a Service whose port 80 "http" has endpoints at addr:port.
 func (w *world) service(name, appProtocol string, endpoints ...string) {
 	w.t.Helper()
-	w.update(func(tx *state.Tx) {
-		tx.PutService(&model.Service{Key: key(name), Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, AppProtocol: appProtocol}}})
-		putEndpoints(tx, name, "http", model.TCP, endpoints)
-	})
+	w.update(func(tx *state.Tx) { gatewaytest.PutService(tx, name, appProtocol, endpoints...) })
 }
 
 func putEndpoints(tx *state.Tx, name, port string, p model.Protocol, endpoints []string) {
-	slice := func(i int, list []model.Endpoint) *model.EndpointSlice {
-		return &model.EndpointSlice{Key: key(fmt.Sprintf("%s-%d", name, i)), Service: key(name), Endpoints: list}
-	}
-	for i := range 8 {
-		if i < len(endpoints) {
-			ap := netip.MustParseAddrPort(endpoints[i])
-			tx.PutSlice(slice(i, []model.Endpoint{{Addr: ap.Addr(), Ready: true, Serving: true,
-				Ports: []model.EndpointPort{{Name: port, Protocol: p, Port: ap.Port()}}}}))
-		} else {
-			tx.DeleteSlice(key(fmt.Sprintf("%s-%d", name, i)))
-		}
-	}
+	gatewaytest.PutEndpoints(tx, name, port, p, endpoints)
 }
 
 // endpoints replaces the endpoints of a Service.
@@ -208,14 +131,8 @@ func (w *world) endpoints(name string, endpoints ...string) {
 	w.update(func(tx *state.Tx) { putEndpoints(tx, name, "http", model.TCP, endpoints) })
 }
 
-// rule makes a rule for a prefix.
 func rule(host, path, service string, change ...func(*model.RouteRule)) model.RouteRule {
-	r := model.RouteRule{Field: "spec.rules[0].http.paths[0]", Host: host, Path: model.PathMatch{Value: path},
-		Backends: []model.WeightedBackend{{Weight: 1, Backend: model.Backend{Service: key(service), Port: model.PortRef{Number: 80}}}}}
-	for _, c := range change {
-		c(&r)
-	}
-	return r
+	return gatewaytest.Rule(host, path, service, change...)
 }
 
 func filters(f model.Filters) func(*model.RouteRule) {
@@ -224,10 +141,8 @@ func filters(f model.Filters) func(*model.RouteRule) {
 
 func regex(r *model.RouteRule) { r.Path.Type = model.PathRegex }
 
-var created = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
 func ingress(name string, rules ...model.RouteRule) *model.Route {
-	return &model.Route{Ref: model.Ref{Kind: "Ingress", Key: key(name)}, Created: created, Rules: rules}
+	return gatewaytest.Ingress(name, rules...)
 }
 
 func (w *world) route(r *model.Route) {
@@ -314,26 +229,9 @@ var plainClient = &http.Client{
 	Timeout:       20 * time.Second,
 }
 
-// secret makes a Secret with a certificate for names.
-func secret(t testing.TB, name string, names ...string) *model.Certificate {
+func secret(t testing.TB, name string, hosts ...string) *model.Certificate {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &model.Certificate{Key: key(name),
-		Chain:      pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		PrivateKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
+	return gatewaytest.Secret(t, name, hosts...)
 }
 
 // presented returns the common name of the certificate for a server name.

@@ -2,68 +2,31 @@ package protocols
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
-	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"fairway.dev/fairway/internal/gateway"
+	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
 
-// TestMain runs the tests in a network namespace of their own, without a way out.
-func TestMain(m *testing.M) {
-	const inside = "FAIRWAY_PROTOCOLS_TEST_NETNS"
-	if os.Getenv(inside) != "" {
-		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "set up the network namespace:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Run(); err != nil {
-		if cmd.ProcessState == nil {
-			fmt.Fprintln(os.Stderr, "start in a network namespace:", err)
-			os.Exit(1)
-		}
-		os.Exit(cmd.ProcessState.ExitCode())
-	}
-}
+// TestMain runs the tests in a network namespace of their own.
+func TestMain(m *testing.M) { gatewaytest.Main(m) }
 
 // backend is a Service with one endpoint, for requests to a host.
 type backend struct {
-	host, appProtocol string
-	addr              netip.AddrPort
+	host, appProtocol, addr string
 }
 
 // world is a gateway, and the certificate that it shows for every host.
 type world struct {
 	*gateway.Gateway
-	caFile string
+	roots *x509.CertPool
 }
 
 // newWorld starts a gateway in front of backends.
@@ -74,21 +37,15 @@ func newWorld(t *testing.T, backends ...backend) *world {
 	for _, b := range backends {
 		hosts = append(hosts, b.host)
 	}
-	pair := certificate(t, hosts...)
+	pair := gatewaytest.Secret(t, "pair", hosts...)
 	store.Update(func(tx *state.Tx) {
 		tx.PutCertificate(pair)
+		var rules []model.RouteRule
 		for _, b := range backends {
-			name := model.Key{Namespace: "default", Name: b.host}
-			tx.PutService(&model.Service{Key: name, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80, AppProtocol: b.appProtocol}}})
-			tx.PutSlice(&model.EndpointSlice{Key: name, Service: name, Endpoints: []model.Endpoint{{
-				Addr: b.addr.Addr(), Ready: true, Serving: true, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: b.addr.Port()}},
-			}}})
-			tx.PutRoute(&model.Route{
-				Ref: model.Ref{Kind: "Ingress", Key: name}, TLS: []model.RouteTLS{{Hosts: []string{b.host}, Secret: pair.Key}},
-				Rules: []model.RouteRule{{Host: b.host, Path: model.PathMatch{Value: "/"},
-					Backends: []model.WeightedBackend{{Weight: 1, Backend: model.Backend{Service: name, Port: model.PortRef{Number: 80}}}}}},
-			})
+			gatewaytest.PutService(tx, b.host, b.appProtocol, b.addr)
+			rules = append(rules, gatewaytest.Rule(b.host, "/", b.host))
 		}
+		tx.PutRoute(gatewaytest.WithTLS(gatewaytest.Ingress("main", rules...), "pair", hosts...))
 		tx.SetSynced()
 	})
 	g, err := gateway.New(gateway.Options{
@@ -106,56 +63,42 @@ func newWorld(t *testing.T, backends ...backend) *world {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); !g.Ready(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !g.Ready(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the gateway does not become ready")
 		}
 	}
-	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(caFile, pair.Chain, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return &world{Gateway: g, caFile: caFile}
+	w := &world{g, x509.NewCertPool()}
+	w.roots.AppendCertsFromPEM(pair.Chain)
+	return w
 }
 
-// port returns a port of the gateway's.
-func (w *world) port(secure bool) int {
-	a := w.HTTPAddr()
+// addr returns the gateway's address.
+func (w *world) addr(secure bool) string {
 	if secure {
-		a = w.HTTPSAddr()
+		return w.HTTPSAddr().String()
 	}
-	return a.(*net.TCPAddr).Port
+	return w.HTTPAddr().String()
 }
+
+// port returns the gateway's port.
+func (w *world) port(secure bool) int {
+	if secure {
+		return w.HTTPSAddr().(*net.TCPAddr).Port
+	}
+	return w.HTTPAddr().(*net.TCPAddr).Port
+}
+
+// tls returns what a client needs to trust the gateway.
+func (w *world) tls(host string) *tls.Config { return &tls.Config{RootCAs: w.roots, ServerName: host} }
 
 // listen opens a port for a backend.
-func listen(t *testing.T) (net.Listener, netip.AddrPort) {
+func listen(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "10.99.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	return l, l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// certificate makes a Secret with a certificate for hosts, which signs itself.
-func certificate(t *testing.T, hosts ...string) *model.Certificate {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "gateway"}, DNSNames: hosts,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &model.Certificate{Key: model.Key{Namespace: "default", Name: "pair"},
-		Chain:      pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		PrivateKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
+	return l
 }

@@ -62,6 +62,20 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close leaves the client's body open: the server closes it when the request
-// is done, and another attempt may need it.
-func (b *sentBody) Close() error { return nil }
+// Close ends the attempt's reading, the one under way too: a transport whose
+// connection broke waits for that before it tells anybody. An attempt that has
+// read nothing leaves the client's body to the next one.
+func (b *sentBody) Close() error {
+	s := b.source
+	s.mu.Lock()
+	mine := s.current == b
+	if mine {
+		s.current = nil
+	}
+	started := s.started
+	s.mu.Unlock()
+	if mine && started {
+		return s.inner.Close()
+	}
+	return nil
+}
