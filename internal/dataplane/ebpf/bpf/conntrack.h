@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
  * Connection tracking of the kernel as the engine that translates, by its
  * kfuncs (net/netfilter/nf_conntrack_bpf.c and nf_nat_bpf.c of Linux): a

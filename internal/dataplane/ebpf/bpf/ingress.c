@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
  * Services for packets that arrive: from clients outside, from Pods whose
  * sockets the socket programs do not see, and from other nodes. The programs
@@ -211,4 +211,4 @@ int fairway_pod(struct __sk_buff *skb)
 	return serve(skb, 1);
 }
 
-char _license[] SEC("license") = "GPL";
+char programs_license[] SEC("license") = "Dual MIT/GPL";

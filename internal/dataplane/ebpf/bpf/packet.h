@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
  * What the ingress programs read of a packet.
  */
