@@ -3,6 +3,7 @@ package cases
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -34,20 +35,13 @@ const (
 	tries = 40
 )
 
-// Trait is a way in which a data path serves clients better than packets can be.
-type Trait string
-
-// Sockets is the trait of balancing sockets: the node's own clients are served
-// at loopback addresses, and a client that reaches itself is seen with its own
-// address.
-const Sockets Trait = "sockets"
-
-// NodeSockets is the same for the node's own clients alone.
-const NodeSockets Trait = "node sockets"
-
 // Run runs every case against a data path.
-func Run(t *testing.T, start Start, traits ...Trait) {
+//
+// What differs by the data path are exceptions, see [Exceptions]: Run fails if
+// it makes others than those that are listed for it, or fewer.
+func Run(t *testing.T, start Start, kind Kind) {
 	n := NewNetwork(t)
+	made := map[Exception]bool{}
 	dp := start(t, n)
 	if err := dp.SetNode(t.Context(), n.Settings); err != nil {
 		t.Fatal(err)
@@ -64,13 +58,25 @@ func Run(t *testing.T, start Start, traits ...Trait) {
 						continue
 					}
 					t.Run(strings.ToLower(protocol.String())+suffix, func(t *testing.T) {
-						r := &run{n: n, dp: dp, c: c, family: family, protocol: protocol, traits: traits}
+						r := &run{n: n, dp: dp, c: c, family: family, protocol: protocol, kind: kind, made: made}
 						r.run(t)
 					})
 				}
 			}
 		})
 	}
+	for _, e := range Exceptions {
+		if listed := slices.Contains(e.Kinds, kind); listed && !made[e.Name] && all(t) {
+			t.Errorf("exception %q is listed for %s, which does not make it: take it off the list, and off docs/features/services.md", e.Name, kind)
+		} else if !listed && made[e.Name] {
+			t.Errorf("exception %q is made by %s, for which it is not listed", e.Name, kind)
+		}
+	}
+}
+
+// all reports whether every case was run, and none failed.
+func all(t *testing.T) bool {
+	return !t.Failed() && !strings.Contains(flag.Lookup("test.run").Value.String(), "/")
 }
 
 // run is one case in one family with one protocol.
@@ -80,7 +86,8 @@ type run struct {
 	c        *testCase
 	family   int
 	protocol model.Protocol
-	traits   []Trait
+	kind     Kind
+	made     map[Exception]bool // by the data path, until now
 }
 
 func (r *run) addr(name string) netip.Addr {
@@ -200,8 +207,11 @@ func (r *run) probe(t *testing.T, p probe) {
 		t.Fatal(err)
 	}
 	to := netip.AddrPortFrom(r.addr(name), uint16(number))
-	if p.sockets != "" && r.sockets(p) {
+	switch {
+	case p.sockets != "" && r.sockets(p):
 		p.want = p.sockets
+	case p.sockets != "":
+		r.made[p.exception] = true
 	}
 	switch p.want {
 	case refused:
@@ -219,13 +229,17 @@ func (r *run) probe(t *testing.T, p probe) {
 
 // sockets reports whether the client's sockets are balanced.
 func (r *run) sockets(p probe) bool {
-	return slices.Contains(r.traits, Sockets) || p.from == "node-1" && slices.Contains(r.traits, NodeSockets)
+	return r.kind == Sockets || p.from == "node-1" && r.kind == NodeSockets
 }
 
 // notSent reports whether a datagram of the node itself was not sent: a filter
 // that rejects or drops it tells so to its sender.
 func (r *run) notSent(p probe, err error) bool {
-	return p.from == "node-1" && r.protocol == model.UDP && errors.Is(err, syscall.EPERM)
+	if p.from != "node-1" || r.protocol != model.UDP || !errors.Is(err, syscall.EPERM) {
+		return false
+	}
+	r.made[NotSent] = true
+	return true
 }
 
 func isTimeout(err error) bool {
@@ -275,6 +289,8 @@ func (r *run) client(p probe, a testenv.Answer) error {
 	nodes := []netip.Addr{r.addr("node-1"), r.addr("wan"), r.addr("own")}
 	saw := a.Client.Addr().Unmap()
 	switch client := p.sees[a.Name]; {
+	case client == "itself" && !r.sockets(p) && slices.Contains(nodes, saw):
+		r.made[HairpinHidden] = true
 	case client == "" && p.from == "node-1", client == "node", client == "itself" && !r.sockets(p):
 		if !slices.Contains(nodes, saw) {
 			return fmt.Errorf("%s saw %s, want an address of the node", a.Name, saw)

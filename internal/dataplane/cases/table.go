@@ -39,8 +39,10 @@ type probe struct {
 	// want is the names of the endpoints that must answer, each at least once,
 	// or refused or silent.
 	want string
-	// sockets is the same where sockets are balanced, if it differs.
-	sockets string
+	// sockets is the same where sockets are balanced, if it differs, which then
+	// is an exception of all others.
+	sockets   string
+	exception Exception
 	// sees tells, by endpoint, what client address it sees: "node" for one of
 	// node-1's, "itself" for the same unless sockets are balanced; by default the
 	// client's own.
@@ -135,7 +137,7 @@ var table = []testCase{{
 		{from: "node-1", to: "node-1:30080", want: "pod-b pod-c"},
 		{from: "node-1", to: "wan:30080", want: "pod-b pod-c"},
 		{from: "pod-c", to: "node-1:30080", want: "pod-b pod-c", sees: remote},
-		{from: "node-1", to: "loopback:30080", want: refused, sockets: "pod-b pod-c"},
+		{from: "node-1", to: "loopback:30080", want: refused, sockets: "pod-b pod-c", exception: NoLoopback},
 		{from: "outside", to: "wan:30081", want: refused},
 		{from: "pod-a", to: "vip:30080", want: refused},
 	},
@@ -173,10 +175,12 @@ var table = []testCase{{
 	},
 }, {
 	name:     "externalTrafficPolicy Local keeps to the node and to the client's address",
-	services: []service{{endpoints: "pod-b pod-c", nodePort: 30080, lb: true, externalLocal: true}},
+	services: []service{{endpoints: "pod-b pod-c", nodePort: 30080, lb: true, ext: true, externalLocal: true}},
 	probes: []probe{
 		{from: "outside", to: "wan:30080", want: "pod-b"},
 		{from: "outside", to: "lb:80", want: "pod-b"},
+		{from: "outside", to: "ext:80", want: "pod-b"},
+		{from: "node-2", to: "lb:80", want: "pod-b"},
 		{from: "pod-a", to: "lb:80", want: "pod-b pod-c"},
 		{from: "pod-a", to: "node-1:30080", want: "pod-b pod-c"},
 		{from: "pod-c", to: "node-1:30080", want: "pod-b pod-c", sees: remote},
@@ -186,12 +190,18 @@ var table = []testCase{{
 	},
 }, {
 	name:     "externalTrafficPolicy Local with nobody here: silence outside, all endpoints inside",
-	services: []service{{endpoints: "pod-c", nodePort: 30080, lb: true, externalLocal: true}},
+	services: []service{{endpoints: "pod-c", nodePort: 30080, lb: true, ext: true, externalLocal: true}},
 	probes: []probe{
 		{from: "outside", to: "wan:30080", want: silent},
 		{from: "outside", to: "lb:80", want: silent},
+		{from: "outside", to: "ext:80", want: silent},
 		{from: "pod-a", to: "lb:80", want: "pod-c"},
 		{from: "node-1", to: "node-1:30080", want: "pod-c"},
+		// An endpoint comes to this node, and goes again.
+		{change: &service{endpoints: "pod-b pod-c", nodePort: 30080, lb: true, ext: true, externalLocal: true}},
+		{from: "outside", to: "lb:80", want: "pod-b"},
+		{change: &service{endpoints: "pod-c", nodePort: 30080, lb: true, ext: true, externalLocal: true}},
+		{from: "outside", to: "lb:80", want: silent},
 	},
 }, {
 	name:     "externalTrafficPolicy Local falls back to its own terminating endpoints",

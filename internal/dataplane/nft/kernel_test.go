@@ -19,5 +19,5 @@ func TestCases(t *testing.T) {
 			t.Fatal(err)
 		}
 		return d
-	})
+	}, cases.Packets)
 }
