@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +59,6 @@ type Dataplane struct {
 	pins        pins
 	layout      string
 	maps        map[string]*ebpf.Map
-	memory      *ebpf.Memory
 	attachments []*attachment
 	ingress     *ingress // nil without Options.Ingress
 	stop        func()   // of following addresses
@@ -76,10 +74,17 @@ type Dataplane struct {
 	// have is what the kernel holds.
 	have mapped
 	rows *rows
+	// unwritten are places of backends and what shall stand there, in order.
+	unwritten struct {
+		places   []uint32
+		backends []backend
+	}
 	// inherited are rows, by their first place, and numbers, that an earlier
-	// process left and no Service has taken over yet.
-	inheritedRows map[uint32]pool
-	inheritedIDs  map[uint32]struct{}
+	// process left and no Service has taken over yet. inheritedBackends are all
+	// that stood in the map then.
+	inheritedRows     map[uint32]pool
+	inheritedIDs      map[uint32]struct{}
+	inheritedBackends []backend
 	// guards are the numbers whose source ranges are in use.
 	guards            map[uint32][]sourceKey
 	lastID, lastGuard uint32
@@ -181,9 +186,6 @@ func (d *Dataplane) open() error {
 	d.layout = layoutOf(specs)
 	if d.maps, err = d.pins.openMaps(specs); err != nil {
 		return err
-	}
-	if d.memory, err = d.maps[socketMapBackends].Memory(); err != nil {
-		return fmt.Errorf("map %s: %w", socketMapBackends, err)
 	}
 	if err := d.inherit(); err != nil {
 		return err
@@ -293,6 +295,10 @@ func (d *Dataplane) inherit() error {
 		return err
 	}
 	d.rows = newRows(d.maps[socketMapBackends].MaxEntries())
+	var err error
+	if d.inheritedBackends, err = readBackends(d.maps, d.have.frontends); err != nil {
+		return err
+	}
 	for key, f := range d.have.frontends {
 		d.inheritedIDs[f.ID] = struct{}{}
 		d.lastID, d.lastGuard = max(d.lastID, f.ID), max(d.lastGuard, f.Guard)
@@ -328,7 +334,13 @@ func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.
 		}
 		lost = lost || some
 	}
-	refused := d.commit(touched)
+	refused, err := d.commit(touched)
+	if err != nil {
+		for _, c := range changes {
+			failed[c.Key] = err
+		}
+		return failed
+	}
 	for _, c := range changes {
 		o := d.owners[c.Key]
 		if o == nil || failed[c.Key] != nil {
@@ -496,10 +508,7 @@ func (d *Dataplane) row(o *owner, want *service, p wantedPool) (r row, isNew boo
 		return row{}, false, fmt.Errorf("no room for %d endpoints: the map of backends holds %d; raise --bpf-max-backends, or remove Services", len(placed), d.maps[socketMapBackends].MaxEntries())
 	}
 	r = row{p.name, pool{base, uint32(len(placed))}, placed}
-	if err := d.writeRow(r); err != nil {
-		d.rows.release(r.pool)
-		return row{}, false, err
-	}
+	d.toWrite(r)
 	return r, true, nil
 }
 
@@ -517,9 +526,7 @@ func (d *Dataplane) inheritedRow(want *service, name poolKey) row {
 			if f.actions[class] != actionForward || want.pools[f.pools[class]].name != name || p.Count == 0 || d.inheritedRows[p.Base] != p {
 				continue
 			}
-			if backends, err := d.readRow(p); err == nil {
-				return row{name, p, backends}
-			}
+			return row{name, p, slices.Clone(rowOf(d.inheritedBackends, p))}
 		}
 	}
 	return row{name: name}
@@ -616,11 +623,7 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 			touched[key] = struct{}{}
 		}
 	}
-	var errs []error
-	for key, err := range d.commit(touched) {
-		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
-	}
-	errs = append(errs, d.commitNode())
+	errs := append(d.commitAll(touched), d.commitNode())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
@@ -632,6 +635,7 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 	}
 	clear(d.inheritedRows)
 	clear(d.inheritedIDs)
+	d.inheritedBackends = nil
 	if err := d.pruneSources(); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
@@ -713,20 +717,21 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 			}
 		}
 	}
-	var errs []error
+	backends, err := readBackends(d.maps, d.have.frontends)
+	if err != nil {
+		return fmt.Errorf("eBPF: %w", err)
+	}
 	for _, o := range d.owners {
 		for _, r := range o.rows {
-			if now, err := d.readRow(r.pool); err != nil || !slices.Equal(now, r.backends) {
-				errs = append(errs, err, d.writeRow(r))
+			if !slices.Equal(rowOf(backends, r.pool), r.backends) {
+				d.toWrite(r)
 			}
 		}
 	}
 	if len(wrong) > 0 {
 		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", len(wrong))
 	}
-	for key, err := range d.commit(wrong) {
-		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
-	}
+	errs := d.commitAll(wrong)
 	for _, keys := range d.guards {
 		for _, k := range keys {
 			errs = append(errs, d.maps[socketMapSources].Put(k, uint8(1)))
@@ -752,11 +757,26 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	return nil
 }
 
+// commitAll commits and says what went wrong.
+func (d *Dataplane) commitAll(touched map[frontendKey]struct{}) []error {
+	refused, err := d.commit(touched)
+	errs := []error{err}
+	for key, err := range refused {
+		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
+	}
+	return errs
+}
+
 // commit brings frontends in line with the claims on them, and the cluster
-// addresses with them. It returns those that the kernel refused.
-func (d *Dataplane) commit(touched map[frontendKey]struct{}) map[frontendKey]error {
+// addresses with them, once the rows are written that they lead to. It returns
+// those that the kernel refused; after an error none of them has changed.
+func (d *Dataplane) commit(touched map[frontendKey]struct{}) (map[frontendKey]error, error) {
 	for key := range d.dirty {
 		touched[key] = struct{}{}
+	}
+	if err := d.writeRows(); err != nil {
+		maps.Copy(d.dirty, touched)
+		return nil, err
 	}
 	var put, remove []frontendKey
 	var values []frontend
@@ -783,41 +803,5 @@ func (d *Dataplane) commit(touched map[frontendKey]struct{}) map[frontendKey]err
 	for key := range refused {
 		d.dirty[key] = struct{}{}
 	}
-	return refused
-}
-
-// encode writes backends as they stand in memory.
-func encode(list []backend) []byte {
-	out := make([]byte, 0, len(list)*backendSize)
-	for _, b := range list {
-		out = append(out, b.Addr[:]...)
-		out = append(out, b.Port[:]...)
-		out = append(out, b.Flags, 0, 0, 0, 0, 0)
-	}
-	return out
-}
-
-func (d *Dataplane) writeRow(r row) error {
-	if _, err := d.memory.WriteAt(encode(r.backends), int64(r.Base)*backendSize); err != nil {
-		return fmt.Errorf("map %s: %w", socketMapBackends, err)
-	}
-	return nil
-}
-
-func (d *Dataplane) readRow(p pool) ([]backend, error) {
-	data := make([]byte, int(p.Count)*backendSize)
-	if _, err := d.memory.ReadAt(data, int64(p.Base)*backendSize); err != nil {
-		return nil, fmt.Errorf("map %s: %w", socketMapBackends, err)
-	}
-	out := make([]backend, p.Count)
-	for i := range out {
-		b := data[i*backendSize:]
-		copy(out[i].Addr[:], b)
-		copy(out[i].Port[:], b[16:])
-		out[i].Flags = b[18]
-		if !bytes.Equal(b[19:backendSize], make([]byte, 5)) {
-			out[i].Zero = 1 // somebody else's: different from all of ours
-		}
-	}
-	return out, nil
+	return refused, nil
 }

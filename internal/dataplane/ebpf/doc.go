@@ -18,7 +18,7 @@
 // One set of maps serves both address families and all programs, see bpf/maps.h:
 //
 //	frontends  {address, port, protocol} -> for each class of clients {action, range of backends}
-//	backends   an array, written through shared memory
+//	backends   an array
 //	addresses  what an address is: the node's, or a cluster IP
 //	ranges     what a range is: of cluster IPs, of Pods
 //

@@ -115,14 +115,8 @@ func readHoldings(maps map[string]*ebpf.Map, links string) (*Holdings, error) {
 		return nil, err
 	}
 	h.frontends, h.addresses, h.proxies = have.frontends, have.addresses, have.proxies
-	end, size := uint64(0), uint64(maps[socketMapBackends].MaxEntries())
-	for _, f := range h.frontends {
-		for _, p := range f.Pools {
-			end = min(max(end, uint64(p.Base)+uint64(p.Count)), size)
-		}
-	}
-	if h.backends, err = readArray[backend](maps[socketMapBackends], uint32(end)); err != nil {
-		return nil, fmt.Errorf("read map %s: %w", socketMapBackends, err)
+	if h.backends, err = readBackends(maps, h.frontends); err != nil {
+		return nil, err
 	}
 	sources, err := readTrie[sourceKey, uint8](maps[socketMapSources])
 	if err != nil {
@@ -185,20 +179,12 @@ func (h *Holdings) pool(v frontend, class int) dataplane.HeldPool {
 		}
 	}
 	if out.Action == plan.Forward {
-		for _, b := range h.row(v.Pools[class]) {
+		for _, b := range rowOf(h.backends, v.Pools[class]) {
 			out.Backends = append(out.Backends, b.addrPort())
 		}
 		slices.SortFunc(out.Backends, netip.AddrPort.Compare)
 	}
 	return out
-}
-
-// row returns the backends of a row; nil where it is beyond the map.
-func (h *Holdings) row(p pool) []backend {
-	if from, to := uint64(p.Base), uint64(p.Base)+uint64(p.Count); to <= uint64(len(h.backends)) {
-		return h.backends[from:to]
-	}
-	return nil
 }
 
 // Differences implements dataplane.Holdings.
@@ -230,7 +216,7 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 			if p.Action != plan.Forward || v.Actions[class] != actionForward {
 				break
 			}
-			for _, b := range h.row(v.Pools[class]) {
+			for _, b := range rowOf(h.backends, v.Pools[class]) {
 				if b.addrPort() != want.AddrPort || b == backendOf(want) || said[b] {
 					continue
 				}

@@ -10,9 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backendSize is the size of struct backend.
-const backendSize = 24
-
 // batch is how many elements one system call reads or writes.
 const batch = 4096
 
@@ -90,6 +87,52 @@ func readMaps(m map[string]*ebpf.Map) (out mapped, err error) {
 		}
 	}
 	return out, nil
+}
+
+// readBackends reads the backends up to the last one that a frontend leads to.
+func readBackends(m map[string]*ebpf.Map, frontends map[frontendKey]frontend) ([]backend, error) {
+	end, size := uint64(0), uint64(m[socketMapBackends].MaxEntries())
+	for _, f := range frontends {
+		for _, p := range f.Pools {
+			end = min(max(end, uint64(p.Base)+uint64(p.Count)), size)
+		}
+	}
+	out, err := readArray[backend](m[socketMapBackends], uint32(end))
+	if err != nil {
+		return nil, fmt.Errorf("read map %s: %w", socketMapBackends, err)
+	}
+	return out, nil
+}
+
+// rowOf returns the row in a map of backends; nil where it is beyond the end.
+func rowOf(all []backend, p pool) []backend {
+	if from, to := uint64(p.Base), uint64(p.Base)+uint64(p.Count); to <= uint64(len(all)) {
+		return all[from:to]
+	}
+	return nil
+}
+
+// toWrite has a row written with the next commit.
+func (d *Dataplane) toWrite(r row) {
+	for i, b := range r.backends {
+		d.unwritten.places = append(d.unwritten.places, r.Base+uint32(i))
+		d.unwritten.backends = append(d.unwritten.backends, b)
+	}
+}
+
+// writeRows writes what is unwritten, in batches. After an error it is still
+// to be written.
+func (d *Dataplane) writeRows() error {
+	places, backends := d.unwritten.places, d.unwritten.backends
+	for len(places) > 0 {
+		n := min(len(places), batch)
+		if _, err := d.maps[socketMapBackends].BatchUpdate(places[:n], backends[:n], nil); err != nil {
+			return fmt.Errorf("write map %s: %w", socketMapBackends, err)
+		}
+		places, backends = places[n:], backends[n:]
+	}
+	d.unwritten.places, d.unwritten.backends = nil, nil
+	return nil
 }
 
 // read makes have what the kernel holds.

@@ -246,6 +246,42 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestRowsThatCannotBeWritten has the kernel refuse backends: no frontend may
+// lead to them then, and they are written with the next attempt.
+func TestRowsThatCannotBeWritten(t *testing.T) {
+	m := newMachine(t)
+	d := start(t, m.options(t, cases.NewNetwork(t)))
+	before, after := planOf("web", model.TCP, vip, "10.244.0.3:8080"), planOf("web", model.TCP, vip, "10.244.0.4:8080", "10.244.0.5:8080")
+	key := frontendKeyOf(&before.Frontends[0])
+	apply(t, d, before)
+	was := d.have.frontends[key]
+	backends := d.maps[socketMapBackends]
+	readOnly, err := ebpf.LoadPinnedMap(filepath.Join(string(d.pins), d.layout, socketMapBackends), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	d.maps[socketMapBackends] = readOnly
+	if failed := d.Apply(t.Context(), changes(after)); failed[after.Key] == nil {
+		t.Error("no error")
+	}
+	var now frontend
+	if err := d.maps[socketMapFrontends].Lookup(key, &now); err != nil || now != was {
+		t.Errorf("the frontend is %v, %v, want %v", now, err, was)
+	}
+	d.maps[socketMapBackends] = backends
+	apply(t, d, after)
+	if err := d.maps[socketMapFrontends].Lookup(key, &now); err != nil || now.Pools[inside].Count != 2 {
+		t.Fatalf("the frontend is %v, %v", now, err)
+	}
+	for i, want := range after.Frontends[0].Internal.Backends {
+		var b backend
+		if err := backends.Lookup(now.Pools[inside].Base+uint32(i), &b); err != nil || b != backendOf(want) {
+			t.Errorf("backend %d is %v, %v, want %v", i, b, err, want)
+		}
+	}
+}
+
 // TestOthers checks that programs and pinned maps of others stay, through
 // restarts and cleanup, and that cleanup leaves nothing of ours.
 func TestOthers(t *testing.T) {

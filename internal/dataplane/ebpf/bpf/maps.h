@@ -119,8 +119,9 @@ struct {
 	__type(value, struct frontend);
 } frontends SEC(".maps");
 
-/* Written through memory: first a new range, then the frontends that have it.
- * A range that was given up stays as it is for a grace period. */
+/* First a new range is written, then the frontends that have it. A range that
+ * was given up stays as it is for a grace period. That it could be mapped into
+ * memory is of no use any more; it stays so that an upgrade finds its maps. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
