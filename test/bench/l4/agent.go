@@ -156,7 +156,9 @@ func (a *agent) memory() (now, peak int64, err error) {
 	return now, peak, nil
 }
 
-// metric returns the sum of a metric's series at the agent, and whether there is any.
+// metric returns the largest of a metric's series at the agent, and whether
+// there is any. Series are by address family: Fairway writes rules of both at
+// once and counts that for each, and the labs have no IPv6 for anybody to write.
 func (a *agent) metric(name string) (float64, bool) {
 	c, err := a.lab.dialNode("tcp", "127.0.0.1:10249")
 	if err != nil {
@@ -172,7 +174,7 @@ func (a *agent) metric(name string) (float64, bool) {
 		return 0, false
 	}
 	defer response.Body.Close()
-	sum, found := 0.0, false
+	largest, found := 0.0, false
 	lines := bufio.NewScanner(response.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -181,8 +183,8 @@ func (a *agent) metric(name string) (float64, bool) {
 			continue
 		}
 		if v, err := strconv.ParseFloat(value, 64); err == nil {
-			sum, found = sum+v, true
+			largest, found = max(largest, v), true
 		}
 	}
-	return sum, found
+	return largest, found
 }
