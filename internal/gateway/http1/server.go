@@ -99,13 +99,6 @@ func (s *Server) forget(c *Conn) {
 	}
 }
 
-// Open returns the number of connections.
-func (s *Server) Open() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
-
 // Leave makes every further answer the last one of its connection.
 func (s *Server) Leave() { s.draining.Store(true) }
 

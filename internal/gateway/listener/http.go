@@ -49,9 +49,10 @@ type HTTP struct {
 	http1     *http1.Server
 	http2     *http.Server
 	handoff   *handoff       // connections that turned out to speak HTTP/2
-	greeting  atomic.Int64   // connections that have not said what they speak
+	accepting sync.WaitGroup // goroutines that accept
+	serving   atomic.Int64   // connections that speak HTTP/1.1, or have not said what they speak
 	active    sync.WaitGroup // requests by HTTP/2
-	open      atomic.Int64   // connections by HTTP/2
+	open      atomic.Int64   // connections by HTTP/2, from when they are handed over
 	draining  atomic.Bool
 	stop      context.CancelFunc
 	accepted  chan *net.TCPConn // for goroutines that have served others
@@ -124,13 +125,18 @@ func (h *HTTP) Close() error {
 
 // handOver serves a connection that speaks HTTP/2.
 func (h *HTTP) handOver(conn net.Conn) {
+	h.open.Add(1)
 	client := conn.RemoteAddr().String()
-	h.handoff.give(h2guard.New(conn, h2guard.Options{
+	given := h.handoff.give(h2guard.New(conn, h2guard.Options{
 		MaxHeaderBytes: maxHeaderBytes,
 		OnFlood: func(err error) {
 			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", err)
 		},
 	}))
+	if !given {
+		h.open.Add(-1)
+		_ = conn.Close()
+	}
 }
 
 func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
@@ -140,10 +146,7 @@ func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *HTTP) count(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		h.open.Add(1)
-	case http.StateClosed, http.StateHijacked:
+	if state == http.StateClosed || state == http.StateHijacked {
 		h.open.Add(-1)
 	}
 }
@@ -154,6 +157,7 @@ func (h *HTTP) count(_ net.Conn, state http.ConnState) {
 func (h *HTTP) Run(ctx context.Context) error {
 	failed := make(chan error, len(h.listeners)+1)
 	for _, l := range h.listeners {
+		h.accepting.Add(1)
 		go func() { failed <- h.accept(l) }()
 	}
 	go func() {
@@ -175,6 +179,7 @@ func (h *HTTP) Run(ctx context.Context) error {
 // accept serves the connections of one socket. When the machine is short of
 // something, those that wait can be taken later.
 func (h *HTTP) accept(l net.Listener) error {
+	defer h.accepting.Done()
 	for pause := 5 * time.Millisecond; ; {
 		conn, err := l.Accept()
 		if err != nil {
@@ -187,7 +192,7 @@ func (h *HTTP) accept(l net.Listener) error {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		h.greeting.Add(1)
+		h.serving.Add(1)
 		tcp := conn.(*net.TCPConn)
 		select {
 		case h.accepted <- tcp:
@@ -220,8 +225,8 @@ func (h *HTTP) work(tcp *net.TCPConn) {
 
 // greet finds out what a connection speaks, and serves it.
 func (h *HTTP) greet(tcp *net.TCPConn) {
+	defer h.serving.Add(-1)
 	conn := h.greeted(tcp)
-	h.greeting.Add(-1)
 	if conn != nil {
 		h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
 	}
@@ -281,11 +286,12 @@ func refusePlain(err error) {
 func (h *HTTP) drain() {
 	h.draining.Store(true)
 	closeAll(h.listeners)
+	h.accepting.Wait() // what is accepted is counted
 	h.http1.Leave()
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.DrainTimeout)
 	defer cancel()
 	lameDuck := time.Now().Add(min(h.options.LameDuck, h.options.DrainTimeout))
-	for h.open.Load()+h.greeting.Load()+int64(h.http1.Open()) > 0 && time.Now().Before(lameDuck) {
+	for h.open.Load()+h.serving.Load() > 0 && time.Now().Before(lameDuck) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	var both sync.WaitGroup
@@ -313,12 +319,13 @@ func newHandoff(addr net.Addr) *handoff {
 	return &handoff{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// give hands a connection over.
-func (l *handoff) give(c net.Conn) {
+// give hands a connection over, unless the server has ended.
+func (l *handoff) give(c net.Conn) bool {
 	select {
 	case l.conns <- c:
+		return true
 	case <-l.done:
-		_ = c.Close()
+		return false
 	}
 }
 
