@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -523,8 +524,9 @@ func TestContested(t *testing.T) {
 	served("node-1")
 }
 
-// TestFullMaps checks that a Service for which there is no room is told so and
-// harms no other one, and gets its place when others have gone.
+// TestFullMaps checks that a Service for which there is no room is told so by
+// name, with the limit and the flag that raises it, is not there by half, harms
+// no other one, and gets its place when others have gone.
 func TestFullMaps(t *testing.T) {
 	m := newMachine(t)
 	n := cases.NewNetwork(t)
@@ -534,42 +536,114 @@ func TestFullMaps(t *testing.T) {
 	web := planOf("web", model.TCP, vip, "10.244.0.3:8080")
 	apply(t, d, web)
 	prune(t, d, n)
-	var many []string
-	for i := range 9 {
-		many = append(many, fmt.Sprintf("10.244.9.%d:80", i+1))
+	ask := func(at netip.AddrPort) string {
+		t.Helper()
+		a, err := n.Hosts["pod-a"].Ask("tcp", netip.AddrPort{}, at, 5*time.Second)
+		if err != nil {
+			return err.Error()
+		}
+		return a.Name
 	}
-	big := planOf("big", model.TCP, netip.MustParseAddrPort("10.96.0.11:80"), many...)
-	if err := d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{change(big)})[big.Key]; err == nil {
-		t.Error("a Service with more endpoints than there is room for is not told")
-	} else {
-		t.Log(err)
+	others := func(when string) {
+		t.Helper()
+		if got := ask(vip); got != "pod-b" {
+			t.Errorf("%s, another Service answers %s", when, got)
+		}
 	}
-	var changes []reconcile.Change[model.Key, plan.Service]
+	told := func(key model.Key, err error, words ...string) {
+		t.Helper()
+		if err == nil {
+			t.Fatalf("%s is not told", key)
+		}
+		for _, w := range append(words, key.String()) {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s is told %q, which lacks %q", key, err, w)
+			}
+		}
+	}
+	// holds reports whether the kernel has the frontend of a Service.
+	holds := func(s plan.Service) bool {
+		t.Helper()
+		var f frontend
+		return d.maps[socketMapFrontends].Lookup(frontendKeyOf(&s.Frontends[0]), &f) == nil
+	}
+
+	// Backends: rows of four, of which there are two, one with that of web.
+	three := []string{"10.244.0.3:8080", "192.168.50.1:8080", "10.244.1.2:8080"}
+	at := func(i byte) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, 0, i}), 80)
+	}
+	first, second := planOf("first", model.TCP, at(11), three...), planOf("second", model.TCP, at(12), three...)
+	failed := d.Apply(t.Context(), changes(first, second))
+	if len(failed) != 1 {
+		t.Fatalf("failed: %v, want one of two", failed)
+	}
+	told(second.Key, failed[second.Key], "no room for 3 endpoints", "holds 8", "--bpf-max-backends")
+	if holds(second) || !holds(first) {
+		t.Errorf("the kernel has the Service that was refused: %t; the other: %t", holds(second), holds(first))
+	}
+	others("with the map of backends full")
+	if got := ask(at(11)); got != "pod-b" && got != "node-1" && got != "pod-c" {
+		t.Errorf("the Service that came before answers %s", got)
+	}
+	// One that is served and grows beyond the room stays as it was.
+	big := planOf("web", model.TCP, vip, "10.244.0.3:8080", "10.244.9.1:80", "10.244.9.2:80", "10.244.9.3:80", "10.244.9.4:80")
+	told(big.Key, d.Apply(t.Context(), changes(big))[big.Key], "no room for 5 endpoints", "--bpf-max-backends")
+	others("after it was refused more endpoints")
+	for key, err := range d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{{Key: first.Key}}) {
+		t.Errorf("removing %s: %v", key, err)
+	}
+	apply(t, d, second) // the retry
+	if got := ask(at(12)); got != "pod-b" && got != "node-1" && got != "pod-c" {
+		t.Errorf("after there is room, the Service that was refused answers %s", got)
+	}
+	apply(t, d, web)
+	others("at last")
+
+	// Frontends: the kernel has room for about as many as were asked for, as
+	// each processor keeps some to itself.
+	var many []plan.Service
 	for i := range 60 {
-		s := planOf(fmt.Sprint("none-", i), model.TCP, netip.AddrPortFrom(vip.Addr(), uint16(1000+i)))
-		changes = append(changes, change(s))
+		many = append(many, planOf(fmt.Sprint("none-", i), model.TCP, netip.AddrPortFrom(vip.Addr(), uint16(1000+i))))
 	}
-	failed := d.Apply(t.Context(), changes)
+	failed = d.Apply(t.Context(), changes(many...))
 	if len(failed) < 20 || len(failed) > 30 {
 		t.Errorf("%d of 60 Services failed where there is room for 40", len(failed))
 	}
-	if a, err := n.Hosts["pod-a"].Ask("tcp", netip.AddrPort{}, vip, 5*time.Second); err != nil || a.Name != "pod-b" {
-		t.Errorf("another Service: %v, %v", a, err)
-	}
-	var again []reconcile.Change[model.Key, plan.Service]
-	for i := range changes {
-		if failed[changes[i].Key] != nil {
-			again = append(again, changes[i])
+	var served, refused []plan.Service
+	for _, s := range many {
+		if err := failed[s.Key]; err != nil {
+			told(s.Key, err, "is full with 40", "--bpf-max-frontends")
+			refused = append(refused, s)
 		} else {
-			changes[i].HasNew = false
+			served = append(served, s)
+		}
+		if holds(s) == (failed[s.Key] != nil) {
+			t.Errorf("%s: told %v, the kernel has it: %t", s.Key, failed[s.Key], holds(s))
 		}
 	}
-	if failed := d.Apply(t.Context(), changes); len(failed) != 0 && len(failed) > 30 {
-		t.Errorf("removing: %v", failed)
+	others("with the map of frontends full")
+	if got := ask(at(12)); got != "pod-b" && got != "node-1" && got != "pod-c" {
+		t.Errorf("with the map of frontends full, a Service answers %s", got)
 	}
-	for key, err := range d.Apply(t.Context(), again) {
-		t.Errorf("%s failed with room for it: %v", key, err)
+	if err := d.Verify(t.Context()); err == nil {
+		t.Error("the comparison with the kernel does not tell that something is missing")
 	}
+	others("after the comparison with the kernel")
+	var remove []reconcile.Change[model.Key, plan.Service]
+	for _, s := range served {
+		remove = append(remove, reconcile.Change[model.Key, plan.Service]{Key: s.Key})
+	}
+	for key, err := range d.Apply(t.Context(), remove) {
+		t.Errorf("removing %s: %v", key, err)
+	}
+	apply(t, d, refused...) // the retry
+	for _, s := range refused {
+		if !holds(s) {
+			t.Errorf("%s is not there though there is room", s.Key)
+		}
+	}
+	others("at the end")
 }
 
 func TestProbeSockets(t *testing.T) {
