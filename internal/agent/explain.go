@@ -115,10 +115,10 @@ func readKernel() ([]dataplane.HeldPart, error) {
 	return append(out, rest), nil
 }
 
-// readCluster reads all that a node role would.
+// readCluster reads all that a node role would, and what only people are told.
 func readCluster(ctx context.Context, config *rest.Config) (*state.Snapshot, error) {
 	store := state.New()
-	source, err := kube.New(kube.Options{Config: config, Store: store, Logger: slog.New(slog.DiscardHandler), Kinds: kube.ForNode})
+	source, err := kube.New(kube.Options{Config: config, Store: store, Logger: slog.New(slog.DiscardHandler), Kinds: kube.ForNode, About: true})
 	if err != nil {
 		return nil, err
 	}

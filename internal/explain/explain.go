@@ -252,14 +252,14 @@ func (x *explainer) port(p model.ServicePort) Port {
 	out := Port{Name: p.Name, Protocol: p.Protocol.String(), Port: p.Port, Endpoints: []Endpoint{}, Frontends: []Frontend{}}
 	for _, v := range plan.Verdicts(x.in, p) {
 		e := Endpoint{
-			Address: v.Addr.String(), Node: v.Endpoint.Node, Zone: v.Endpoint.Zone, Here: v.Here,
+			Address: v.Addr.String(), Node: v.Endpoint.Node, Here: v.Here,
 			Cluster: Standing(v.Cluster), Local: Standing(v.Local),
 		}
 		if v.Addr.Port() == 0 {
 			e.Address = v.Addr.Addr().String()
 		}
-		if !v.Endpoint.Pod.IsZero() {
-			e.Pod = v.Endpoint.Pod.Name
+		if about := v.Endpoint.About; about != nil {
+			e.Zone, e.Pod = about.Zone, about.Pod.Name
 		}
 		out.Endpoints = append(out.Endpoints, e)
 	}

@@ -64,11 +64,13 @@ func cluster(edit func(s *model.Service, tx *state.Tx)) *state.Snapshot {
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080}, {Name: "dns", Protocol: model.UDP, Port: 53}},
 		}
 		ports := []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 8080}}
-		pod := func(name string) model.Key { return model.Key{Namespace: "shop", Name: name} }
+		pod := func(name, zone string) *model.EndpointAbout {
+			return &model.EndpointAbout{Zone: zone, Pod: model.Key{Namespace: "shop", Name: name}}
+		}
 		tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: []model.Endpoint{
-			{Addr: addr("10.244.0.2"), Ready: true, Serving: true, Node: "node-1", Zone: "a", Ports: ports, Pod: pod("web-1")},
-			{Addr: addr("10.244.1.3"), Ready: true, Serving: true, Node: "node-2", Zone: "b", Ports: ports, Pod: pod("web-2")},
-			{Addr: addr("10.244.1.4"), Node: "node-2", Zone: "b", Ports: ports, Pod: pod("web-3")},
+			{Addr: addr("10.244.0.2"), Ready: true, Serving: true, Node: "node-1", About: pod("web-1", "a"), Ports: ports},
+			{Addr: addr("10.244.1.3"), Ready: true, Serving: true, Node: "node-2", About: pod("web-2", "b"), Ports: ports},
+			{Addr: addr("10.244.1.4"), Node: "node-2", About: pod("web-3", "b"), Ports: ports},
 			{Addr: addr("127.0.0.1"), Ready: true, Serving: true, Ports: ports},
 		}})
 		if edit != nil {

@@ -48,7 +48,7 @@ func fill(s *state.Store) {
 		tx.PutService(&model.Service{Key: key("default", "db"), Headless: true, PublishNotReady: true})
 		tx.PutService(&model.Service{Key: key("default", "out"), Type: model.ExternalName, ExternalName: "www.example.com"})
 		tx.PutSlice(&model.EndpointSlice{Key: key("default", "db-a"), Service: key("default", "db"), Endpoints: []model.Endpoint{
-			{Addr: addr("10.244.0.5"), Ports: ports, Ready: true, Serving: true, Hostname: "db-0", Pod: key("default", "db-0"), Node: node},
+			{Addr: addr("10.244.0.5"), Ports: ports, Ready: true, Serving: true, Hostname: "db-0", About: &model.EndpointAbout{Pod: key("default", "db-0")}, Node: node},
 			{Addr: addr("10.244.0.6"), Ports: ports, Serving: true, Terminating: true, Hints: &model.Hints{Zones: []string{"z"}}},
 		}})
 		tx.PutSlice(&model.EndpointSlice{Key: key("default", "db-b"), Service: key("default", "db"), Endpoints: []model.Endpoint{
@@ -327,7 +327,7 @@ func BenchmarkEncode(b *testing.B) {
 			tx.PutService(&model.Service{Key: k, ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})}, Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
 			slice := &model.EndpointSlice{Key: k, Service: k}
 			for j := range 10 {
-				slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 128 + byte(j), byte(i >> 8), byte(i)}), Ports: ports, Ready: true, Serving: true, Node: node, Pod: key(k.Namespace, fmt.Sprintf("%s-%d", k.Name, j))})
+				slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 128 + byte(j), byte(i >> 8), byte(i)}), Ports: ports, Ready: true, Serving: true, Node: node, About: &model.EndpointAbout{Pod: key(k.Namespace, fmt.Sprintf("%s-%d", k.Name, j))}})
 			}
 			tx.PutSlice(slice)
 		}

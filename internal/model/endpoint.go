@@ -34,13 +34,21 @@ type Endpoint struct {
 	// Ready, Serving and Terminating are the conditions of the EndpointSlice
 	// API with its defaults applied. publishNotReadyAddresses is already part of Ready.
 	Ready, Serving, Terminating bool
-	// Node and Zone tell where the endpoint is; empty where not known.
+	// Node tells where the endpoint is; empty where not known.
 	Node string
-	Zone string
 	// Hints are the zones and nodes that should use this endpoint; nil for none.
 	Hints *Hints
 	// Hostname is the endpoint's DNS label; empty where it has none.
 	Hostname string
+	// About is what only people are told; nil where nobody asked for it, for
+	// agents do well without. Do not modify.
+	About *EndpointAbout
+}
+
+// EndpointAbout is what nothing but an explanation has a use for.
+type EndpointAbout struct {
+	// Zone tells where the endpoint is; empty where not known.
+	Zone string
 	// Pod is the Pod behind it (targetRef); zero where there is none.
 	Pod Key
 }

@@ -271,8 +271,8 @@ func endpoints(list []model.Endpoint) string {
 			break
 		}
 		text := ep.Addr.String()
-		if !ep.Pod.IsZero() {
-			text += " (Pod " + ep.Pod.String() + ")"
+		if ep.About != nil && !ep.About.Pod.IsZero() {
+			text += " (Pod " + ep.About.Pod.String() + ")"
 		}
 		if ep.Terminating {
 			text += " terminating"

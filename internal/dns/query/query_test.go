@@ -59,9 +59,9 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 		tx.PutService(&model.Service{Key: key("empty"), Headless: true})
 		tx.PutService(&model.Service{Key: key("out"), Type: model.ExternalName, ExternalName: "www.example.com"})
 		tx.PutSlice(&model.EndpointSlice{Key: key("db-1"), Service: key("db"), Endpoints: []model.Endpoint{
-			{Addr: addr("10.244.0.5"), Ready: true, Hostname: "db-0", Pod: key("db-0")}, {Addr: addr("10.244.0.6"), Hostname: "db-1", Pod: key("db-1")},
+			{Addr: addr("10.244.0.5"), Ready: true, Hostname: "db-0", About: &model.EndpointAbout{Pod: key("db-0")}}, {Addr: addr("10.244.0.6"), Hostname: "db-1", About: &model.EndpointAbout{Pod: key("db-1")}},
 		}})
-		tx.PutSlice(&model.EndpointSlice{Key: key("ill-1"), Service: key("ill"), Endpoints: []model.Endpoint{{Addr: addr("10.244.0.7"), Pod: key("ill-0")}}})
+		tx.PutSlice(&model.EndpointSlice{Key: key("ill-1"), Service: key("ill"), Endpoints: []model.Endpoint{{Addr: addr("10.244.0.7"), About: &model.EndpointAbout{Pod: key("ill-0")}}}})
 		tx.SetSynced()
 	})
 	up := dnstest.New(t, func(q *miekg.Msg, _ string) [][]byte {

@@ -116,6 +116,11 @@ func endpointSlices(o *Options) kind {
 				m := object.(metav1.Object)
 				return remove(model.Key{Namespace: m.GetNamespace(), Name: m.GetName()})
 			}
+			if !o.About {
+				for i := range slice.Endpoints {
+					slice.Endpoints[i].About = nil
+				}
+			}
 			return func(tx *state.Tx) {
 				tx.PutSlice(slice)
 				tx.PutProblems(model.Ref{Kind: "EndpointSlice", Key: slice.Key}, problems)

@@ -60,6 +60,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Kinds are what is watched. Required.
 	Kinds Kinds
+	// About keeps of endpoints what only people are told (model.EndpointAbout).
+	About bool
 	// ServeNginx serves Ingresses of ingress-nginx's classes as well.
 	ServeNginx bool
 	// TCPServices and UDPServices name ingress-nginx's ConfigMaps of stream

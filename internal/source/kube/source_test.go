@@ -200,6 +200,25 @@ func TestOnlyWantedKindsAreRead(t *testing.T) {
 	}
 }
 
+// TestAboutEndpoints keeps what only people are told where it was asked for.
+func TestAboutEndpoints(t *testing.T) {
+	of := func(about bool) *model.EndpointAbout {
+		s, zone := slice("web-1", "web", "10.0.0.1"), "a"
+		s.Endpoints[0].Zone = &zone
+		f := newFixture(t, Options{Kinds: EndpointSlices, About: about}, s)
+		f.start()
+		f.synced()
+		set, _ := f.store.Snapshot().Endpoints.Get(key("web"))
+		return set.Endpoints[0].About
+	}
+	if about := of(true); about == nil || about.Zone != "a" {
+		t.Errorf("asked for: %+v", about)
+	}
+	if about := of(false); about != nil {
+		t.Errorf("not asked for: %+v", about)
+	}
+}
+
 func TestChangesFollow(t *testing.T) {
 	ctx := context.Background()
 	f := newFixture(t, Options{Kinds: ForController | ForNode})

@@ -76,14 +76,18 @@ func endpoint(e *discoveryv1.Endpoint, ports []model.EndpointPort) model.Endpoin
 	if e.NodeName != nil {
 		row.Node = canonical(*e.NodeName)
 	}
-	if e.Zone != nil {
-		row.Zone = canonical(*e.Zone)
-	}
 	if e.Hostname != nil {
 		row.Hostname = *e.Hostname
 	}
+	about := model.EndpointAbout{}
+	if e.Zone != nil {
+		about.Zone = canonical(*e.Zone)
+	}
 	if t := e.TargetRef; t != nil && t.Kind == "Pod" {
-		row.Pod = model.Key{Namespace: canonical(t.Namespace), Name: t.Name}
+		about.Pod = model.Key{Namespace: canonical(t.Namespace), Name: t.Name}
+	}
+	if about != (model.EndpointAbout{}) {
+		row.About = &about
 	}
 	row.Hints = hints(e.Hints)
 	return row
