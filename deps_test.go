@@ -30,13 +30,14 @@ type depsRule struct {
 var depsRules = []depsRule{
 	{pkg: "internal/model"},
 	{pkg: "internal/httppath"},
+	{pkg: "internal/corefile", may: []string{"internal/model"}},
 	{pkg: "internal/state", may: []string{"internal/model"}},
 	{pkg: "internal/plan", may: []string{"internal/model", "internal/state"}},
 	{pkg: "internal/lastknown", may: []string{"internal/model", "internal/state"}},
 	{pkg: "internal/reconcile", may: []string{"internal/model", "internal/state"}},
 	{pkg: "internal/certs", may: []string{"internal/model", "internal/state"}},
 
-	{pkg: "internal/source/translate", may: []string{"internal/model", "internal/state", "internal/certs", "internal/httppath"}, k8s: true},
+	{pkg: "internal/source/translate", may: []string{"internal/model", "internal/state", "internal/certs", "internal/httppath", "internal/corefile"}, k8s: true},
 	{pkg: "internal/source/...", may: []string{"internal/model", "internal/state", "internal/source/translate"}, k8s: true},
 
 	{pkg: "internal/dataplane/cases", may: []string{"internal/model", "internal/state", "internal/plan", "internal/reconcile", "internal/dataplane", "internal/testenv"}},
