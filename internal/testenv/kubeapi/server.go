@@ -1,6 +1,7 @@
 package kubeapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -302,6 +303,18 @@ func (s *Server) list(w http.ResponseWriter, q request) {
 	})
 }
 
+// decode reads an object, in whichever form it was sent.
+func decode(data []byte) (body map[string]any, err error) {
+	if !bytes.HasPrefix(data, []byte("k8s\x00")) {
+		return body, json.Unmarshal(data, &body)
+	}
+	o, _, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+}
+
 // write creates, replaces, or merges what an apply or a merge patch says.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, q request) {
 	var body map[string]any
@@ -310,7 +323,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, q request) {
 		data, err = fromProtobuf(data)
 	}
 	if err == nil {
-		err = json.Unmarshal(data, &body)
+		body, err = decode(data)
 	}
 	if err != nil {
 		fail(w, http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "want JSON or protobuf: "+err.Error())
