@@ -111,8 +111,9 @@ COMPARE_DNS_FLAGS ?=
 bench-dns: root deps dnsbench ## DNS beside CoreDNS, ten minutes, into docs/benchmarks
 	bin/dnsbench bench $(BENCH_DNS_FLAGS)
 
-compare-dns: root deps dnsbench ## what Fairway's DNS and CoreDNS answer to the same questions
+compare-dns: root deps dnsbench ## what Fairway's DNS and CoreDNS answer to the same questions, also with the same Corefile
 	bin/dnsbench compare $(COMPARE_DNS_FLAGS)
+	bin/dnsbench corefile
 
 dnsbench:
 	go build -ldflags '$(LDFLAGS)' -o bin/fairway ./cmd/fairway

@@ -21,6 +21,9 @@ import (
 	"fairway.dev/fairway/internal/model"
 )
 
+// defaultCorefile is where kubeadm and others keep CoreDNS' configuration.
+const defaultCorefile = "kube-system/coredns"
+
 // roleCommand makes the command of a role: it runs until SIGTERM.
 func roleCommand(name, short string, common *agent.Common, metrics string, run func(ctx context.Context) error) *cobra.Command {
 	var level string
@@ -50,6 +53,7 @@ func roleCommand(name, short string, common *agent.Common, metrics string, run f
 func newNodeCommand() *cobra.Command {
 	var o agent.NodeOptions
 	var clusterCIDRs, serviceCIDRs, dns, dnsClients, nodePorts []string
+	var corefile string
 	var cleanup bool
 	cmd := roleCommand("node", "Serve Services, names and Service TLS on this node", &o.Common, "127.0.0.1:10249", func(ctx context.Context) error {
 		if cleanup {
@@ -76,6 +80,9 @@ func newNodeCommand() *cobra.Command {
 		if o.DNSAddresses, err = parseAddrs("--dns-address", dns); err != nil {
 			return err
 		}
+		if o.DNSCorefileConfigMap, err = parseKey("--dns-corefile-configmap", corefile); err != nil {
+			return err
+		}
 		return agent.RunNode(ctx, o)
 	})
 	f := cmd.Flags()
@@ -93,10 +100,12 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.ClusterDomain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
 	f.StringSliceVar(&dns, "dns-address", []string{"10.96.0.10"}, "`addresses` of Service kube-system/kube-dns")
 	f.IntVar(&o.DNSPort, "dns-port", agent.DefaultDNSPort, "`port` at the node's addresses that DNS is served on, for that Service to lead to")
-	f.StringSliceVar(&o.DNSUpstreams, "dns-upstream", nil, "`servers` for names outside the cluster (default: those in /etc/resolv.conf)")
-	f.DurationVar(&o.DNSTTL, "dns-ttl", 5*time.Second, "`time` that clients may remember answers of the cluster domain for")
+	f.StringSliceVar(&o.DNSUpstreams, "dns-upstream", nil, "`servers` for names outside the cluster (default: those of the Corefile, or in /etc/resolv.conf)")
+	f.DurationVar(&o.DNSTTL, "dns-ttl", 0, "`time` that clients may remember answers of the cluster domain for (default: that of the Corefile, or 5s)")
+	f.StringVar(&corefile, "dns-corefile-configmap", defaultCorefile, "ConfigMap with CoreDNS' configuration, as `namespace/name`, whose Corefile counts where no flag says otherwise; empty for none")
+	f.StringVar(&o.DNSCorefile, "dns-corefile", "", "`file` with CoreDNS' configuration, in place of a ConfigMap")
 	f.IntVar(&o.DNSClientRate, "dns-client-rate", 0, "`queries` a second that one client may ask; 0 for any number")
-	f.StringVar(&o.DNSPolicy, "dns-policy", "sequential", "order in which those servers are asked: sequential, round_robin or random")
+	f.StringVar(&o.DNSPolicy, "dns-policy", "", "order in which those servers are asked: sequential, round_robin or random (default: that of the Corefile, or sequential)")
 	f.BoolVar(&o.DNSAutopath, "dns-autopath", false, "answer the first step of a Pod's walk along its search path with what the walk would end at")
 	f.StringVar(&o.DNSLog, "dns-log", "off", "DNS queries to log: off, errors (all answers but NOERROR and NXDOMAIN), all, or errors and a `share` of all such as 1%")
 	f.StringArrayVar(&o.DNSStubs, "dns-stub", nil, "`domain=servers`: a domain whose names are asked of servers of its own")
@@ -163,7 +172,7 @@ func newGatewayCommand() *cobra.Command {
 func newControllerCommand() *cobra.Command {
 	var o agent.ControllerOptions
 	var dns []string
-	var pool, tcp, udp string
+	var pool, tcp, udp, corefile string
 	cmd := roleCommand("controller", "Hand out addresses, and say what is wrong with objects", &o.Common, "127.0.0.1:10255", func(ctx context.Context) error {
 		var err error
 		if o.Addresses, err = ipam.ParseFlag(pool); err != nil {
@@ -178,6 +187,9 @@ func newControllerCommand() *cobra.Command {
 		if o.UDPServices, err = parseKey("--udp-services", udp); err != nil {
 			return err
 		}
+		if o.DNSCorefileConfigMap, err = parseKey("--dns-corefile-configmap", corefile); err != nil {
+			return err
+		}
 		return agent.RunController(ctx, o)
 	})
 	f := cmd.Flags()
@@ -185,6 +197,8 @@ func newControllerCommand() *cobra.Command {
 	f.IntSliceVar(&o.GatewayPorts, "gateway-port", []int{80, 443}, "`ports` of gateways at the nodes' addresses, which --lb-pool node leaves to them")
 	f.StringSliceVar(&dns, "dns-address", []string{"10.96.0.10"}, "`addresses` of Service kube-system/kube-dns; empty makes no such Service")
 	f.IntVar(&o.DNSPort, "dns-port", agent.DefaultDNSPort, "`port` at the nodes' addresses that DNS is served on")
+	f.StringVar(&corefile, "dns-corefile-configmap", defaultCorefile, "ConfigMap with CoreDNS' configuration, as `namespace/name`, to say what nodes leave out of it; empty for none")
+	f.StringVar(&o.ClusterDomain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
 	f.BoolVar(&o.InstallCRDs, "install-crds", false, "make the IPAddressPool kind where the API lacks it")
 	f.StringVar(&tcp, "tcp-services", "kube-system/tcp-services", "ConfigMap of TCP ports, as `namespace/name`")
 	f.StringVar(&udp, "udp-services", "kube-system/udp-services", "ConfigMap of UDP ports, as `namespace/name`")

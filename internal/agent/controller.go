@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"os"
 
 	"fairway.dev/fairway/internal/bootstrap"
 	"fairway.dev/fairway/internal/lb/ipam"
@@ -33,6 +34,10 @@ type ControllerOptions struct {
 	TCPServices, UDPServices model.Key
 	// ServeNginx serves Ingresses of ingress-nginx's class as well.
 	ServeNginx bool
+	// DNSCorefileConfigMap names the ConfigMap with CoreDNS' configuration, which
+	// nodes read for ClusterDomain; optional. What they leave out of it becomes Events.
+	DNSCorefileConfigMap model.Key
+	ClusterDomain        string
 }
 
 // RunController runs the controller role until ctx ends.
@@ -45,6 +50,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	source, err := kube.New(kube.Options{
 		Config: config, Store: store, Logger: o.Logger, Kinds: kube.ForController,
 		TCPServices: o.TCPServices, UDPServices: o.UDPServices, ServeNginx: o.ServeNginx,
+		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, Env: os.LookupEnv,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -60,8 +61,13 @@ type NodeOptions struct {
 	DNSPort, TLSPort int
 	// DNSClients may ask DNS beside Pods and the addresses of nodes. Optional.
 	DNSClients []netip.Prefix
-	// DNSTTL is that of answers of the cluster domain. Default 5 s.
+	// DNSTTL is that of answers of the cluster domain. Default what the Corefile
+	// says, or 5 s.
 	DNSTTL time.Duration
+	// DNSCorefile is a file with CoreDNS' configuration; optional.
+	// DNSCorefileConfigMap names the ConfigMap that has it where there is none.
+	DNSCorefile          string
+	DNSCorefileConfigMap model.Key
 	// DNSClientRate bounds the queries a second of one client; 0 for any number.
 	DNSClientRate int
 	// DNSUpstreams are servers for other names, ADDRESS, ADDRESS:PORT or
@@ -108,6 +114,7 @@ type node struct {
 	mode     string
 	applied  func() uint64 // the revision that the data path has
 	farewell atomic.Pointer[func(context.Context)]
+	corefile string // its text and that of what it imports, as of the last reading
 }
 
 // RunNode runs the node role until ctx ends. It serves once the API has told
@@ -121,8 +128,15 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 		return err
 	}
 	n := &node{NodeOptions: o, config: config, store: state.New()}
-	n.source, err = kube.New(kube.Options{Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode})
-	if err != nil {
+	options := kube.Options{
+		Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode,
+		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, Env: os.LookupEnv,
+	}
+	if o.DNSCorefile != "" {
+		options.Corefile = model.Key{}
+		n.readCorefile()
+	}
+	if n.source, err = kube.New(options); err != nil {
 		return err
 	}
 	ctx, done := lingering(ctx, func(ctx context.Context) {
@@ -168,6 +182,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	n.parts = append(n.parts,
 		part{"node object", n.watchNode},
+		part{"Corefile", n.followCorefile},
 		part{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, n.Logger, n.MetricsAddress, registry, n.gates, n.serveMode)
 		}},

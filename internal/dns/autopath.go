@@ -5,8 +5,6 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
-
-	"fairway.dev/fairway/internal/dns/forward"
 )
 
 // searched is what a resolver with a Pod's search path was asked for, as far
@@ -45,11 +43,18 @@ func (h *handler) searched(asked string) (searched, bool) {
 	}, true
 }
 
+// goesAlong reports whether search paths are walked in the place of clients.
+func (h *handler) goesAlong() bool { return h.autopath || h.config.Load().autopath }
+
 // walk goes the rest of the search path in place of the client, and answers
 // with an alias to the first name that exists. Where none does, or it cannot be
 // told, the answer is the zone's own, reply, and the client goes on by itself.
 func (h *handler) walk(ctx context.Context, r *request, s searched, reply *dns.Msg) []byte {
 	q := r.msg.Question[0]
+	none := func() []byte {
+		r.origin = originZone
+		return h.pack(r, reply)
+	}
 	for _, domain := range append(s.domains, ".") {
 		name := s.name
 		if domain != "." {
@@ -59,28 +64,28 @@ func (h *handler) walk(ctx context.Context, r *request, s searched, reply *dns.M
 			continue // too long
 		}
 		found := h.newReply(r, dns.RcodeSuccess)
-		target, from := name, forward.Origin{}
+		target := name
 		if a, ours := h.zone.Answer(dns.Question{Name: name, Qtype: q.Qtype, Qclass: q.Qclass}); ours {
 			if a.Rcode == dns.RcodeNameError {
 				continue
 			}
 			if a.Rcode != dns.RcodeSuccess {
-				return h.pack(r, reply)
+				return none()
 			}
 			found.Answer, found.Ns, target = a.Answer, a.Authority, a.Target
 		}
 		if target != "" {
-			m, origin, err := h.forward.Resolve(ctx, h.query(r, dns.Fqdn(target)))
+			m, err := h.lookup(ctx, r, dns.Fqdn(target), 1)
 			if err != nil {
-				return h.pack(r, reply)
+				return none()
 			}
 			if m.Rcode == dns.RcodeNameError && len(found.Answer) == 0 {
 				continue
 			}
 			if m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
-				return h.pack(r, reply)
+				return none()
 			}
-			found.Rcode, from = m.Rcode, origin
+			found.Rcode = m.Rcode
 			found.Answer, found.Ns = append(found.Answer, m.Answer...), append(found.Ns, m.Ns...)
 		}
 		ttl := h.zone.TTL()
@@ -89,9 +94,8 @@ func (h *handler) walk(ctx context.Context, r *request, s searched, reply *dns.M
 		}
 		alias := &dns.CNAME{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: ttl}, Target: name}
 		found.Answer = append([]dns.RR{alias}, found.Answer...)
-		r.from(from)
 		h.metrics.autopath.Inc()
 		return h.pack(r, found)
 	}
-	return h.pack(r, reply)
+	return none()
 }

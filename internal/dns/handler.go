@@ -2,10 +2,12 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -28,6 +30,7 @@ const (
 	originZone  = "zone"
 	originCache = "cache"
 	originStale = "stale"
+	originHosts = "hosts"
 )
 
 // handler turns a packed query into a packed answer. It knows no sockets:
@@ -42,6 +45,7 @@ type handler struct {
 	limiter    *limiter // by UDP; connections wait by themselves
 	waiting    chan struct{}
 	autopath   bool
+	config     atomic.Pointer[config]
 	queries    *queryLog // nil logs none
 }
 
@@ -60,6 +64,7 @@ type worker struct {
 
 	query  wire.Query
 	answer wire.Builder
+	text   []byte // of the query's name, where rules look at it
 }
 
 // newWorker returns one for queries at the server's address.
@@ -104,6 +109,9 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 		return nil, nil
 	}
 	if rcode == dns.RcodeSuccess {
+		if c := h.config.Load(); len(c.blocks) > 0 && c.concerns(&w.query, &w.text) != nil {
+			return behind(buf)(h.handConfigured(w, packed))
+		}
 		r := h.zone.Write(&w.query, &w.answer)
 		w.answer.Origin = originZone
 		if inZone = r.Ours; !inZone {
@@ -114,7 +122,7 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 		} else if r.Target != "" {
 			return behind(buf)(h.hand(w, packed, r, cache.Hit{}))
 		}
-		if inZone && h.autopath && w.answer.Rcode == dns.RcodeNameError && !w.query.EDNS.DO && (w.query.Type == dns.TypeA || w.query.Type == dns.TypeAAAA) {
+		if inZone && h.goesAlong() && w.answer.Rcode == dns.RcodeNameError && !w.query.EDNS.DO && (w.query.Type == dns.TypeA || w.query.Type == dns.TypeAAAA) {
 			if s, ok := h.searched(w.query.Name.String()); ok {
 				return behind(buf)(h.handSearch(w, packed, s))
 			}
@@ -288,7 +296,10 @@ func (h *handler) ask(ctx context.Context, r *request) []byte {
 	q := r.msg.Question[0]
 	m, origin, err := h.forward.Resolve(ctx, h.query(r, q.Name))
 	r.from(origin)
-	if err != nil {
+	switch {
+	case errors.Is(err, forward.ErrNoDomain):
+		return h.refuse(r, dns.RcodeRefused)
+	case err != nil:
 		h.log.Debug("no answer from upstream name servers", "name", q.Name, "err", err)
 		return h.refuse(r, dns.RcodeServerFailure)
 	}
@@ -307,8 +318,7 @@ func (h *handler) pass(r *request, m *dns.Msg) []byte {
 // servers say of that. Where they say nothing the reply fails as a whole, lest
 // the client believe that target has no address; it keeps the CNAME, for people.
 func (h *handler) chase(ctx context.Context, r *request, reply *dns.Msg, target string) []byte {
-	m, origin, err := h.forward.Resolve(ctx, h.query(r, target))
-	r.from(origin)
+	m, err := h.lookup(ctx, r, target, 1)
 	if err != nil {
 		h.log.Debug("no answer from upstream name servers", "name", target, "alias", r.msg.Question[0].Name, "err", err)
 		reply.Rcode = dns.RcodeServerFailure

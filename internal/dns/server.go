@@ -45,13 +45,17 @@ type Options struct {
 	// ReverseRanges are the ranges of Services and Pods: their reverse names
 	// never leave the cluster. Optional.
 	ReverseRanges []netip.Prefix
-	// TTL is that of answers from the cluster. Default 5 s.
+	// TTL is that of answers from the cluster. Default what the Store's
+	// configuration says, or 5 s.
 	TTL time.Duration
-	// Upstreams are the servers for all other names. Default: those in ResolvConf.
+	// Upstreams are the servers for all other names. Default: those of the
+	// Store's configuration, or in ResolvConf.
 	Upstreams []forward.Server
-	// UpstreamPolicy is the order in which they are asked. Default sequential.
+	// UpstreamPolicy is the order in which they are asked. Default that of the
+	// configuration, or sequential.
 	UpstreamPolicy forward.Policy
-	// Stubs are domains with servers of their own. Optional.
+	// Stubs are domains with servers of their own, beside those of the
+	// configuration. Optional.
 	Stubs []forward.Stub
 	// Autopath answers the first step of a Pod's walk along its search path with
 	// what the walk would end at. Default: off.
@@ -141,6 +145,8 @@ type Server struct {
 	forward *forward.Forwarder
 	handler *handler
 	conns   *tcpConns
+	cache   *cache.Cache
+	config  *model.DNSConfig // in use; of who updates
 
 	listening atomic.Pointer[[]netip.AddrPort]
 }
@@ -159,7 +165,7 @@ func New(o Options) (*Server, error) {
 		self = append(self, netip.AddrPortFrom(a, 53))
 	}
 	z, err := zone.New(zone.Options{
-		Domain: o.Domain, TTL: o.TTL, ReverseRanges: o.ReverseRanges, DNSService: o.DNSService, NameServers: nameServers,
+		Domain: o.Domain, Settings: zone.Settings{TTL: o.TTL}, ReverseRanges: o.ReverseRanges, DNSService: o.DNSService, NameServers: nameServers,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dns: %w", err)
@@ -180,15 +186,17 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dns: metrics: %w", err)
 	}
-	return &Server{
-		opts: o, log: o.Logger, zone: z, forward: f, conns: newTCPConns(o),
+	s := &Server{
+		opts: o, log: o.Logger, zone: z, forward: f, conns: newTCPConns(o), cache: c,
 		handler: &handler{
 			zone: z, forward: f, metrics: m, log: o.Logger,
 			maxUDPSize: o.MaxUDPSize, acl: newACL(o.AllowFrom),
 			limiter: newLimiter(o.ClientRate, o.ReverseRanges), waiting: make(chan struct{}, maxWaiting),
 			autopath: o.Autopath, queries: queries,
 		},
-	}, nil
+	}
+	s.handler.config.Store(&config{})
+	return s, nil
 }
 
 // Ready reports whether the server is listening and knows all Services.
@@ -258,4 +266,38 @@ func (s *Server) update() {
 	}
 	s.zone.Update(snap)
 	s.handler.acl.update(snap)
+	if snap.DNS == s.config {
+		return
+	}
+	s.config = snap.DNS
+	if err := s.configure(snap.DNS); err != nil {
+		s.log.Error("the configuration of DNS cannot be used; the last one stays in use", "error", err)
+		return
+	}
+	s.log.Info("DNS is configured", "upstreams", s.forward.Servers())
+}
+
+// configure makes c what counts. Queries under way end as they began.
+func (s *Server) configure(c *model.DNSConfig) error {
+	compiled, err := newConfig(c)
+	if err != nil {
+		return err
+	}
+	list, err := domains(c)
+	if err != nil {
+		return err
+	}
+	if err := s.zone.Set(settings(s.opts.TTL, c)); err != nil {
+		return err
+	}
+	if err := s.forward.Configure(list); err != nil {
+		return err
+	}
+	usual := s.opts.CacheBytes
+	if usual == 0 {
+		usual = cache.DefaultBytes
+	}
+	s.cache.Resize(cacheBytes(usual, c))
+	s.handler.config.Store(compiled)
+	return nil
 }

@@ -28,7 +28,7 @@ const magic = "fairway last known state, layout 1\n"
 
 // State is what was known at a time.
 type State struct {
-	// Snapshot has Services, Endpoints, Nodes and Namespaces, and counts as synced.
+	// Snapshot has Services, Endpoints, Nodes, Namespaces and DNS, and counts as synced.
 	Snapshot *state.Snapshot
 	// At is when it was last true for certain.
 	At time.Time
@@ -43,6 +43,7 @@ type content struct {
 	Endpoints     []endpoints
 	Nodes         []*model.Node
 	Namespaces    []*model.Namespace
+	DNS           *model.DNSConfig
 }
 
 // endpoints are those of a Service. Endpoints share lists of ports, which would
@@ -59,7 +60,7 @@ type group struct {
 
 // encode returns the bytes of a file.
 func encode(snap *state.Snapshot, node, cluster string, at time.Time) ([]byte, error) {
-	c := content{Node: node, Cluster: cluster, At: at}
+	c := content{Node: node, Cluster: cluster, At: at, DNS: snap.DNS}
 	for _, s := range snap.Services.All() {
 		c.Services = append(c.Services, s)
 	}
@@ -135,6 +136,7 @@ func (c *content) snapshot() *state.Snapshot {
 		for _, n := range c.Namespaces {
 			tx.PutNamespace(n)
 		}
+		tx.SetDNS(c.DNS)
 		tx.SetSynced()
 	})
 	return store.Snapshot()

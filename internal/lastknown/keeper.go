@@ -112,7 +112,7 @@ func (k *Keeper) save(again bool) bool {
 // changed reports whether a row of the kinds that are written differs.
 func (k *Keeper) changed(s *state.Snapshot) bool {
 	w := k.written
-	return w == nil || differ(w.Services, s.Services) || differ(w.Endpoints, s.Endpoints) || differ(w.Nodes, s.Nodes) || differ(w.Namespaces, s.Namespaces)
+	return w == nil || differ(w.Services, s.Services) || differ(w.Endpoints, s.Endpoints) || differ(w.Nodes, s.Nodes) || differ(w.Namespaces, s.Namespaces) || w.DNS != s.DNS
 }
 
 func differ[K comparable, V any](a, b state.Table[K, V]) bool {

@@ -39,6 +39,10 @@ func fill(s *state.Store) {
 		tx.PutNode(&model.Node{Name: node, UID: "u", Addrs: []netip.Addr{addr("198.51.100.2"), addr("fd00::2")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")}, Zone: "z", Ready: true})
 		tx.PutNamespace(&model.Namespace{Name: "default"})
 		tx.PutNamespace(&model.Namespace{Name: "empty"})
+		tx.SetDNS(&model.DNSConfig{TTL: time.Second, Blocks: []model.DNSBlock{{
+			Zones: []string{"."}, Hosts: &model.DNSHosts{Entries: []model.DNSHost{{Name: "a.", Addr: addr("192.0.2.1")}}},
+			Forwards: []model.DNSForward{{From: ".", Servers: []model.DNSServer{{Addr: netip.MustParseAddrPort("192.0.2.1:53"), TLS: true}}}},
+		}}})
 		tx.PutService(&model.Service{
 			Key: key("default", "web"), Type: model.LoadBalancer, ClusterIPs: []netip.Addr{addr("10.96.0.20"), addr("fd00:96::20")}, IPv4: true, IPv6: true,
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, NodePort: 30080}}, AffinityTimeout: time.Hour,
@@ -68,10 +72,11 @@ type rows struct {
 	Endpoints  map[model.Key]*model.EndpointSet
 	Nodes      map[string]*model.Node
 	Namespaces map[string]*model.Namespace
+	DNS        *model.DNSConfig
 }
 
 func rowsOf(s *state.Snapshot) rows {
-	r := rows{map[model.Key]*model.Service{}, map[model.Key]*model.EndpointSet{}, map[string]*model.Node{}, map[string]*model.Namespace{}}
+	r := rows{map[model.Key]*model.Service{}, map[model.Key]*model.EndpointSet{}, map[string]*model.Node{}, map[string]*model.Namespace{}, s.DNS}
 	for k, v := range s.Services.All() {
 		r.Services[k] = v
 	}
@@ -88,7 +93,7 @@ func rowsOf(s *state.Snapshot) rows {
 }
 
 func diff(a, b *state.Snapshot) string {
-	return cmp.Diff(rowsOf(a), rowsOf(b), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }))
+	return cmp.Diff(rowsOf(a), rowsOf(b), cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }))
 }
 
 func written(t *testing.T) (*state.Snapshot, string, []byte) {

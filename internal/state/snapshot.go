@@ -18,6 +18,8 @@ type Snapshot struct {
 	Streams      Table[model.Ref, []model.StreamRoute] // by the object that asks for them, Ref without UID
 	Certificates Table[model.Key, *model.Certificate]
 	Pools        Table[model.Key, *model.Pool]
+	// DNS is what somebody has said of cluster DNS in a Corefile; nil for nothing.
+	DNS *model.DNSConfig
 	// Problems are what translation found wrong, by object (Ref without UID).
 	Problems Table[model.Ref, model.Problems]
 }

@@ -155,6 +155,7 @@ func TestEveryRowKind(t *testing.T) {
 		tx.PutStreams(ref, []model.StreamRoute{{Ref: ref}})
 		tx.PutCertificate(&model.Certificate{Key: key(1)})
 		tx.PutPool(&model.Pool{Key: key(1)})
+		tx.SetDNS(&model.DNSConfig{TTL: time.Second})
 		tx.PutProblems(ref, model.Problems{{Object: ref}})
 		if got := tx.Snapshot().Services.Len(); got != 1 {
 			t.Errorf("inside the transaction: %d services", got)
@@ -164,11 +165,16 @@ func TestEveryRowKind(t *testing.T) {
 	})
 	got := s.Snapshot()
 	lens := []int{got.Services.Len(), got.Nodes.Len(), got.Namespaces.Len(), got.Routes.Len(), got.Streams.Len(), got.Certificates.Len(), got.Pools.Len(), got.Problems.Len()}
-	if want := []int{2, 1, 1, 1, 1, 1, 1, 1}; !cmp.Equal(lens, want) || !got.Synced {
+	if want := []int{2, 1, 1, 1, 1, 1, 1, 1}; !cmp.Equal(lens, want) || !got.Synced || got.DNS == nil {
 		t.Errorf("rows %v synced %v, want %v true", lens, got.Synced, want)
+	}
+	s.Update(func(tx *Tx) { tx.SetDNS(&model.DNSConfig{TTL: time.Second}) })
+	if s.Snapshot() != got {
+		t.Error("the same configuration of DNS is a change")
 	}
 	ref.UID = "made again"
 	s.Update(func(tx *Tx) {
+		tx.SetDNS(nil)
 		tx.DeleteService(key(1))
 		tx.DeleteService(key(2))
 		tx.DeleteNode("n")
@@ -180,6 +186,9 @@ func TestEveryRowKind(t *testing.T) {
 		tx.PutProblems(ref, nil)
 	})
 	got = s.Snapshot()
+	if got.DNS != nil {
+		t.Error("a configuration of DNS is left")
+	}
 	if n := got.Services.Len() + got.Nodes.Len() + got.Namespaces.Len() + got.Routes.Len() + got.Streams.Len() + got.Certificates.Len() + got.Pools.Len() + got.Problems.Len(); n != 0 {
 		t.Errorf("%d rows left", n)
 	}

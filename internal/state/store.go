@@ -163,6 +163,13 @@ func (tx *Tx) PutPool(p *model.Pool) { put(tx, &tx.snap.Pools, p.Key, p) }
 // DeletePool removes an address pool.
 func (tx *Tx) DeletePool(k model.Key) { remove(tx, &tx.snap.Pools, k) }
 
+// SetDNS replaces the configuration of cluster DNS; nil removes it.
+func (tx *Tx) SetDNS(c *model.DNSConfig) {
+	if !reflect.DeepEqual(tx.snap.DNS, c) {
+		tx.snap.DNS, tx.changed = c, true
+	}
+}
+
 // PutProblems replaces what is known to be wrong with an object; none removes the row.
 func (tx *Tx) PutProblems(ref model.Ref, p model.Problems) {
 	if len(p) == 0 {

@@ -4,25 +4,66 @@ import (
 	"fmt"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/miekg/dns"
 )
 
+// DefaultBytes is the memory that a cache may take if nothing else is said.
+const DefaultBytes = 16 << 20
+
 // Options bound a cache.
 type Options struct {
-	// MaxBytes bounds the memory of all answers with what keeps them. Default 16 MiB.
+	// MaxBytes bounds the memory of all answers with what keeps them. Default [DefaultBytes].
 	MaxBytes int
+	// Limits are those of answers that are put without limits of their own.
+	Limits
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+}
+
+// Limits say which answers are kept, and how long.
+type Limits struct {
 	// MinTTL and MaxTTL bound how long a positive answer is fresh. Defaults 0 and 1 h.
 	MinTTL, MaxTTL time.Duration
-	// MaxNegativeTTL bounds how long "there is none" is fresh. Default 5 min.
-	MaxNegativeTTL time.Duration
+	// MinNegativeTTL and MaxNegativeTTL bound how long "there is none" is fresh.
+	// Defaults 0 and 5 min.
+	MinNegativeTTL, MaxNegativeTTL time.Duration
 	// StaleFor is how long an answer is kept after that, for when no server
 	// answers. Default 1 h; negative turns stale answers off.
 	StaleFor time.Duration
-	// Now is the clock. Default time.Now.
-	Now func() time.Time
+	// PrefetchHits is after how many uses an answer is told to be expiring, when
+	// PrefetchPercent of its time are left. Defaults 2 and 10; negative hits turn
+	// that off.
+	PrefetchHits, PrefetchPercent int
+	// NoSuccess keeps no positive answers, NoDenial no others.
+	NoSuccess, NoDenial bool
+}
+
+// withDefaults returns the limits with what they leave out.
+func (l Limits) withDefaults() (Limits, error) {
+	if l.MaxTTL == 0 {
+		l.MaxTTL = time.Hour
+	}
+	if l.MaxNegativeTTL == 0 {
+		l.MaxNegativeTTL = 5 * time.Minute
+	}
+	if l.StaleFor == 0 {
+		l.StaleFor = time.Hour
+	}
+	if l.PrefetchHits == 0 {
+		l.PrefetchHits = 2
+	}
+	if l.PrefetchPercent == 0 {
+		l.PrefetchPercent = 10
+	}
+	if l.MinTTL < 0 || l.MaxTTL < l.MinTTL || l.MinNegativeTTL < 0 || l.MaxNegativeTTL < l.MinNegativeTTL {
+		return Limits{}, fmt.Errorf("cache limits: TTL %v to %v, negative TTL %v to %v: must not be negative and in order",
+			l.MinTTL, l.MaxTTL, l.MinNegativeTTL, l.MaxNegativeTTL)
+	}
+	return l, nil
 }
 
 // Key is a question of class IN. DNSSEC records and unchecked answers are
@@ -72,6 +113,7 @@ const shardCount = 16
 // Cache holds answers. It is safe for concurrent use.
 type Cache struct {
 	opts   Options
+	bytes  atomic.Int64 // that all answers may take
 	seed   maphash.Seed
 	shards [shardCount]shard
 }
@@ -89,6 +131,7 @@ type entry struct {
 
 	key       Key
 	answer    *packed
+	limits    *Limits
 	size      int
 	stored    time.Time
 	ttl       time.Duration
@@ -100,25 +143,20 @@ type entry struct {
 // New returns an empty cache.
 func New(o Options) (*Cache, error) {
 	if o.MaxBytes == 0 {
-		o.MaxBytes = 16 << 20
-	}
-	if o.MaxTTL == 0 {
-		o.MaxTTL = time.Hour
-	}
-	if o.MaxNegativeTTL == 0 {
-		o.MaxNegativeTTL = 5 * time.Minute
-	}
-	if o.StaleFor == 0 {
-		o.StaleFor = time.Hour
+		o.MaxBytes = DefaultBytes
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.MaxBytes < 0 || o.MinTTL < 0 || o.MaxTTL < o.MinTTL || o.MaxNegativeTTL < 0 {
-		return nil, fmt.Errorf("cache limits: size %d, TTL %v to %v, negative TTL %v: must not be negative and in order",
-			o.MaxBytes, o.MinTTL, o.MaxTTL, o.MaxNegativeTTL)
+	if o.MaxBytes < 0 {
+		return nil, fmt.Errorf("cache limits: size %d must not be negative", o.MaxBytes)
+	}
+	var err error
+	if o.Limits, err = o.Limits.withDefaults(); err != nil {
+		return nil, err
 	}
 	c := &Cache{opts: o, seed: maphash.MakeSeed()}
+	c.bytes.Store(int64(o.MaxBytes))
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.byKey = map[Key]*entry{}
@@ -143,7 +181,7 @@ func (c *Cache) Get(k Key) Hit {
 		return Hit{}
 	}
 	age := max(0, now.Sub(e.stored))
-	if age >= e.ttl+max(0, c.opts.StaleFor) {
+	if age >= e.ttl+max(0, e.limits.StaleFor) {
 		s.drop(e)
 		return Hit{}
 	}
@@ -158,31 +196,48 @@ func (c *Cache) Get(k Key) Hit {
 		return h
 	}
 	h.left, h.age = uint32((e.ttl-age+time.Second-1)/time.Second), uint32(age/time.Second)
-	if e.hits >= 2 && e.ttl >= 10*time.Second && e.ttl-age <= e.ttl/10 && now.Sub(e.expiredAt) >= expiringEvery {
+	soon := e.ttl * time.Duration(e.limits.PrefetchPercent) / 100
+	if e.limits.PrefetchHits > 0 && e.hits >= e.limits.PrefetchHits && e.ttl >= 10*time.Second && e.ttl-age <= soon && now.Sub(e.expiredAt) >= expiringEvery {
 		h.Freshness, e.expiredAt = Expiring, now
 	}
 	return h
 }
 
-// Put stores an answer, as far as it may be stored. MinTTL raises TTLs of msg.
-func (c *Cache) Put(k Key, msg *dns.Msg) {
-	ttl, ok := c.lifetime(k.Type, msg)
+// Check reports what is wrong with limits, and fills in their defaults.
+func Check(l Limits) (*Limits, error) {
+	l, err := l.withDefaults()
+	return &l, err
+}
+
+// Limits returns those of answers that are put without limits of their own.
+func (c *Cache) Limits() *Limits { return &c.opts.Limits }
+
+// Put stores an answer, as far as it may be stored. The TTLs of msg are brought
+// within the limits, so that whoever is given it now keeps it no longer than
+// whoever is given it later.
+func (c *Cache) Put(k Key, msg *dns.Msg) { c.PutWithin(&c.opts.Limits, k, msg) }
+
+// PutWithin is Put with limits of [Check], which must not change.
+func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) {
+	ttl, ok := l.lifetime(k.Type, msg)
+	if ttl > 0 {
+		bound(msg, ttl)
+	}
 	if !ok {
 		return
 	}
-	raise(msg, ttl)
 	answer, err := pack(k, msg)
 	if err != nil {
 		return // nothing that can be given to a client
 	}
-	e := &entry{key: k, answer: answer, size: answer.size() + len(k.Name) + overhead, stored: c.opts.Now(), ttl: ttl}
+	e := &entry{key: k, answer: answer, limits: l, size: answer.size() + len(k.Name) + overhead, stored: c.opts.Now(), ttl: ttl}
 	s := c.shard(k.Name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.byKey[k]; old != nil {
 		s.drop(old)
 	}
-	limit := c.opts.MaxBytes / shardCount
+	limit := int(c.bytes.Load()) / shardCount
 	if e.size > limit {
 		return
 	}
@@ -201,6 +256,40 @@ func (c *Cache) Failed(k Key) {
 	defer s.mu.Unlock()
 	if e := s.byKey[k]; e != nil {
 		e.retryAt = c.opts.Now().Add(retryAfter)
+	}
+}
+
+// Resize changes the memory that all answers may take.
+func (c *Cache) Resize(maxBytes int) {
+	c.bytes.Store(int64(maxBytes))
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		for s.bytes > maxBytes/shardCount {
+			s.drop(s.ring.prev)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Forget drops the answer to one question.
+func (c *Cache) Forget(k Key) {
+	s := c.shard(k.Name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.byKey[k]; e != nil {
+		s.drop(e)
+	}
+}
+
+// Clear forgets all answers.
+func (c *Cache) Clear() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.byKey, s.bytes = map[Key]*entry{}, 0
+		s.ring.next, s.ring.prev = &s.ring, &s.ring
+		s.mu.Unlock()
 	}
 }
 
@@ -250,36 +339,45 @@ func (s *shard) link(e *entry) {
 func (s *shard) unlink(e *entry) { e.prev.next, e.next.prev = e.next, e.prev }
 
 // lifetime returns how long the answer is fresh and whether it may be stored.
-func (c *Cache) lifetime(qtype uint16, msg *dns.Msg) (time.Duration, bool) {
+func (l *Limits) lifetime(qtype uint16, msg *dns.Msg) (time.Duration, bool) {
 	if msg.Truncated || len(msg.Question) != 1 {
 		return 0, false
 	}
 	if msg.Rcode != dns.RcodeSuccess && msg.Rcode != dns.RcodeNameError {
 		return 0, false
 	}
-	lowest := c.opts.MaxTTL
+	lowest := l.MaxTTL
 	found := false
 	for _, rr := range msg.Answer {
 		lowest = min(lowest, time.Duration(rr.Header().Ttl)*time.Second)
 		found = found || rr.Header().Rrtype == qtype || qtype == dns.TypeANY
 	}
 	if msg.Rcode == dns.RcodeSuccess && found {
-		ttl := max(lowest, c.opts.MinTTL)
-		return ttl, ttl > 0
+		ttl := max(lowest, l.MinTTL)
+		return ttl, ttl > 0 && !l.NoSuccess
 	}
 	for _, rr := range msg.Ns {
 		if soa, ok := rr.(*dns.SOA); ok { // RFC 2308 section 5: without it, do not store
 			ttl := time.Duration(min(soa.Minttl, soa.Hdr.Ttl)) * time.Second
-			ttl = min(ttl, lowest, c.opts.MaxNegativeTTL)
-			return ttl, ttl > 0
+			ttl = max(min(ttl, lowest, l.MaxNegativeTTL), l.MinNegativeTTL)
+			return ttl, ttl > 0 && !l.NoDenial
 		}
 	}
 	return 0, false
 }
 
-// raise lifts the TTLs of the answer section to ttl, where MinTTL is above them.
-func raise(msg *dns.Msg, ttl time.Duration) {
+// bound brings the TTLs of a message to the time that it is kept for: those of
+// answers up to it, and none above.
+func bound(msg *dns.Msg, ttl time.Duration) {
+	most := uint32(ttl / time.Second)
 	for _, rr := range msg.Answer {
-		rr.Header().Ttl = max(rr.Header().Ttl, uint32(ttl/time.Second))
+		rr.Header().Ttl = max(rr.Header().Ttl, most)
+	}
+	for _, section := range [][]dns.RR{msg.Answer, msg.Ns, msg.Extra} {
+		for _, rr := range section {
+			if h := rr.Header(); h.Rrtype != dns.TypeOPT {
+				h.Ttl = min(h.Ttl, most)
+			}
+		}
 	}
 }

@@ -83,14 +83,14 @@ func TestLifetime(t *testing.T) {
 	}{
 		{"lowest TTL of all records", Options{}, dns.RcodeSuccess, []string{"example.com. 300 IN A 192.0.2.1", "example.com. 60 IN A 192.0.2.2"}, time.Minute},
 		{"TTL of the alias counts", Options{}, dns.RcodeSuccess, []string{"example.com. 20 IN CNAME a.", "a. 300 IN A 192.0.2.1"}, 20 * time.Second},
-		{"bounded above", Options{MaxTTL: 30 * time.Second}, dns.RcodeSuccess, []string{"example.com. 300 IN A 192.0.2.1"}, 30 * time.Second},
-		{"bounded below", Options{MinTTL: 7 * time.Second}, dns.RcodeSuccess, []string{"example.com. 0 IN A 192.0.2.1"}, 7 * time.Second},
+		{"bounded above", Options{Limits: Limits{MaxTTL: 30 * time.Second}}, dns.RcodeSuccess, []string{"example.com. 300 IN A 192.0.2.1"}, 30 * time.Second},
+		{"bounded below", Options{Limits: Limits{MinTTL: 7 * time.Second}}, dns.RcodeSuccess, []string{"example.com. 0 IN A 192.0.2.1"}, 7 * time.Second},
 		{"TTL 0 is not stored", Options{}, dns.RcodeSuccess, []string{"example.com. 0 IN A 192.0.2.1"}, 0},
 		{"NXDOMAIN for the SOA's minimum", Options{}, dns.RcodeNameError, []string{soa}, 2 * time.Minute},
 		{"SOA's TTL below its minimum", Options{}, dns.RcodeNameError, []string{"example.com. 30 IN SOA ns. mail. 1 2 3 4 120"}, 30 * time.Second},
 		{"NODATA", Options{}, dns.RcodeSuccess, []string{soa}, 2 * time.Minute},
 		{"NODATA behind an alias", Options{}, dns.RcodeSuccess, []string{"example.com. 20 IN CNAME a.", soa}, 20 * time.Second},
-		{"negative bounded above", Options{MaxNegativeTTL: time.Minute}, dns.RcodeNameError, []string{soa}, time.Minute},
+		{"negative bounded above", Options{Limits: Limits{MaxNegativeTTL: time.Minute}}, dns.RcodeNameError, []string{soa}, time.Minute},
 		{"NXDOMAIN without SOA", Options{}, dns.RcodeNameError, nil, 0},
 		{"NODATA without SOA", Options{}, dns.RcodeSuccess, []string{"example.com. 20 IN CNAME a."}, 0},
 		{"SERVFAIL", Options{}, dns.RcodeServerFailure, []string{soa}, 0},
@@ -161,7 +161,7 @@ func TestPrefetchIsWorthIt(t *testing.T) {
 }
 
 func TestStale(t *testing.T) {
-	c, clk := newCache(t, Options{StaleFor: time.Hour})
+	c, clk := newCache(t, Options{Limits: Limits{StaleFor: time.Hour}})
 	k := key("example.com.")
 	c.Put(k, message(t, dns.RcodeSuccess, "example.com. 60 IN A 192.0.2.1"))
 	clk.advance(2 * time.Minute)
@@ -184,7 +184,7 @@ func TestStale(t *testing.T) {
 }
 
 func TestNoStale(t *testing.T) {
-	c, clk := newCache(t, Options{StaleFor: -1})
+	c, clk := newCache(t, Options{Limits: Limits{StaleFor: -1}})
 	k := key("example.com.")
 	c.Put(k, message(t, dns.RcodeSuccess, "example.com. 60 IN A 192.0.2.1"))
 	clk.advance(time.Minute)
@@ -229,7 +229,7 @@ func TestReplacingKeepsCount(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	if _, err := New(Options{MinTTL: time.Hour, MaxTTL: time.Minute}); err == nil {
+	if _, err := New(Options{Limits: Limits{MinTTL: time.Hour, MaxTTL: time.Minute}}); err == nil {
 		t.Error("MinTTL above MaxTTL")
 	}
 }

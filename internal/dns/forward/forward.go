@@ -56,6 +56,9 @@ type Query struct {
 	// Name is fully qualified; its case is kept in the answer.
 	Name string
 	Type uint16
+	// Domain has the servers of that [Domain] asked, whatever the name; answers
+	// are then not kept. Optional.
+	Domain string
 	// DNSSECOK and CheckingDisabled are the client's DO and CD bits.
 	DNSSECOK, CheckingDisabled bool
 }
@@ -130,20 +133,15 @@ type Forwarder struct {
 	log     *slog.Logger
 	metrics *metrics
 	flights singleflight.Group
-	slots   chan struct{}
-	servers atomic.Pointer[[]*upstream]
-	stubs   []stub // longest domain first
+	servers atomic.Pointer[[]*upstream] // those of the options or of ResolvConf
+	routes  atomic.Pointer[routes]
 	search  atomic.Pointer[[]string]
-	turn    atomic.Uint32 // of [RoundRobin]
+
+	changing sync.Mutex // held by who changes routes
+	running  atomic.Pointer[context.Context]
 
 	probesMu sync.Mutex
 	probes   map[string]*upstream
-}
-
-// stub is a [Stub] that is being asked.
-type stub struct {
-	domain  string // lower case, fully qualified
-	servers []*upstream
 }
 
 // New returns a forwarder that knows its servers.
@@ -158,9 +156,7 @@ func New(o Options) (*Forwarder, error) {
 		o.MaxConcurrent = 1000
 	}
 	switch o.Policy {
-	case "":
-		o.Policy = Sequential
-	case Sequential, RoundRobin, Random:
+	case "", Sequential, RoundRobin, Random:
 	default:
 		return nil, fmt.Errorf("forward: policy %q: want sequential, round_robin or random", o.Policy)
 	}
@@ -168,47 +164,16 @@ func New(o Options) (*Forwarder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("forward: metrics: %w", err)
 	}
-	f := &Forwarder{
-		opts: o, log: o.Logger, metrics: m,
-		slots: make(chan struct{}, o.MaxConcurrent), probes: map[string]*upstream{},
-	}
-	if err := f.setStubs(); err != nil {
+	f := &Forwarder{opts: o, log: o.Logger, metrics: m, probes: map[string]*upstream{}}
+	if err := f.checkStubs(); err != nil {
 		return nil, err
 	}
-	f.setServers(nil)
+	f.servers.Store(&[]*upstream{})
+	if err := f.Configure(nil); err != nil {
+		return nil, err
+	}
 	f.reload()
 	return f, nil
-}
-
-func (f *Forwarder) setStubs() error {
-	for _, o := range f.opts.Stubs {
-		s := stub{domain: strings.ToLower(dns.Fqdn(o.Domain))}
-		for _, server := range o.Servers {
-			if slices.Contains(f.opts.Self, server.Addr) {
-				return fmt.Errorf("forward: stub domain %s: %s is this DNS server itself; give one that knows the domain", o.Domain, server)
-			}
-			s.servers = append(s.servers, newUpstream(server, f.opts.TLSRoots))
-		}
-		if len(s.servers) == 0 {
-			return fmt.Errorf("forward: stub domain %s has no server", o.Domain)
-		}
-		if slices.ContainsFunc(f.stubs, func(other stub) bool { return other.domain == s.domain }) {
-			return fmt.Errorf("forward: stub domain %s stands there twice; give all its servers at once", o.Domain)
-		}
-		f.stubs = append(f.stubs, s)
-	}
-	slices.SortStableFunc(f.stubs, func(a, b stub) int { return len(b.domain) - len(a.domain) })
-	return nil
-}
-
-// serversFor returns whom to ask for a name.
-func (f *Forwarder) serversFor(name string) []*upstream {
-	for _, s := range f.stubs {
-		if dns.IsSubDomain(s.domain, name) {
-			return s.servers
-		}
-	}
-	return *f.servers.Load()
 }
 
 // Search returns the search domains of ResolvConf, which Pods have behind those
@@ -220,13 +185,23 @@ func (f *Forwarder) Search() []string {
 	return nil
 }
 
-// Servers returns the servers that are asked for names in no stub domain.
+// Servers returns the servers that are asked for names of no domain of their own.
 func (f *Forwarder) Servers() []Server {
 	var list []Server
-	for _, u := range *f.servers.Load() {
-		if !u.looped.Load() {
-			list = append(list, u.server)
+	d := f.routes.Load().domainOf(".")
+	if d == nil {
+		return nil
+	}
+	for _, g := range d.groups {
+		if g.From != "." {
+			continue
 		}
+		for _, u := range f.serversOf(g) {
+			if !u.looped.Load() {
+				list = append(list, u.server)
+			}
+		}
+		break
 	}
 	return list
 }
@@ -238,6 +213,9 @@ func (f *Forwarder) Resolve(ctx context.Context, q Query) (*dns.Msg, Origin, err
 	key, err := q.key()
 	if err != nil {
 		return nil, Origin{}, err
+	}
+	if q.Domain != "" {
+		return f.resolveUncached(ctx, q, key)
 	}
 	hit := f.opts.Cache.Get(key)
 	f.metrics.lookup(&hit)
@@ -260,6 +238,20 @@ func (f *Forwarder) Resolve(ctx context.Context, q Query) (*dns.Msg, Origin, err
 		f.opts.Cache.Failed(key)
 		f.metrics.staleServed.Inc()
 		return unpack(&hit, q.Name)
+	case <-ctx.Done():
+		return nil, Origin{}, ctx.Err()
+	}
+}
+
+// resolveUncached answers a query of a domain that its name does not lie in.
+func (f *Forwarder) resolveUncached(ctx context.Context, q Query, key cache.Key) (*dns.Msg, Origin, error) {
+	select {
+	case r := <-f.fetch(q, key):
+		if r.Err != nil {
+			return nil, Origin{}, r.Err
+		}
+		a := r.Val.(said)
+		return withCase(a.msg.Copy(), q.Name), Origin{Server: a.server}, nil
 	case <-ctx.Done():
 		return nil, Origin{}, ctx.Err()
 	}
@@ -304,16 +296,22 @@ func unpack(hit *cache.Hit, name string) (*dns.Msg, Origin, error) {
 // fetch asks the servers, once for all who want to know the same. The result is
 // said, whose message is shared.
 func (f *Forwarder) fetch(q Query, key cache.Key) <-chan singleflight.Result {
-	name := key.Name + strconv.Itoa(int(key.Type)) + strconv.FormatBool(key.DNSSECOK) + strconv.FormatBool(key.CheckingDisabled)
+	name := key.Name + strconv.Itoa(int(key.Type)) + strconv.FormatBool(key.DNSSECOK) + strconv.FormatBool(key.CheckingDisabled) + q.Domain
+	rs := f.routes.Load()
+	name += strconv.FormatUint(rs.number, 16) // a question to servers of before is another
 	return f.flights.DoChan(name, func() (any, error) {
+		d, g, err := rs.find(q)
+		if err != nil {
+			return nil, err
+		}
 		select {
-		case f.slots <- struct{}{}:
-			defer func() { <-f.slots }()
+		case g.slots <- struct{}{}:
+			defer func() { <-g.slots }()
 		default:
 			f.metrics.rejects.Inc()
 			return nil, ErrBusy
 		}
-		a, err := f.ask(q)
+		a, err := f.ask(g, q)
 		if err != nil {
 			return nil, err
 		}
@@ -321,7 +319,12 @@ func (f *Forwarder) fetch(q Query, key cache.Key) <-chan singleflight.Result {
 		msg.Extra = slices.DeleteFunc(msg.Extra, func(rr dns.RR) bool {
 			return rr.Header().Rrtype == dns.TypeOPT || rr.Header().Rrtype == dns.TypeTSIG
 		})
-		f.opts.Cache.Put(key, msg)
+		if limits := d.limits(q.Name); limits != nil && q.Domain == "" {
+			f.opts.Cache.PutWithin(limits, key, msg)
+			if f.routes.Load() != rs {
+				f.opts.Cache.Forget(key) // what other servers said
+			}
+		}
 		return a, nil
 	})
 }
@@ -345,8 +348,8 @@ const maxAttempts = 4
 
 // ask asks the servers in turn, healthy ones first. One that is slow is still
 // listened to while the next is being asked.
-func (f *Forwarder) ask(q Query) (said, error) {
-	servers, budget := f.candidates(q.Name)
+func (f *Forwarder) ask(g *group, q Query) (said, error) {
+	servers, budget := f.candidates(g)
 	if len(servers) == 0 {
 		return said{}, ErrNoUpstream
 	}
@@ -356,10 +359,10 @@ func (f *Forwarder) ask(q Query) (said, error) {
 	return r.run(servers, budget/time.Duration(len(servers)+1))
 }
 
-// candidates returns whom to ask for a name, in order, and how long it may take.
-func (f *Forwarder) candidates(name string) ([]*upstream, time.Duration) {
+// candidates returns whom to ask of a group, in order, and how long it may take.
+func (f *Forwarder) candidates(g *group) ([]*upstream, time.Duration) {
 	var up, down []*upstream
-	for _, u := range f.serversFor(name) {
+	for _, u := range f.serversOf(g) {
 		switch {
 		case u.looped.Load():
 		case u.down():
@@ -368,7 +371,7 @@ func (f *Forwarder) candidates(name string) ([]*upstream, time.Duration) {
 			up = append(up, u)
 		}
 	}
-	f.order(up)
+	g.order(up)
 	list, budget := append(up, down...), f.opts.Timeout
 	if len(up) == 0 {
 		budget = min(budget, downBudget)
@@ -380,15 +383,15 @@ func (f *Forwarder) candidates(name string) ([]*upstream, time.Duration) {
 }
 
 // order puts the servers that are up into the order of the policy.
-func (f *Forwarder) order(up []*upstream) {
+func (g *group) order(up []*upstream) {
 	if len(up) < 2 {
 		return
 	}
-	switch f.opts.Policy {
+	switch g.policy {
 	case Random:
 		rand.Shuffle(len(up), func(i, j int) { up[i], up[j] = up[j], up[i] })
 	case RoundRobin:
-		first := int(f.turn.Add(1)-1) % len(up)
+		first := int(g.turn.Add(1)-1) % len(up)
 		copy(up, slices.Concat(up[first:], up[:first]))
 	}
 }

@@ -111,7 +111,7 @@ func TestStubsRefused(t *testing.T) {
 		"given once": {{Domain: "a", Servers: other}, {Domain: "A.", Servers: other}},
 	} {
 		f := &Forwarder{opts: Options{Stubs: stubs, Self: []netip.AddrPort{self}}}
-		if err := f.setStubs(); err == nil {
+		if err := f.checkStubs(); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
@@ -272,7 +272,7 @@ func TestTLSConnectionIsShared(t *testing.T) {
 
 func TestTLSConnectionThatTheServerClosed(t *testing.T) {
 	s := newTLSServer(t, func(q *dns.Msg) [][]byte { return dnstest.Reply(t, q, nil, "a. 0 IN A 192.0.2.1") })
-	u := newUpstream(s.as("dns.example")[0], s.roots)
+	u := newUpstream(s.as("dns.example")[0], usually, s.roots)
 	defer u.close()
 	for range 20 {
 		if _, err := u.exchange(t.Context(), Query{Name: "a.", Type: dns.TypeA}); err != nil {

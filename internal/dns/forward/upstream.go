@@ -20,20 +20,38 @@ import (
 const udpSize = 1232
 
 // failuresUntilDown is the number of unanswered queries in a row after which
-// a server counts as down.
+// a server counts as down, if nothing else is said.
 const failuresUntilDown = 3
 
 // upstream is one server with its health.
 type upstream struct {
 	server   Server
+	how      manner
 	streams  *streams // of a server by TLS
 	failures atomic.Int32
 	// looped is set when a query to it came back to us.
 	looped atomic.Bool
+	// probed is when it was last asked for a sign of life; of [Forwarder.Run].
+	probed time.Time
 }
 
-func newUpstream(s Server, roots *x509.CertPool) *upstream {
-	u := &upstream{server: s}
+// manner is how a server is asked.
+type manner struct {
+	// tcp asks by TCP alone.
+	tcp bool
+	// every is the pause between two probes of a server that is down, domain the
+	// name that it is asked for then.
+	every  time.Duration
+	domain string
+	// maxFails is when it counts as down; never where it is negative.
+	maxFails int
+}
+
+// usually is how servers are asked if nothing else is said.
+var usually = manner{every: probeInterval, domain: ".", maxFails: failuresUntilDown}
+
+func newUpstream(s Server, how manner, roots *x509.CertPool) *upstream {
+	u := &upstream{server: s, how: how}
 	if s.TLS {
 		u.streams = newStreams(s, roots)
 	}
@@ -47,12 +65,14 @@ func (u *upstream) close() {
 	}
 }
 
-func (u *upstream) down() bool { return u.failures.Load() >= failuresUntilDown }
+func (u *upstream) down() bool {
+	return u.how.maxFails >= 0 && int(u.failures.Load()) >= u.how.maxFails
+}
 
 func (u *upstream) answered() { u.failures.Store(0) }
 
 // failed counts an unanswered query; true if the server is now down and was not before.
-func (u *upstream) failed() bool { return u.failures.Add(1) == failuresUntilDown }
+func (u *upstream) failed() bool { return int(u.failures.Add(1)) == u.how.maxFails }
 
 // errTruncated is an answer by UDP that has to be asked for by TCP.
 var errTruncated = errors.New("answer is truncated")
@@ -73,6 +93,9 @@ func (u *upstream) exchange(ctx context.Context, q Query) (*dns.Msg, error) {
 func (u *upstream) ask(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 	if u.streams != nil {
 		return u.streams.ask(ctx, m)
+	}
+	if u.how.tcp {
+		return u.roundTrip(ctx, "tcp", m)
 	}
 	reply, err := u.roundTrip(ctx, "udp", m)
 	if errors.Is(err, errTruncated) {

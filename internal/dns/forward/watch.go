@@ -16,8 +16,10 @@ import (
 const (
 	// reloadInterval is how often resolv.conf is read again.
 	reloadInterval = 5 * time.Second
-	// probeInterval is how often servers that are down are asked for a sign of life.
+	// probeInterval is how often servers that are down are asked for a sign of
+	// life, if nothing else is said; probeTick bounds how often that may be.
 	probeInterval = time.Second
+	probeTick     = 250 * time.Millisecond
 	// loopDomain is where the questions that find loops lie. It must be a name
 	// that every resolver passes on, hence none of RFC 6761.
 	loopDomain = ".fairway-loop-probe."
@@ -25,10 +27,14 @@ const (
 
 // Run follows resolv.conf, finds loops and sees servers come back, until ctx ends.
 func (f *Forwarder) Run(ctx context.Context) error {
-	reload, probe := time.NewTicker(reloadInterval), time.NewTicker(probeInterval)
+	reload, probe := time.NewTicker(reloadInterval), time.NewTicker(probeTick)
 	defer reload.Stop()
 	defer probe.Stop()
+	f.changing.Lock()
+	f.running.Store(&ctx)
+	f.changing.Unlock()
 	defer func() {
+		f.running.Store(nil)
 		for _, u := range f.all() {
 			u.close()
 		}
@@ -44,7 +50,8 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			}
 		case <-probe.C:
 			for _, u := range f.all() {
-				if u.down() && !u.looped.Load() {
+				if u.how.every > 0 && u.down() && !u.looped.Load() && time.Since(u.probed) >= u.how.every {
+					u.probed = time.Now()
 					go f.revive(ctx, u)
 				}
 			}
@@ -77,53 +84,45 @@ func (f *Forwarder) reload() []*upstream {
 // all returns the servers of every domain.
 func (f *Forwarder) all() []*upstream {
 	list := slices.Clone(*f.servers.Load())
-	for _, s := range f.stubs {
-		list = append(list, s.servers...)
+	for _, u := range f.routes.Load().servers() {
+		if !slices.Contains(list, u) {
+			list = append(list, u)
+		}
 	}
 	return list
 }
 
 func (f *Forwarder) setServers(list []Server) (added []*upstream) {
-	old := f.servers.Load()
+	old := *f.servers.Load()
 	servers := make([]*upstream, 0, len(list))
 	for _, a := range list {
 		if slices.Contains(f.opts.Self, a.Addr) {
 			continue
 		}
-		i := -1
-		if old != nil {
-			i = slices.IndexFunc(*old, func(u *upstream) bool { return u.server == a })
-		}
-		if i >= 0 {
-			servers = append(servers, (*old)[i])
+		if i := slices.IndexFunc(old, func(u *upstream) bool { return u.server == a }); i >= 0 {
+			servers = append(servers, old[i])
 			continue
 		}
-		u := newUpstream(a, f.opts.TLSRoots)
+		u := newUpstream(a, usually, f.opts.TLSRoots)
 		servers, added = append(servers, u), append(added, u)
 	}
-	if old != nil {
-		for _, u := range *old {
-			if !slices.Contains(servers, u) {
-				u.close()
-			}
+	for _, u := range old {
+		if !slices.Contains(servers, u) {
+			f.retire(u)
 		}
 	}
-	if old == nil || len(added) > 0 || len(servers) != len(*old) {
+	if !slices.Equal(old, servers) {
 		f.servers.Store(&servers)
-		if old != nil {
-			f.log.Info("upstream name servers", "servers", f.Servers())
-		}
-	} else if !slices.Equal(*old, servers) {
-		f.servers.Store(&servers)
+		f.log.Info("upstream name servers", "servers", f.Servers())
 	}
 	return added
 }
 
-// revive asks a server that is down for the root's name servers.
+// revive asks a server that is down for name servers, by default the root's.
 func (f *Forwarder) revive(ctx context.Context, u *upstream) {
 	ctx, cancel := context.WithTimeout(ctx, probeInterval)
 	defer cancel()
-	if _, err := u.exchange(ctx, Query{Name: ".", Type: dns.TypeNS}); err != nil {
+	if _, err := u.exchange(ctx, Query{Name: u.how.domain, Type: dns.TypeNS}); err != nil {
 		return
 	}
 	u.answered()

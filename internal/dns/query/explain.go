@@ -54,6 +54,9 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	if msg.Rcode == dns.RcodeRefused {
 		return []string{"the server does not answer this client, or not this type"}
 	}
+	if a.Source == "hosts" {
+		return e.outside(a, msg)
+	}
 	var why []string
 	if !e.same(&b, found, msg) {
 		why = append(why, "the server's state is older or newer than what the API says now; what follows is of now")
@@ -90,6 +93,8 @@ func (e *explainer) outside(a Answer, msg *dns.Msg) []string {
 		from = "from the server's cache past its time, for no upstream name server answers"
 	case strings.HasPrefix(a.Source, "upstream "):
 		from = "asked just now of " + a.Source
+	case a.Source == "hosts":
+		from = "one of the hosts in the Corefile"
 	case a.Source == "zone":
 		from = "the server answers this by itself"
 	case msg.Rcode == dns.RcodeServerFailure:

@@ -135,25 +135,28 @@ func skipName(packet []byte, off int) (int, bool) {
 }
 
 // String returns the name as people write it, with a final dot.
-func (n *Name) String() string {
+func (n *Name) String() string { return string(n.Append(nil)) }
+
+// Append appends the name, as String has it, to b.
+func (n *Name) Append(b []byte) []byte {
 	if n.n == 0 {
-		return "."
+		return append(b, '.')
 	}
-	var b strings.Builder
 	for i := range n.n {
-		for _, c := range []byte(n.Label(i)) {
-			switch {
+		label := n.Label(i)
+		for j := range len(label) {
+			switch c := label[j]; {
 			case c < '!' || c > '~':
-				b.Write([]byte{'\\', '0' + c/100, '0' + c/10%10, '0' + c%10})
+				b = append(b, '\\', '0'+c/100, '0'+c/10%10, '0'+c%10)
 			case strings.IndexByte(` .'@;()"\`, c) >= 0:
-				b.Write([]byte{'\\', c})
+				b = append(b, '\\', c)
 			default:
-				b.WriteByte(c)
+				b = append(b, c)
 			}
 		}
-		b.WriteByte('.')
+		b = append(b, '.')
 	}
-	return b.String()
+	return b
 }
 
 func lower(c byte) byte {

@@ -25,7 +25,7 @@ type oracle struct {
 }
 
 func newOracle(z *Zone, snap *state.Snapshot) *oracle {
-	return &oracle{domain: z.text, suffix: "." + z.text, ttl: z.ttl, ranges: z.ranges, dnsService: z.dnsService, nameServers: z.nameServers, ix: &oracleIndex{snap}}
+	return &oracle{domain: z.text, suffix: "." + z.text, ttl: z.TTL(), ranges: z.ranges, dnsService: z.dnsService, nameServers: z.nameServers, ix: &oracleIndex{snap}}
 }
 
 // oracleIndex looks at everything each time.

@@ -59,9 +59,9 @@ func (w *writer) localhost(at, zone int) {
 	w.found.Kind = KindLocalhost
 	switch w.qtype {
 	case dns.TypeA:
-		w.b.Address(at, w.z.ttl, loopback4)
+		w.b.Address(at, w.ttl, loopback4)
 	case dns.TypeAAAA:
-		w.b.Address(at, w.z.ttl, loopback6)
+		w.b.Address(at, w.ttl, loopback6)
 	case dns.TypeANY:
 		w.minimalAny(at)
 	default:
@@ -144,7 +144,7 @@ func repeated(before []model.Endpoint, hostname string) bool {
 func (w *writer) openPTR(at int) {
 	w.b.Open()
 	w.b.Pointer(at)
-	w.b.Head(dns.TypePTR, w.z.ttl)
+	w.b.Head(dns.TypePTR, w.ttl)
 }
 
 // reverseZone returns the number of labels of the zone of ours that the prefix

@@ -103,7 +103,7 @@ func (w *writer) endpoint(svc *model.Service, label string, at int) bool {
 	for _, e := range endpointsAt(w.ix.endpoints(svc.Key), addr) {
 		if e.Ready && e.Hostname == "" {
 			if w.asksAddress() && addr.Is4() == (w.qtype == dns.TypeA) {
-				w.b.Address(at, w.z.ttl, addr)
+				w.b.Address(at, w.ttl, addr)
 			}
 			return true
 		}
@@ -217,7 +217,7 @@ func (w *writer) srv(svc *model.Service, want wanted, at int) {
 	}
 	w.b.Begin(wire.Additional)
 	for _, a := range svc.ClusterIPs {
-		w.b.Address(target, w.z.ttl, a)
+		w.b.Address(target, w.ttl, a)
 	}
 }
 
@@ -226,7 +226,7 @@ func (w *writer) srv(svc *model.Service, want wanted, at int) {
 func (w *writer) srvHead(at, n int, port uint16) int {
 	w.b.Open()
 	w.b.Pointer(at)
-	w.b.Head(dns.TypeSRV, w.z.ttl)
+	w.b.Head(dns.TypeSRV, w.ttl)
 	w.b.Uint16(0)
 	w.b.Uint16(uint16(max(1, 100/n)))
 	w.b.Uint16(port)
@@ -277,7 +277,7 @@ func (w *writer) headlessSRV(key model.Key, want wanted, at int) {
 				w.serviceLabels(key)
 				w.domain()
 			}
-			w.b.AddressData(w.z.ttl, a)
+			w.b.AddressData(w.ttl, a)
 			w.b.Close()
 		}
 	}

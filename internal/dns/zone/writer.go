@@ -16,6 +16,9 @@ type writer struct {
 	b     *wire.Builder
 	qtype uint16
 
+	ttl    uint32
+	noPods bool
+
 	// zoneAt is the place of the domain in the name that is being answered.
 	zoneAt int
 	// domainAt is a place of the domain in lower case; 0 while there is none.
@@ -45,7 +48,7 @@ func (w *writer) inside(name *wire.Name, at int) (target string, targetAt int) {
 	case n.target != "" && w.qtype != dns.TypeANY:
 		w.b.Open()
 		w.b.Pointer(at)
-		w.b.Head(dns.TypeCNAME, w.z.ttl)
+		w.b.Head(dns.TypeCNAME, w.ttl)
 		targetAt = w.b.Len()
 		if !w.b.Text(n.target) {
 			w.b.Undo()
@@ -108,7 +111,7 @@ func (w *writer) apex(at int) node {
 		server := w.ns(at)
 		w.b.Begin(wire.Additional)
 		for _, a := range w.serverAddrs() {
-			w.b.Address(server, w.z.ttl, a)
+			w.b.Address(server, w.ttl, a)
 		}
 	}
 	return node{exists: true}
@@ -119,7 +122,7 @@ func (w *writer) version(at int) node {
 	if w.qtype == dns.TypeTXT {
 		w.b.Open()
 		w.b.Pointer(at)
-		w.b.Head(dns.TypeTXT, w.z.ttl)
+		w.b.Head(dns.TypeTXT, w.ttl)
 		w.b.String(SpecVersion)
 		w.b.Close()
 	}
@@ -149,6 +152,9 @@ func (w *writer) serverAddrs() []netip.Addr {
 // findPod is <address with dashes>.<namespace>.pod: an answer for every
 // address, as CoreDNS' "pods insecure".
 func (w *writer) findPod(name *wire.Name, left, at int) node {
+	if w.noPods && left > 0 {
+		return node{}
+	}
 	switch left {
 	case 0:
 		w.found.Kind = KindZone
@@ -162,7 +168,7 @@ func (w *writer) findPod(name *wire.Name, left, at int) node {
 		}
 		w.found.Kind = KindPod
 		if (w.qtype == dns.TypeA) == addr.Is4() && w.asksAddress() {
-			w.b.Address(at, w.z.ttl, addr)
+			w.b.Address(at, w.ttl, addr)
 		}
 		return node{exists: true}
 	}
@@ -187,7 +193,7 @@ func (w *writer) addresses(at int, addrs []netip.Addr) {
 	}
 	for o := anyOrder(len(addrs)); o.left > 0 && !w.b.Full(); {
 		if a := addrs[o.next()]; a.Is4() == (w.qtype == dns.TypeA) {
-			w.b.Address(at, w.z.ttl, a)
+			w.b.Address(at, w.ttl, a)
 		}
 	}
 }
@@ -198,7 +204,7 @@ func (w *writer) soa(section wire.Section, owner int) {
 	w.b.Begin(section)
 	w.b.Open()
 	w.b.Pointer(owner)
-	w.b.Head(dns.TypeSOA, w.z.ttl)
+	w.b.Head(dns.TypeSOA, w.ttl)
 	w.nameServer()
 	w.b.Label("hostmaster")
 	w.domain()
@@ -206,7 +212,7 @@ func (w *writer) soa(section wire.Section, owner int) {
 	w.b.Uint32(7200)
 	w.b.Uint32(1800)
 	w.b.Uint32(86400)
-	w.b.Uint32(w.z.ttl)
+	w.b.Uint32(w.ttl)
 	w.b.Close()
 }
 
@@ -214,7 +220,7 @@ func (w *writer) soa(section wire.Section, owner int) {
 func (w *writer) ns(owner int) int {
 	w.b.Open()
 	w.b.Pointer(owner)
-	w.b.Head(dns.TypeNS, w.z.ttl)
+	w.b.Head(dns.TypeNS, w.ttl)
 	place := w.b.Len()
 	w.nameServer()
 	w.b.Close()
@@ -231,7 +237,7 @@ func (w *writer) nameServer() {
 func (w *writer) minimalAny(at int) {
 	w.b.Open()
 	w.b.Pointer(at)
-	w.b.Head(dns.TypeHINFO, w.z.ttl)
+	w.b.Head(dns.TypeHINFO, w.ttl)
 	w.b.String("RFC8482")
 	w.b.String("")
 	w.b.Close()

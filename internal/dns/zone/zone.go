@@ -22,8 +22,8 @@ const SpecVersion = "1.1.0"
 type Options struct {
 	// Domain is the cluster domain, for example "cluster.local". Required.
 	Domain string
-	// TTL is that of every answer, positive or negative. Default 5 s, as CoreDNS.
-	TTL time.Duration
+	// Settings may be changed later.
+	Settings
 	// ReverseRanges are the ranges of Services and Pods: reverse names in them
 	// are answered here even where nothing is known. Optional.
 	ReverseRanges []netip.Prefix
@@ -34,11 +34,30 @@ type Options struct {
 	NameServers []netip.Addr
 }
 
+// Settings are what may change while a zone answers.
+type Settings struct {
+	// TTL is that of every answer, positive or negative. Default 5 s, as CoreDNS.
+	TTL time.Duration
+	// NoPods has it that Pods have no names.
+	NoPods bool
+}
+
+// check fills in the defaults and says what is wrong.
+func (s Settings) check() (*Settings, error) {
+	if s.TTL == 0 {
+		s.TTL = 5 * time.Second
+	}
+	if s.TTL < time.Second || s.TTL > 24*time.Hour {
+		return nil, fmt.Errorf("TTL %v is outside of 1 s to 24 h", s.TTL)
+	}
+	return &s, nil
+}
+
 // Zone answers from the newest index that it was given.
 type Zone struct {
 	domain      wire.Name
 	text        string // of domain, fully qualified
-	ttl         uint32
+	settings    atomic.Pointer[Settings]
 	ranges      []netip.Prefix
 	dnsService  model.Key
 	nameServers []netip.Addr
@@ -51,14 +70,12 @@ func New(o Options) (*Zone, error) {
 	if o.Domain == "" {
 		return nil, fmt.Errorf("the cluster domain is missing")
 	}
-	if o.TTL == 0 {
-		o.TTL = 5 * time.Second
-	}
-	if o.TTL < time.Second || o.TTL > 24*time.Hour {
-		return nil, fmt.Errorf("TTL %v is outside of 1 s to 24 h", o.TTL)
+	settings, err := o.Settings.check()
+	if err != nil {
+		return nil, err
 	}
 	z := &Zone{
-		text: strings.ToLower(dns.Fqdn(o.Domain)), ttl: uint32(o.TTL / time.Second),
+		text:       strings.ToLower(dns.Fqdn(o.Domain)),
 		dnsService: o.DNSService, nameServers: o.NameServers,
 	}
 	if !z.domain.SetText(o.Domain) || z.domain.Labels() == 0 {
@@ -67,6 +84,7 @@ func New(o Options) (*Zone, error) {
 	for _, p := range o.ReverseRanges {
 		z.ranges = append(z.ranges, p.Masked())
 	}
+	z.settings.Store(settings)
 	z.index.Store(NewIndex())
 	return z, nil
 }
@@ -83,7 +101,16 @@ func (z *Zone) Update(snap *state.Snapshot) { z.index.Store(z.index.Load().Next(
 func (z *Zone) Synced() bool { return z.index.Load().snap.Synced }
 
 // TTL is that of every answer, in seconds.
-func (z *Zone) TTL() uint32 { return z.ttl }
+func (z *Zone) TTL() uint32 { return uint32(z.settings.Load().TTL / time.Second) }
+
+// Set changes the settings.
+func (z *Zone) Set(s Settings) error {
+	settings, err := s.check()
+	if err == nil {
+		z.settings.Store(settings)
+	}
+	return err
+}
 
 // HasNamespace reports whether there is a namespace of this name, in lower case.
 func (z *Zone) HasNamespace(name string) bool { return z.index.Load().hasNamespace(name) }
@@ -135,7 +162,8 @@ const maxChain = 8
 // for q. The class is not looked at. Without a record in the answer section,
 // authority has the SOA that bounds the caching of that (RFC 2308).
 func (z *Zone) Write(q *wire.Query, b *wire.Builder) Result {
-	w := writer{z: z, ix: z.index.Load(), b: b, qtype: q.Type}
+	settings := z.settings.Load()
+	w := writer{z: z, ix: z.index.Load(), b: b, qtype: q.Type, ttl: uint32(settings.TTL / time.Second), noPods: settings.NoPods}
 	name, at, target := &q.Name, wire.HeaderSize, ""
 	b.Authoritative = true
 	for range maxChain {

@@ -84,7 +84,7 @@ func cluster() *state.Store {
 func newZone(t testing.TB, s *state.Store) *Zone {
 	t.Helper()
 	z, err := New(Options{
-		Domain: "cluster.local", TTL: 5 * time.Second, DNSService: key("kube-system/kube-dns"),
+		Domain: "cluster.local", Settings: Settings{TTL: 5 * time.Second}, DNSService: key("kube-system/kube-dns"),
 		ReverseRanges: []netip.Prefix{
 			netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:96::/108"),
 		},
@@ -345,7 +345,7 @@ func TestNewRefuses(t *testing.T) {
 		"no domain":   {},
 		"the root":    {Domain: "."},
 		"no name":     {Domain: "a..b"},
-		"TTL too low": {Domain: "cluster.local", TTL: time.Millisecond},
+		"TTL too low": {Domain: "cluster.local", Settings: Settings{TTL: time.Millisecond}},
 	} {
 		if _, err := New(o); err == nil {
 			t.Errorf("%s: no error", name)

@@ -50,6 +50,9 @@ func kindsOf(o *Options) []kind {
 	if !o.UDPServices.IsZero() {
 		add(Streams, streamServices(o, o.UDPServices, model.UDP))
 	}
+	if !o.Corefile.IsZero() {
+		add(Corefile, corefile(o))
+	}
 	if o.Dynamic != nil {
 		add(Pools, pools(o))
 	}
@@ -201,6 +204,38 @@ func streamServices(o *Options, key model.Key, protocol model.Protocol) kind {
 			return func(tx *state.Tx) {
 				if gone == key {
 					tx.PutStreams(ref, nil)
+					tx.PutProblems(ref, nil)
+				}
+			}
+		},
+	}
+}
+
+// corefile follows the ConfigMap with CoreDNS' configuration. One that cannot be
+// read leaves what was there before.
+func corefile(o *Options) kind {
+	key := o.Corefile
+	ref := model.Ref{Kind: "ConfigMap", Key: key}
+	return kind{
+		name: "configmap " + key.String(), object: &corev1.ConfigMap{}, mayBeForbidden: true,
+		lw: listWatchOf(o, o.Client.CoreV1().ConfigMaps(key.Namespace), "", fields.OneTermEqualSelector("metadata.name", key.Name).String()),
+		put: func(object any) change {
+			cm := object.(*corev1.ConfigMap)
+			if cm.Name != key.Name {
+				return func(*state.Tx) {} // a client that does not know field selectors
+			}
+			config, problems := translate.Corefile(cm, o.ClusterDomain, o.Env)
+			return func(tx *state.Tx) {
+				if config != nil {
+					tx.SetDNS(config)
+				}
+				tx.PutProblems(ref, problems)
+			}
+		},
+		remove: func(gone model.Key) change {
+			return func(tx *state.Tx) {
+				if gone == key {
+					tx.SetDNS(nil)
 					tx.PutProblems(ref, nil)
 				}
 			}

@@ -38,13 +38,15 @@ const (
 	Streams
 	// Pools are MetalLB's IPAddressPools, if the API has that kind.
 	Pools
+	// Corefile is the ConfigMap of that name in [Options].
+	Corefile
 )
 
 // What each role of Fairway needs.
 const (
-	ForNode       = Services | EndpointSlices | Nodes | Namespaces | Secrets
+	ForNode       = Services | EndpointSlices | Nodes | Namespaces | Secrets | Corefile
 	ForGateway    = Services | EndpointSlices | Nodes | Secrets | Ingresses | Streams
-	ForController = Services | EndpointSlices | Nodes | Secrets | Ingresses | Streams | Pools
+	ForController = Services | EndpointSlices | Nodes | Secrets | Ingresses | Streams | Pools | Corefile
 )
 
 // Options configure a [Source].
@@ -67,6 +69,12 @@ type Options struct {
 	// TCPServices and UDPServices name ingress-nginx's ConfigMaps of stream
 	// services; optional.
 	TCPServices, UDPServices model.Key
+	// Corefile names the ConfigMap with CoreDNS' configuration; optional.
+	Corefile model.Key
+	// ClusterDomain is the domain that a Corefile is read for. Default "cluster.local".
+	ClusterDomain string
+	// Env looks up the variables that a Corefile names. Default: there are none.
+	Env func(name string) (string, bool)
 }
 
 // Source reads the state from a Kubernetes API.

@@ -381,3 +381,55 @@ func TestOptionsAreChecked(t *testing.T) {
 		})
 	}
 }
+
+// TestCorefile: a ConfigMap of that name becomes the configuration of DNS. One
+// that cannot be read leaves the last; one that may not be read is none.
+func TestCorefile(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	ref := model.Ref{Kind: "ConfigMap", Key: key}
+	configMap := func(name, text string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: name}, Data: map[string]string{"Corefile": text}}
+	}
+	f := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key}, configMap("coredns", ". {\n kubernetes {\n ttl 7\n }\n}"), configMap("other", ". {\n kubernetes {\n ttl 8\n }\n}"))
+	f.start()
+	ttl := func() time.Duration {
+		if c := f.store.Snapshot().DNS; c != nil {
+			return c.TTL
+		}
+		return 0
+	}
+	problems := func() int {
+		p, _ := f.store.Snapshot().Problems.Get(ref)
+		return len(p)
+	}
+	f.eventually("read", func(*state.Snapshot) bool { return ttl() == 7*time.Second && f.source.Synced() })
+	update := func(text string) {
+		if _, err := f.client.CoreV1().ConfigMaps(key.Namespace).Update(t.Context(), configMap("coredns", text), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(". {\n")
+	f.eventually("a problem", func(*state.Snapshot) bool { return problems() == 1 })
+	if ttl() != 7*time.Second {
+		t.Error("one that cannot be read replaced the last")
+	}
+	update(". {\n kubernetes {\n ttl 9\n }\n}")
+	f.eventually("the next", func(*state.Snapshot) bool { return ttl() == 9*time.Second && problems() == 0 })
+	if err := f.client.CoreV1().ConfigMaps(key.Namespace).Delete(t.Context(), key.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("gone", func(*state.Snapshot) bool { return f.store.Snapshot().DNS == nil })
+}
+
+func TestCorefileMayBeForbidden(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	f := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key})
+	f.client.PrependReactor("list", "configmaps", func(k8stesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, key.Name, errors.New("no"))
+	})
+	f.start()
+	f.synced()
+	if !f.source.Outage().IsZero() || !strings.Contains(f.log.String(), "not allowed to read configmap kube-system/coredns") {
+		t.Errorf("outage since %v, log:\n%s", f.source.Outage(), f.log)
+	}
+}

@@ -24,6 +24,8 @@ type kind struct {
 	remove func(key model.Key) change
 	// optional kinds may be unknown to the API.
 	optional bool
+	// mayBeForbidden: without permission to read it, there is none of it.
+	mayBeForbidden bool
 }
 
 // absentRetry is how soon the API is asked again for a kind that it did not
@@ -37,13 +39,15 @@ type watcher struct {
 	source *Source
 	known  map[model.Key]struct{}
 	listed bool
+
+	forbidden bool // and said so
 }
 
 func (w *watcher) run(ctx context.Context) {
 	r := cache.NewReflectorWithOptions(listWatch{w}, w.object, w, cache.ReflectorOptions{
 		Name: w.name, TypeDescription: w.name, Backoff: backoff(),
 	})
-	if !w.optional {
+	if !w.optional && !w.mayBeForbidden {
 		r.RunWithContext(ctx)
 		return
 	}
@@ -56,6 +60,8 @@ func (w *watcher) run(ctx context.Context) {
 			continue
 		case apierrors.IsNotFound(err):
 			_ = w.Replace(nil, "") // there is none of it
+		case apierrors.IsForbidden(err) && w.mayBeForbidden:
+			w.refused(err)
 		default:
 			wait = delay.Step()
 		}
@@ -63,6 +69,19 @@ func (w *watcher) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
+	}
+}
+
+// refused goes on without a kind that may not be read. What was read of it before
+// stays.
+func (w *watcher) refused(err error) {
+	if !w.forbidden {
+		w.forbidden = true
+		w.source.logger.Warn("not allowed to read "+w.name+", going on without; allow get, list and watch of it, or name another with the flag for it", "error", err)
+	}
+	if !w.listed {
+		w.listed = true
+		w.source.listed()
 	}
 }
 
@@ -152,7 +171,7 @@ func (l listWatch) note(ctx context.Context, err error) {
 	switch {
 	case err == nil:
 		l.w.source.outage.succeeded()
-	case ctx.Err() != nil, l.w.optional && apierrors.IsNotFound(err), apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+	case ctx.Err() != nil, l.w.optional && apierrors.IsNotFound(err), l.w.mayBeForbidden && apierrors.IsForbidden(err), apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 	default:
 		l.w.source.outage.failed(l.w.name, err)
 	}

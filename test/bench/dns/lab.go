@@ -185,12 +185,15 @@ func (l *lab) serve(w *world.World) error {
 
 func (l *lab) kubeconfig() string { return filepath.Join(l.dir, "kubeconfig") }
 
-// startFairway starts the node role: the whole of it, as on a node.
-func (l *lab) startFairway() (*peer, error) {
-	return startPeer(l.dir, "fairway", netip.AddrPortFrom(l.addrs["fairway"], 10053), l.fairway, "node",
+func (l *lab) startFairway() (*peer, error) { return l.startFairwayWith("--dns-upstream", upAddr) }
+
+// startFairwayWith starts the node role with flags for DNS: the whole of it, as
+// on a node.
+func (l *lab) startFairwayWith(dnsFlags ...string) (*peer, error) {
+	return startPeer(l.dir, "fairway", netip.AddrPortFrom(l.addrs["fairway"], 10053), append([]string{l.fairway, "node",
 		"--kubeconfig", l.kubeconfig(), "--node-name", nodeName, "--announce=false",
 		"--cluster-cidr", join(world.PodRanges), "--service-cidr", join(world.ServiceRanges),
-		"--dns-clients", "198.51.0.0/16", "--dns-upstream", upAddr)
+		"--dns-clients", "198.51.0.0/16"}, dnsFlags...)...)
 }
 
 // corefile is kubeadm's, but for the TTL, the API server and the forwarder.
@@ -225,7 +228,11 @@ func (l *lab) startCoreDNS() (*peer, error) {
 	if err := os.WriteFile(path, []byte(fmt.Sprintf(corefile, l.kubeconfig(), upAddr)), 0o600); err != nil {
 		return nil, err
 	}
-	return startPeer(l.dir, "coredns", netip.AddrPortFrom(l.addrs["coredns"], 53), l.coredns, "-conf", path)
+	return l.startCoreDNSWith(path)
+}
+
+func (l *lab) startCoreDNSWith(corefile string) (*peer, error) {
+	return startPeer(l.dir, "coredns", netip.AddrPortFrom(l.addrs["coredns"], 53), l.coredns, "-conf", corefile)
 }
 
 func join(list []netip.Prefix) string {

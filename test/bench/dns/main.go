@@ -1,8 +1,10 @@
 // Dnsbench sets Fairway's DNS beside CoreDNS, in network namespaces of its own
-// and in the same run: what answers cost (bench), and what they say (compare).
+// and in the same run: what answers cost (bench), and what they say (compare),
+// also with one Corefile for both (corefile).
 //
 //	dnsbench bench   -fairway bin/fairway -coredns bin/coredns -out docs/benchmarks
 //	dnsbench compare -fairway bin/fairway -coredns bin/coredns
+//	dnsbench corefile -fairway bin/fairway -coredns bin/coredns
 package main
 
 import (
@@ -10,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 func main() {
@@ -20,17 +23,18 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) == 0 || args[0] != "bench" && args[0] != "compare" {
-		return fmt.Errorf("want: dnsbench bench|compare [flags]")
+	if len(args) == 0 || !slices.Contains([]string{"bench", "compare", "corefile"}, args[0]) {
+		return fmt.Errorf("want: dnsbench bench|compare|corefile [flags]")
 	}
 	f := flag.NewFlagSet("dnsbench "+args[0], flag.ContinueOnError)
 	fairway := f.String("fairway", "bin/fairway", "`executable` of Fairway")
 	coredns := f.String("coredns", "bin/coredns", "`executable` of CoreDNS")
 	var b benchOptions
 	var c compareOptions
-	if args[0] == "bench" {
+	switch args[0] {
+	case "bench":
 		b.flags(f)
-	} else {
+	case "compare":
 		c.flags(f)
 	}
 	if err := f.Parse(args[1:]); err != nil {
@@ -54,8 +58,11 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if args[0] == "bench" {
+	switch args[0] {
+	case "bench":
 		return bench(l, b)
+	case "corefile":
+		return corefiles(l)
 	}
 	return compare(l, c)
 }

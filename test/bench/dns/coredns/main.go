@@ -1,5 +1,5 @@
 // Coredns is CoreDNS as a cluster runs it: its own main, with the plugins that
-// kubeadm's Corefile names and no others. It is the peer of the benchmark and
+// kubeadm's Corefile names, hosts and rewrite, and no others. It is the peer of the benchmark and
 // of the comparison, built from the module that go.mod pins.
 package main
 
@@ -10,12 +10,14 @@ import (
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
+	_ "github.com/coredns/coredns/plugin/rewrite"
 )
 
 func main() { coremain.Run() }

@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"fairway.dev/fairway/internal/corefile"
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// corefileEvery is how often the file of --dns-corefile is read again. It is not
+// watched: a ConfigMap that is mounted changes by a link to another directory.
+const corefileEvery = 500 * time.Millisecond
+
+// maxCorefile bounds what is read of one file, as the API bounds a ConfigMap.
+const maxCorefile = 1 << 20
+
+// readCorefile reads the file of --dns-corefile into the store, where it has
+// changed since the last time. One that cannot be read leaves what was there.
+func (n *node) readCorefile() {
+	text, err := readSmall(n.DNSCorefile)
+	if err != nil {
+		if n.corefile != err.Error() {
+			n.corefile = err.Error()
+			n.Logger.Error("cannot read --dns-corefile; the last one stays in use", "error", err)
+		}
+		return
+	}
+	all := text
+	files := func(pattern string) map[string]string {
+		found := map[string]string{}
+		entries, err := os.ReadDir(filepath.Dir(n.DNSCorefile))
+		if err != nil {
+			return found
+		}
+		for _, e := range entries {
+			if ok, err := path.Match(pattern, e.Name()); err != nil || !ok {
+				continue
+			}
+			if text, err := readSmall(filepath.Join(filepath.Dir(n.DNSCorefile), e.Name())); err == nil {
+				found[e.Name()] = text
+				all += "\x00" + e.Name() + "\x00" + text
+			}
+		}
+		return found
+	}
+	c, notes, err := corefile.Parse(corefile.Options{
+		Name: n.DNSCorefile, Text: text, Files: files, Env: os.LookupEnv, Domain: n.ClusterDomain,
+	})
+	if all == n.corefile {
+		return
+	}
+	n.corefile = all
+	if err != nil {
+		n.Logger.Error("nothing of this Corefile is used, and the last one stays in use", "error", err)
+		return
+	}
+	for _, note := range notes {
+		n.Logger.Warn("a part of the Corefile is left out", "file", note.File, "line", note.Line, "what", note.What, "why", note.Why)
+	}
+	n.store.Update(func(tx *state.Tx) { tx.SetDNS(c) })
+}
+
+func readSmall(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxCorefile {
+		return "", &os.PathError{Op: "read", Path: path, Err: os.ErrInvalid}
+	}
+	text, err := os.ReadFile(path)
+	return string(text), err
+}
+
+// followCorefile reads the file again as it changes. Of a ConfigMap, which the
+// source follows, it logs what is wrong with it: Events about that come from the
+// controller, if there is one.
+func (n *node) followCorefile(ctx context.Context) error {
+	sub := n.store.Subscribe()
+	defer sub.Close()
+	tick := time.NewTicker(corefileEvery)
+	defer tick.Stop()
+	ref := model.Ref{Kind: "ConfigMap", Key: n.DNSCorefileConfigMap}
+	said := map[model.Problem]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if n.DNSCorefile != "" {
+				n.readCorefile()
+			}
+			continue
+		case <-sub.C():
+		}
+		if n.DNSCorefile != "" {
+			continue
+		}
+		problems, _ := n.store.Snapshot().Problems.Get(ref)
+		now := map[model.Problem]bool{}
+		for _, p := range problems {
+			if now[p] = true; !said[p] {
+				n.Logger.Warn("the Corefile", "object", p.Object.String(), "place", p.Field, "problem", p.Message)
+			}
+		}
+		said = now
+	}
+}
