@@ -241,4 +241,4 @@ func (o *outage) succeeded() {
 	}
 }
 
-var _ cache.ReflectorStore = (*watcher)(nil)
+var _ cache.TransformingStore = (*watcher)(nil)

@@ -85,9 +85,35 @@ func (w *watcher) refused(err error) {
 	}
 }
 
+// translated is an object of which only what came of it is left.
+type translated struct {
+	key    model.Key
+	change change
+}
+
+func (w *watcher) translate(object any) (translated, error) {
+	m, err := meta.Accessor(object)
+	if err != nil {
+		return translated{}, err
+	}
+	return translated{model.Key{Namespace: m.GetNamespace(), Name: m.GetName()}, w.put(object)}, nil
+}
+
+// Transformer implements cache.TransformingStore. The reflector gathers a whole
+// list before it hands it over: what it gathers are translations, a fraction of
+// the objects' size.
+func (w *watcher) Transformer() cache.TransformFunc {
+	return func(object any) (any, error) { return w.translate(object) }
+}
+
 // Add implements cache.ReflectorStore.
 func (w *watcher) Add(object any) error {
-	w.source.commit(w.change(object))
+	t, err := w.translate(object)
+	if err != nil {
+		return err
+	}
+	w.known[t.key] = struct{}{}
+	w.source.commit(t.change)
 	return nil
 }
 
@@ -106,13 +132,22 @@ func (w *watcher) Delete(object any) error {
 	return nil
 }
 
-// Replace implements cache.ReflectorStore: list is all there is.
+// Replace implements cache.ReflectorStore: list is all there is, as objects or
+// translated already.
 func (w *watcher) Replace(list []any, _ string) error {
 	before := w.known
 	w.known = make(map[model.Key]struct{}, len(list))
 	changes := make([]change, 0, len(list))
 	for _, object := range list {
-		changes = append(changes, w.change(object))
+		t, ok := object.(translated)
+		if !ok {
+			var err error
+			if t, err = w.translate(object); err != nil {
+				return err
+			}
+		}
+		w.known[t.key] = struct{}{}
+		changes = append(changes, t.change)
 	}
 	for key := range before {
 		if _, ok := w.known[key]; !ok {
@@ -129,13 +164,6 @@ func (w *watcher) Replace(list []any, _ string) error {
 
 // Resync implements cache.ReflectorStore; there is nothing to repeat.
 func (w *watcher) Resync() error { return nil }
-
-func (w *watcher) change(object any) change {
-	if m, err := meta.Accessor(object); err == nil {
-		w.known[model.Key{Namespace: m.GetNamespace(), Name: m.GetName()}] = struct{}{}
-	}
-	return w.put(object)
-}
 
 // listWatch reports to the outage log how the API does.
 type listWatch struct{ w *watcher }
