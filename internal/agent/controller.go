@@ -57,7 +57,9 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	}
 	o.Addresses.Reserved = map[ipam.PortKey]string{}
 	for _, port := range o.GatewayPorts {
-		o.Addresses.Reserved[ipam.PortKey{Protocol: model.TCP, Port: uint16(port)}] = "the gateway"
+		for _, protocol := range []model.Protocol{model.TCP, model.UDP} { // UDP for HTTP/3
+			o.Addresses.Reserved[ipam.PortKey{Protocol: protocol, Port: uint16(port)}] = "the gateway"
+		}
 	}
 	review := &planReview{store: store, logger: o.Logger, changed: make(chan struct{}, 1)}
 	writer, err := status.New(status.Options{

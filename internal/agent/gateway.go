@@ -21,6 +21,9 @@ type GatewayOptions struct {
 	NodeName string
 	// HTTPPort and HTTPSPort are 0 for none.
 	HTTPPort, HTTPSPort int
+	// HTTP3 serves HTTP/3 as well, at the UDP port of the number HTTPSPort; not
+	// with ProxyProtocol.
+	HTTP3 bool
 	// PublishAddresses go into the status of Ingresses; none writes no status.
 	PublishAddresses []netip.Addr
 	// TCPServices and UDPServices name ConfigMaps in ingress-nginx's form; optional.
@@ -60,7 +63,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	registry := newRegistry()
 	options := gateway.Options{
 		Store: store, Logger: o.Logger, NodeName: o.NodeName, Registerer: registry,
-		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort),
+		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
 		AccessLogFormat: o.AccessLogFormat,
 	}

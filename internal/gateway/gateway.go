@@ -41,6 +41,10 @@ type Options struct {
 	// HTTPAddrs and HTTPSAddrs are where to listen, "host:port" or ":port" for
 	// all addresses. Optional; empty serves none.
 	HTTPAddrs, HTTPSAddrs []string
+	// HTTP3 serves HTTP/3 as well, at the UDP ports of HTTPSAddrs, and tells
+	// clients so by Alt-Svc. A port that cannot be had is logged. It is not had
+	// with ProxyProtocol, for QUIC carries no such header.
+	HTTP3 bool
 	// StreamHost is the address that TCP and UDP ports are opened at; empty
 	// for all.
 	StreamHost string
@@ -87,6 +91,7 @@ type Gateway struct {
 	pools    *upstream.Set
 	streams  *listener.Streams
 	http     []*listener.HTTP
+	http3    bool // is served
 	metrics  *metrics
 	access   *accessLog
 	trust    filter.Trust
@@ -166,12 +171,14 @@ func (g *Gateway) listen() error {
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
+			o.HTTP3 = g.options.HTTP3 && !g.options.ProxyProtocol
 		}
 		server, err := listener.NewHTTP(ctx, o)
 		if err != nil {
 			return err
 		}
 		g.http = append(g.http, server)
+		g.http3 = g.http3 || server.HTTP3()
 		return nil
 	}
 	if err := open(g.options.HTTPAddrs, false); err != nil {
@@ -180,14 +187,17 @@ func (g *Gateway) listen() error {
 	if err := open(g.options.HTTPSAddrs, true); err != nil {
 		return errors.Join(fmt.Errorf("https port: %w", err), g.close())
 	}
-	var reserved []uint16
+	var reserved, reservedUDP []uint16
 	for _, s := range g.http {
 		for _, a := range s.Addrs() {
 			reserved = append(reserved, portOf(a))
+			if s.HTTP3() {
+				reservedUDP = append(reservedUDP, portOf(a))
+			}
 		}
 	}
 	g.streams = listener.NewStreams(listener.StreamOptions{
-		Host: g.options.StreamHost, Reserved: reserved, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
+		Host: g.options.StreamHost, Reserved: reserved, ReservedUDP: reservedUDP, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
 		OnConnection: g.metrics.connectionEnded, Logger: g.logger,
 	})
 	return nil
@@ -202,8 +212,11 @@ func (g *Gateway) close() error {
 }
 
 func portOf(a net.Addr) uint16 {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Port()
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.AddrPort().Port()
+	case *net.UDPAddr:
+		return a.AddrPort().Port()
 	}
 	return 0
 }

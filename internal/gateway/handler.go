@@ -13,8 +13,9 @@ import (
 // as long as the connection, and with it all that a request needs.
 type http1Client struct {
 	transaction
-	conn *http1.Conn
-	head []byte // of the request to the backend
+	conn  *http1.Conn
+	head  []byte         // of the request to the backend
+	extra [1]http1.Field // of the answer
 	// peer and port are in words what at and local are.
 	peer, port string
 	at         netip.AddrPort
@@ -104,7 +105,12 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	if lease.Response.Status == 101 {
 		err = c.Tunnel(lease.Backend)
 	} else {
-		err = c.Relay(lease.Backend, nil)
+		var extra []http1.Field
+		if alt, ok := t.altSvc(); ok {
+			h.extra[0] = alt
+			extra = h.extra[:]
+		}
+		err = c.Relay(lease.Backend, extra)
 	}
 	b.pool.Done(lease)
 	if err != nil {

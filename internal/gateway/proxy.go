@@ -19,7 +19,8 @@ import (
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
-// netHandler is where net/http hands requests over that came by HTTP/2.
+// netHandler is where net/http hands requests over that came by HTTP/2, and
+// quic-go those by HTTP/3.
 type netHandler struct {
 	g      *Gateway
 	secure bool
@@ -31,6 +32,9 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.gone = func() bool { return r.Context().Err() == context.Canceled }
 	t := &transaction{g: h.g, client: n, target: r.RequestURI, protocol: r.Proto, bodyLength: r.ContentLength,
 		grpc: r.ProtoMajor >= 2 && isGRPC(r.Header.Get("Content-Type"))}
+	if r.ProtoMajor == 3 {
+		t.protocol = protocolHTTP3 // Proto may be what an extended CONNECT asks for
+	}
 	t.view = request.View{Method: r.Method, Authority: r.Host, Header: r.Header, TLS: h.secure}
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		t.view.Peer = ap.Addr().Unmap()
@@ -70,7 +74,7 @@ func isTarget(s string) bool {
 	return true
 }
 
-// netClient is a client as net/http shows it.
+// netClient is a client as net/http and quic-go show it.
 type netClient struct {
 	request *http.Request
 	answers *recorder
@@ -145,6 +149,9 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		// apart from its end: a gRPC status in headers only needs both at once.
 		if resp.ContentLength != 0 {
 			p.FlushInterval = -1
+		}
+		if alt, ok := t.altSvc(); ok {
+			resp.Header.Set(alt.Name, alt.Value)
 		}
 		if t.grpc && resp.Body != http.NoBody {
 			resp.Body = &grpcBody{ReadCloser: resp.Body, t: t, n: n, answer: resp}

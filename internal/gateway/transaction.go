@@ -168,6 +168,23 @@ func (t *transaction) normalise() error {
 	return err
 }
 
+// altSvc tells a client that comes by TLS that HTTP/3 is served as well: at the
+// port that it asked for, whatever maps that to the gateway's (RFC 7838). For a
+// trusted proxy in between that is not ours to say.
+func (t *transaction) altSvc() (http1.Field, bool) {
+	if !t.g.http3 || !t.view.TLS || t.view.Trusted || t.view.Host == "" || t.protocol == protocolHTTP3 {
+		return http1.Field{}, false
+	}
+	port := t.view.Authority[strings.LastIndexByte(t.view.Authority, ']')+1:]
+	if _, digits, ok := strings.Cut(port, ":"); ok && digits != "" {
+		return http1.Field{Name: "Alt-Svc", Value: `h3=":` + digits + `"; ma=86400`}, true
+	}
+	return http1.Field{Name: "Alt-Svc", Value: `h3=":443"; ma=86400`}, true
+}
+
+// protocolHTTP3 is how quic-go names its protocol.
+const protocolHTTP3 = "HTTP/3.0"
+
 // give answers for a filter.
 func (t *transaction) give(a *filter.Answer) {
 	if a.Location == "" {
@@ -189,6 +206,9 @@ func (t *transaction) fail(status int, reason string) {
 
 func (t *transaction) answer(status int, reason string, header ...http1.Field) {
 	header = append(header, http1.Field{Name: "X-Request-Id", Value: t.id})
+	if alt, ok := t.altSvc(); ok {
+		header = append(header, alt)
+	}
 	if t.grpc && status >= 400 {
 		t.answerGRPC(status, reason, header)
 		return

@@ -23,7 +23,11 @@ type HTTPOptions struct {
 	Addrs []string
 	// TLS makes it an HTTPS server. Optional.
 	TLS *tls.Config
-	// HTTP1 answers requests by HTTP/1.1, HTTP2 those by HTTP/2. Required.
+	// HTTP3 serves HTTP/3 as well, at the same ports of UDP. A port that cannot
+	// be had is logged, and the server goes on without. It needs TLS and cannot
+	// be had with ProxyProtocol, for QUIC carries no such header.
+	HTTP3 bool
+	// HTTP1 answers requests by HTTP/1.1, HTTP2 those by HTTP/2 and HTTP/3. Required.
 	HTTP1 http1.Handler
 	HTTP2 http.Handler
 	// ProxyProtocol makes every connection begin with a PROXY header. Only
@@ -42,12 +46,14 @@ type HTTPOptions struct {
 	Logger *slog.Logger
 }
 
-// HTTP is a server for HTTP/1.1 and HTTP/2, with TLS or without (h2c).
+// HTTP is a server for HTTP/1.1 and HTTP/2, with TLS or without (h2c), and for
+// HTTP/3.
 type HTTP struct {
 	options   HTTPOptions
 	listeners []net.Listener
 	http1     *http1.Server
 	http2     *http.Server
+	http3     *quicServer    // nil for none
 	handoff   *handoff       // connections that turned out to speak HTTP/2
 	accepting sync.WaitGroup // goroutines that accept
 	serving   atomic.Int64   // connections that speak HTTP/1.1, or have not said what they speak
@@ -67,6 +73,9 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, defaultHeaderTimeout)
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, defaultIdleTimeout)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
+	if o.HTTP3 && (o.TLS == nil || o.ProxyProtocol) {
+		return nil, errors.New("HTTP/3 needs TLS, and clients that connect without a PROXY header")
+	}
 	listeners, err := Listen(ctx, o.Addrs)
 	if err != nil {
 		return nil, err
@@ -101,6 +110,11 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		// Requests under way outlive the context that Run gets.
 		BaseContext: func(net.Listener) context.Context { return base },
 	}
+	if o.HTTP3 {
+		if h.http3, err = newQUICServer(ctx, o, listeners); err != nil {
+			o.Logger.Warn("HTTP/3 is not served, free the UDP port or turn HTTP/3 off", "error", err)
+		}
+	}
 	return h, nil
 }
 
@@ -115,6 +129,9 @@ func (h *HTTP) Addrs() []net.Addr {
 
 // Secure reports whether it is an HTTPS server.
 func (h *HTTP) Secure() bool { return h.options.TLS != nil }
+
+// HTTP3 reports whether it serves HTTP/3 as well.
+func (h *HTTP) HTTP3() bool { return h.http3 != nil }
 
 // Close closes the sockets of a server that is not to Run.
 func (h *HTTP) Close() error {
@@ -155,7 +172,7 @@ func (h *HTTP) count(_ net.Conn, state http.ConnState) {
 // connections, waits for requests and upgraded connections under way, up to
 // the drain timeout, and returns nil.
 func (h *HTTP) Run(ctx context.Context) error {
-	failed := make(chan error, len(h.listeners)+1)
+	failed := make(chan error, len(h.listeners)+2)
 	for _, l := range h.listeners {
 		h.accepting.Add(1)
 		go func() { failed <- h.accept(l) }()
@@ -167,6 +184,13 @@ func (h *HTTP) Run(ctx context.Context) error {
 		}
 		failed <- err
 	}()
+	if h.http3 != nil {
+		go func() {
+			if err := h.http3.serve(); err != nil && !h.draining.Load() {
+				failed <- err
+			}
+		}()
+	}
 	var err error
 	select {
 	case <-ctx.Done():
@@ -290,18 +314,22 @@ func (h *HTTP) drain() {
 	h.http1.Leave()
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.DrainTimeout)
 	defer cancel()
-	lameDuck := time.Now().Add(min(h.options.LameDuck, h.options.DrainTimeout))
+	pause := min(h.options.LameDuck, h.options.DrainTimeout)
+	lameDuck := time.Now().Add(pause)
+	var all sync.WaitGroup
+	if h.http3 != nil {
+		all.Go(func() { h.http3.drain(ctx, pause) })
+	}
 	for h.open.Load()+h.serving.Load() > 0 && time.Now().Before(lameDuck) {
 		time.Sleep(5 * time.Millisecond)
 	}
-	var both sync.WaitGroup
-	both.Go(func() { h.http1.Drain(ctx) })
-	both.Go(func() {
+	all.Go(func() { h.http1.Drain(ctx) })
+	all.Go(func() {
 		if h.http2.Shutdown(ctx) == nil {
 			h.active.Wait()
 		}
 	})
-	both.Wait()
+	all.Wait()
 	h.stop()
 	_ = h.http2.Close()
 	h.handoff.close()

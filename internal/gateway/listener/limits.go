@@ -20,8 +20,15 @@ const (
 	// maxStreams is how many requests a connection by HTTP/2 or HTTP/3 may have
 	// under way (nginx: http2_max_concurrent_streams 128).
 	maxStreams = 128
-	// streamWindow and connectionWindow are how much of request bodies HTTP/2
-	// may send ahead: all that is kept of them in memory. One body that waits
+	// maxUniStreams is for what HTTP/3 needs beside requests: three streams, and
+	// some of kinds that only the client knows (RFC 9114, 6.2.3).
+	maxUniStreams = 8
+	// maxCancels and cancelsPerSecond are how many requests by HTTP/3 a client
+	// may give up, like h2guard's resets.
+	maxCancels       = 500
+	cancelsPerSecond = 100
+	// streamWindow and connectionWindow are how much of request bodies HTTP/2 and
+	// HTTP/3 may send ahead: all that is kept of them in memory. One body that waits
 	// for a slow backend leaves room for others.
 	streamWindow     = 256 << 10
 	connectionWindow = 1 << 20

@@ -30,6 +30,8 @@ type StreamOptions struct {
 	Host string
 	// Reserved are TCP ports that belong to the gateway itself. Optional.
 	Reserved []uint16
+	// ReservedUDP are UDP ports that belong to the gateway itself. Optional.
+	ReservedUDP []uint16
 	// UDPIdle ends UDP sessions in which nothing was sent for so long; default 60 s.
 	UDPIdle time.Duration
 	// DrainTimeout is how long connections may go on at the end; default 30 s.
@@ -121,6 +123,9 @@ func (s *Streams) Sync(ctx context.Context, routes []Stream) []model.Problem {
 func (s *Streams) open(ctx context.Context, key portKey, t *table) (port, error) {
 	if key.protocol == model.TCP && slices.Contains(s.options.Reserved, key.number) {
 		return nil, fmt.Errorf("the gateway itself uses it for HTTP or HTTPS: choose another port")
+	}
+	if key.protocol == model.UDP && slices.Contains(s.options.ReservedUDP, key.number) {
+		return nil, fmt.Errorf("the gateway itself uses it for HTTP/3: choose another port, or turn HTTP/3 off (--http3=false)")
 	}
 	addr := net.JoinHostPort(s.options.Host, strconv.Itoa(int(key.number)))
 	if key.protocol == model.UDP {
