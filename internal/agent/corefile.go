@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"fairway.dev/fairway/internal/corefile"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/source/translate"
 	"fairway.dev/fairway/internal/state"
 )
 
@@ -19,6 +22,13 @@ const corefileEvery = 500 * time.Millisecond
 // maxCorefile bounds what is read of one file, as the API bounds a ConfigMap.
 const maxCorefile = 1 << 20
 
+// newCorefilesRefused is the counter that CoreDNS has of its plugin reload.
+func newCorefilesRefused() prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "coredns_reload_failed_total", Help: "Corefiles that could not be read, while the last one stayed in use.",
+	})
+}
+
 // readCorefile reads the file of --dns-corefile into the store, where it has
 // changed since the last time. One that cannot be read leaves what was there.
 func (n *node) readCorefile() {
@@ -26,6 +36,7 @@ func (n *node) readCorefile() {
 	if err != nil {
 		if n.corefile != err.Error() {
 			n.corefile = err.Error()
+			n.corefilesRefused.Inc()
 			n.Logger.Error("cannot read --dns-corefile; the last one stays in use", "error", err)
 		}
 		return
@@ -56,6 +67,7 @@ func (n *node) readCorefile() {
 	}
 	n.corefile = all
 	if err != nil {
+		n.corefilesRefused.Inc()
 		n.Logger.Error("nothing of this Corefile is used, and the last one stays in use", "error", err)
 		return
 	}
@@ -105,6 +117,9 @@ func (n *node) followCorefile(ctx context.Context) error {
 		now := map[model.Problem]bool{}
 		for _, p := range problems {
 			if now[p] = true; !said[p] {
+				if p.Reason == translate.ReasonInvalid {
+					n.corefilesRefused.Inc()
+				}
 				n.Logger.Warn("the Corefile", "object", p.Object.String(), "place", p.Field, "problem", p.Message)
 			}
 		}

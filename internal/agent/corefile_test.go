@@ -220,6 +220,9 @@ func corefileInside(t *testing.T) {
 	if got := asks("udp", "b.example.") + " " + asks("udp", "env.lan."); got != "192.0.2.1 192.0.2.77" {
 		t.Errorf("with a broken Corefile: %s", got)
 	}
+	if m := page("/metrics"); !strings.Contains(m, "\ncoredns_reload_failed_total 1\n") || !strings.Contains(m, "\ncoredns_build_info{") {
+		t.Errorf("metrics without a refused Corefile, or without the build:\n%s", m)
+	}
 	// What is left out is said, and the rest counts.
 	api.Put(configMap(good(second) + "lab.example {\n erratic\n forward . " + first.Addr.String() + "\n}"))
 	wants(t, "an Event about what is left out", event("data[Corefile] line 14: erratic is ignored: "))

@@ -115,6 +115,8 @@ type node struct {
 	applied  func() uint64 // the revision that the data path has
 	farewell atomic.Pointer[func(context.Context)]
 	corefile string // its text and that of what it imports, as of the last reading
+
+	corefilesRefused prometheus.Counter
 }
 
 // RunNode runs the node role until ctx ends. It serves once the API has told
@@ -127,7 +129,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	n := &node{NodeOptions: o, config: config, store: state.New()}
+	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New()}
 	options := kube.Options{
 		Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode,
 		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, Env: os.LookupEnv,

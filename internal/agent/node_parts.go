@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"runtime"
+	"runtime/debug"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,6 +118,7 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 		return fmt.Errorf("DNS: %w", err)
 	}
 	n.registerStale(registry)
+	registry.MustRegister(n.corefilesRefused, buildInfo(n.Version))
 	n.gates = append(n.gates, gate{"DNS", server.Ready})
 	endpoints, err := bootstrap.NewDNSEndpoints(bootstrap.DNSEndpointsOptions{
 		Config: n.config, Logger: n.Logger, Node: n.self, Listen: n.listen(n.DNSPort),
@@ -128,6 +131,23 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 	farewell := func(ctx context.Context) { n.handOverDNS(ctx, endpoints, n.applied) }
 	n.farewell.Store(&farewell)
 	return nil
+}
+
+// buildInfo is under CoreDNS' name, for dashboards that show who answers.
+func buildInfo(version string) prometheus.Collector {
+	revision := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = s.Value
+			}
+		}
+	}
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "coredns_build_info", Help: "1, with the version of Fairway.",
+	}, []string{"version", "revision", "goversion"})
+	g.WithLabelValues(version, revision, runtime.Version()).Set(1)
+	return g
 }
 
 // dnsClients are who may ask, beside the nodes and this machine: Pods, Services

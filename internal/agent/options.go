@@ -19,6 +19,8 @@ type Common struct {
 	ReadyFile string
 	// MetricsAddress serves /metrics, /healthz and /readyz; empty for none.
 	MetricsAddress string
+	// Version is that of the program, for metrics. Optional.
+	Version string
 	// Logger is required.
 	Logger *slog.Logger
 }

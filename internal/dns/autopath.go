@@ -94,7 +94,7 @@ func (h *handler) walk(ctx context.Context, r *request, s searched, reply *dns.M
 		}
 		alias := &dns.CNAME{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: ttl}, Target: name}
 		found.Answer = append([]dns.RR{alias}, found.Answer...)
-		h.metrics.autopath.Inc()
+		h.metrics.autopath.WithLabelValues(serverLabel(r.server)).Inc()
 		return h.pack(r, found)
 	}
 	return none()

@@ -65,6 +65,8 @@ type worker struct {
 	query  wire.Query
 	answer wire.Builder
 	text   []byte // of the query's name, where rules look at it
+
+	unlogged bool // its queries are none of clients
 }
 
 // newWorker returns one for queries at the server's address.
@@ -132,10 +134,10 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 	}
 	answer = w.answer.Finish()
 	w.counts.add(sample{
-		inZone: inZone, tcp: w.tcp, client: w.client.Addr(), qtype: w.qtype(), rcode: w.answer.Rcode,
+		inZone: inZone, tcp: w.tcp, do: w.query.EDNS.DO, origin: w.answer.Origin, client: w.client.Addr(), qtype: w.qtype(), rcode: w.answer.Rcode,
 		start: w.start, asked: len(packed), answered: len(answer) - len(buf),
 	})
-	if h.queries.wants(w.answer.Rcode) {
+	if !w.unlogged && h.queries.wants(w.answer.Rcode) {
 		l := logged{client: w.client, tcp: w.tcp, rcode: w.answer.Rcode, took: time.Since(w.start), origin: w.answer.Origin}
 		if w.query.Asks() {
 			l.name, l.qtype = w.query.Name.String(), w.query.Type
@@ -398,7 +400,7 @@ func (h *handler) pack(r *request, reply *dns.Msg) []byte {
 		qtype = reply.Question[0].Qtype
 	}
 	r.counts.add(sample{
-		inZone: r.inZone, tcp: r.tcp, client: r.client.Addr(), qtype: qtype, rcode: reply.Rcode,
+		inZone: r.inZone, tcp: r.tcp, do: r.dnssecOK(), origin: r.origin, client: r.client.Addr(), qtype: qtype, rcode: reply.Rcode,
 		start: r.start, asked: r.size, answered: len(packed),
 	})
 	if h.queries.wants(reply.Rcode) {

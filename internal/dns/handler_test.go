@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -343,32 +345,125 @@ func TestMistakesOfOursAnswerServerFailure(t *testing.T) {
 	}
 }
 
-func TestMetricNames(t *testing.T) {
+// TestMetrics holds names, kinds, labels and values to those that CoreDNS 1.15
+// has (for its own: plugin/metrics/vars, cache, forward, pkg/proxy, kubernetes,
+// health, autopath).
+func TestMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	up := dnstest.New(t, func(q *dns.Msg, _ string) [][]byte { return dnstest.Reply(t, q, nil, "example.com. 60 IN A 192.0.2.1") })
-	s := newServer(t, Options{Registerer: reg, Upstreams: forward.Plain(up.Addr)})
-	for _, n := range []string{"web.default.svc.cluster.local.", "gone.default.svc.cluster.local.", "example.com.", "example.com."} {
+	up := dnstest.New(t, func(q *dns.Msg, _ string) [][]byte {
+		if q.Question[0].Name == "gone.example.com." {
+			return dnstest.Reply(t, q, func(m *dns.Msg) { m.Rcode = dns.RcodeNameError }, "example.com. 60 IN SOA ns. mail. 1 2 3 4 60")
+		}
+		return dnstest.Reply(t, q, nil, "example.com. 60 IN A 192.0.2.1")
+	})
+	store := cluster()
+	store.Update(func(tx *state.Tx) {
+		tx.SetDNS(mustCorefile(t, fmt.Sprintf(". {\n hosts {\n 192.0.2.9 h.example\n fallthrough\n }\n cache\n forward . %s\n}", up.Addr)))
+	})
+	s := newServer(t, Options{Store: store, Registerer: reg, Autopath: true})
+	s.update()
+	for _, n := range []string{"web.default.svc.cluster.local.", "gone.default.svc.cluster.local.", "example.com.", "example.com.", "gone.example.com.", "gone.example.com.", "h.example.", "example.com.default.svc.cluster.local."} {
 		exchange(t, s, question(n, dns.TypeA), false)
+	}
+	exchange(t, s, question("web.default.svc.cluster.local.", dns.TypeAAAA).SetEdns0(1232, true), true)
+	exchange(t, s, question("web.default.svc.cluster.local.", dns.TypeAXFR), false)
+	w := s.handler.newWorker(local, false, &counts{})
+	w.client, w.start = local, time.Now()
+	packed, err := question("cluster.local.", dns.TypeSOA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.askSelf(t.Context(), w, packed)
+	store.Update(func(tx *state.Tx) {
+		tx.PutSlice(&model.EndpointSlice{Key: model.Key{Namespace: "default", Name: "db-1"}, Service: model.Key{Namespace: "default", Name: "db"}, Triggered: time.Now()})
+	})
+	s.update()
+
+	const self, cached = "server=dns://127.0.0.1:53", "server=dns://127.0.0.1:0 zones=. view="
+	in, out := self+" zone=cluster.local. view=", self+" zone=. view="
+	to := "proxy_name=forward to=" + up.Addr.String()
+	want := map[string]float64{
+		"counter coredns_dns_requests_total " + in + " proto=udp family=1 type=A":                           3,
+		"counter coredns_dns_requests_total " + in + " proto=tcp family=1 type=AAAA":                        1,
+		"counter coredns_dns_requests_total " + out + " proto=udp family=1 type=A":                          5,
+		"counter coredns_dns_requests_total " + out + " proto=udp family=1 type=other":                      1,
+		"counter coredns_dns_responses_total " + in + " rcode=NOERROR plugin=kubernetes":                    2,
+		"counter coredns_dns_responses_total " + in + " rcode=NXDOMAIN plugin=kubernetes":                   1,
+		"counter coredns_dns_responses_total " + in + " rcode=NOERROR plugin=cache":                         1, // autopath
+		"counter coredns_dns_responses_total " + out + " rcode=NOERROR plugin=forward":                      1,
+		"counter coredns_dns_responses_total " + out + " rcode=NOERROR plugin=cache":                        1,
+		"counter coredns_dns_responses_total " + out + " rcode=NXDOMAIN plugin=forward":                     1,
+		"counter coredns_dns_responses_total " + out + " rcode=NXDOMAIN plugin=cache":                       1,
+		"counter coredns_dns_responses_total " + out + " rcode=NOERROR plugin=hosts":                        1,
+		"counter coredns_dns_responses_total " + out + " rcode=REFUSED plugin=":                             1,
+		"counter coredns_dns_do_requests_total " + in:                                                       1,
+		"histogram coredns_dns_request_duration_seconds " + in:                                              4,
+		"histogram coredns_dns_request_duration_seconds " + out:                                             6,
+		"histogram coredns_dns_request_size_bytes " + in + " proto=udp":                                     3,
+		"histogram coredns_dns_request_size_bytes " + in + " proto=tcp":                                     1,
+		"histogram coredns_dns_request_size_bytes " + out + " proto=udp":                                    6,
+		"histogram coredns_dns_response_size_bytes " + in + " proto=udp":                                    3,
+		"histogram coredns_dns_response_size_bytes " + in + " proto=tcp":                                    1,
+		"histogram coredns_dns_response_size_bytes " + out + " proto=udp":                                   6,
+		"counter coredns_panics_total ":                                                                     0,
+		"counter coredns_autopath_success_total " + self:                                                    1,
+		"counter coredns_cache_requests_total " + cached:                                                    5,
+		"counter coredns_cache_misses_total " + cached:                                                      2,
+		"counter coredns_cache_hits_total " + strings.Replace(cached, " ", " type=success ", 1):             2,
+		"counter coredns_cache_hits_total " + strings.Replace(cached, " ", " type=denial ", 1):              1,
+		"counter coredns_cache_served_stale_total " + cached:                                                0,
+		"counter coredns_cache_prefetch_total " + cached:                                                    0,
+		"counter coredns_cache_drops_total " + cached:                                                       0,
+		"gauge coredns_cache_entries " + strings.Replace(cached, " ", " type=success ", 1):                  1,
+		"gauge coredns_cache_entries " + strings.Replace(cached, " ", " type=denial ", 1):                   1,
+		"counter coredns_cache_evictions_total " + strings.Replace(cached, " ", " type=success ", 1):        0,
+		"counter coredns_cache_evictions_total " + strings.Replace(cached, " ", " type=denial ", 1):         0,
+		"counter coredns_forward_max_concurrent_rejects_total ":                                             0,
+		"counter coredns_forward_healthcheck_broken_total ":                                                 0,
+		"histogram coredns_proxy_request_duration_seconds " + to + " rcode=NOERROR":                         1,
+		"histogram coredns_proxy_request_duration_seconds " + to + " rcode=NXDOMAIN":                        1,
+		"counter coredns_proxy_conn_cache_misses_total " + to + " proto=udp":                                2,
+		"histogram coredns_health_request_duration_seconds ":                                                1,
+		"counter coredns_health_request_failures_total ":                                                    0,
+		"histogram coredns_kubernetes_dns_programming_duration_seconds service_kind=headless_with_selector": 1,
+		"counter fairway_dns_upstream_loops_total ":                                                         0,
+		"counter fairway_dns_query_log_dropped_total ":                                                      0,
+		"counter fairway_dns_rate_limited_total " + self:                                                    0,
+		"counter fairway_dns_answers_dropped_total " + self:                                                 0,
 	}
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]float64{}
+	order := []string{"server", "type", "zones", "zone", "view", "proto", "family", "rcode", "plugin", "proxy_name", "to", "service_kind"}
 	for _, f := range families {
 		for _, m := range f.Metric {
-			got[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			labels := map[string]string{}
+			for _, l := range m.Label {
+				labels[l.GetName()] = l.GetValue()
+			}
+			names := order
+			if _, ok := labels["family"]; ok { // the order of the documentation
+				names = []string{"server", "zone", "view", "proto", "family", "type"}
+			} else if _, ok := labels["proxy_name"]; ok {
+				names = []string{"proxy_name", "to", "rcode", "proto"}
+			}
+			var parts []string
+			for _, name := range names {
+				if v, ok := labels[name]; ok {
+					parts = append(parts, name+"="+v)
+				}
+			}
+			if len(parts) != len(labels) {
+				t.Errorf("%s has labels %v", f.GetName(), labels)
+			}
+			key := strings.ToLower(f.GetType().String()) + " " + f.GetName() + " " + strings.Join(parts, " ")
+			got[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	for name, want := range map[string]float64{
-		"coredns_dns_requests_total": 4, "coredns_dns_responses_total": 4, "coredns_dns_request_duration_seconds": 4,
-		"coredns_dns_request_size_bytes": 4, "coredns_dns_response_size_bytes": 4, "coredns_panics_total": 0,
-		"coredns_cache_requests_total": 2, "coredns_cache_hits_total": 1, "coredns_cache_misses_total": 1, "coredns_cache_entries": 1,
-		"coredns_proxy_request_duration_seconds": 1,
-	} {
-		if v, ok := got[name]; !ok || v != want {
-			t.Errorf("%s is %v (%v), want %v", name, v, ok, want)
-		}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
 	}
 }
 

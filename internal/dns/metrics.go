@@ -73,13 +73,33 @@ var (
 // counting costs a few nanoseconds.
 type counts struct {
 	server    string
-	requests  [2][2][2][len(typeNames)]atomic.Uint64 // by zone, protocol, family, type
-	responses [2][maxRcode + 1]atomic.Uint64         // by zone, rcode
-	duration  [2]histogram                           // by zone; nanoseconds
-	asked     [2][2]histogram                        // by zone, protocol; bytes
+	requests  [2][2][2][len(typeNames)]atomic.Uint64       // by zone, protocol, family, type
+	responses [2][len(plugins)][maxRcode + 1]atomic.Uint64 // by zone, plugin, rcode
+	dnssec    [2]atomic.Uint64                             // with the DO bit, by zone
+	duration  [2]histogram                                 // by zone; nanoseconds
+	asked     [2][2]histogram                              // by zone, protocol; bytes
 	answered  [2][2]histogram
 
 	rateLimited, dropped atomic.Uint64
+}
+
+// plugins are those of CoreDNS that stand for where an answer is from; none for
+// queries that are refused.
+var plugins = [...]string{"", "kubernetes", "forward", "cache", "hosts"}
+
+// pluginOf is the place of an origin in plugins.
+func pluginOf(origin string) int {
+	switch {
+	case origin == originZone:
+		return 1
+	case origin == originCache, origin == originStale:
+		return 3
+	case origin == originHosts:
+		return 4
+	case origin == "":
+		return 0
+	}
+	return 2 // upstream with the server
 }
 
 type histogram struct {
@@ -89,7 +109,8 @@ type histogram struct {
 
 // sample is one answer.
 type sample struct {
-	inZone, tcp     bool
+	inZone, tcp, do bool
+	origin          string
 	client          netip.Addr
 	qtype           uint16
 	rcode           int
@@ -100,7 +121,10 @@ type sample struct {
 func (c *counts) add(s sample) {
 	z, p, f := number(s.inZone), number(s.tcp), number(s.client.Is6() && !s.client.Is4In6())
 	c.requests[z][p][f][typeIndex(s.qtype)].Add(1)
-	c.responses[z][min(s.rcode, maxRcode)].Add(1)
+	c.responses[z][pluginOf(s.origin)][min(s.rcode, maxRcode)].Add(1)
+	if s.do {
+		c.dnssec[z].Add(1)
+	}
 	d := max(0, time.Since(s.start))
 	c.duration[z].buckets[durationBucket(d)].Add(1)
 	c.duration[z].sum.Add(uint64(d))
@@ -135,10 +159,15 @@ func (h *histogram) addSize(n int) {
 // metrics have CoreDNS' names and labels, so that dashboards for it go on to
 // work. They are the sums of all counts.
 type metrics struct {
-	zones            [2]string
-	panics, autopath prometheus.Counter
+	zones    [2]string
+	panics   prometheus.Counter
+	autopath *prometheus.CounterVec
 
-	requests, responses, duration, asked, answered, rateLimited, dropped *prometheus.Desc
+	programming *prometheus.HistogramVec
+	health      prometheus.Histogram
+	unhealthy   prometheus.Counter
+
+	requests, responses, dnssec, duration, asked, answered, rateLimited, dropped *prometheus.Desc
 
 	mu  sync.Mutex
 	all []*counts
@@ -150,14 +179,26 @@ func newMetrics(reg prometheus.Registerer, domain string, queries *queryLog) (*m
 	}
 	m := &metrics{
 		zones: [...]string{outZone: ".", inZone: domain},
-		autopath: prometheus.NewCounter(prometheus.CounterOpts{
+		autopath: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "coredns_autopath_success_total", Help: "Queries answered with the end of a search path.",
+		}, []string{"server"}),
+		programming: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "coredns_kubernetes_dns_programming_duration_seconds", Help: "Time from a change of endpoints of a headless Service to answers that have it.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 20),
+		}, []string{"service_kind"}),
+		health: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "coredns_health_request_duration_seconds", Help: "Time that a question takes which the server asks itself each second.",
+			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
+		}),
+		unhealthy: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "coredns_health_request_failures_total", Help: "Questions to itself that the server did not answer, or with SERVFAIL.",
 		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "coredns_panics_total", Help: "Queries whose answering failed by a mistake in the program.",
 		}),
 		requests:    desc("coredns_dns_requests_total", "DNS queries.", "server", "zone", "view", "proto", "family", "type"),
 		responses:   desc("coredns_dns_responses_total", "DNS answers by response code.", "server", "zone", "view", "rcode", "plugin"),
+		dnssec:      desc("coredns_dns_do_requests_total", "DNS queries with the DO bit.", "server", "zone", "view"),
 		duration:    desc("coredns_dns_request_duration_seconds", "Time to answer a DNS query.", "server", "zone", "view"),
 		asked:       desc("coredns_dns_request_size_bytes", "Size of DNS queries.", "server", "zone", "view", "proto"),
 		answered:    desc("coredns_dns_response_size_bytes", "Size of DNS answers.", "server", "zone", "view", "proto"),
@@ -167,11 +208,10 @@ func newMetrics(reg prometheus.Registerer, domain string, queries *queryLog) (*m
 	if reg == nil {
 		return m, nil
 	}
-	if err := reg.Register(m.autopath); err != nil {
-		return nil, err
-	}
-	if err := reg.Register(m.panics); err != nil {
-		return nil, err
+	for _, c := range []prometheus.Collector{m.autopath, m.panics, m.programming, m.health, m.unhealthy} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
 	}
 	unlogged := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "fairway_dns_query_log_dropped_total", Help: "DNS queries that the query log had no time for.",
@@ -187,9 +227,12 @@ func newMetrics(reg prometheus.Registerer, domain string, queries *queryLog) (*m
 	return m, reg.Register(m)
 }
 
+// serverLabel is what stands for a server in metrics, as in CoreDNS'.
+func serverLabel(server netip.AddrPort) string { return "dns://" + server.String() }
+
 // counts returns new ones, for one socket at the server's address.
 func (m *metrics) counts(server netip.AddrPort) *counts {
-	c := &counts{server: "dns://" + server.String()}
+	c := &counts{server: serverLabel(server)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = append(m.all, c)
@@ -198,7 +241,7 @@ func (m *metrics) counts(server netip.AddrPort) *counts {
 
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.requests, m.responses, m.duration, m.asked, m.answered, m.rateLimited, m.dropped} {
+	for _, d := range []*prometheus.Desc{m.requests, m.responses, m.dnssec, m.duration, m.asked, m.answered, m.rateLimited, m.dropped} {
 		ch <- d
 	}
 }
@@ -230,14 +273,16 @@ type collection struct {
 }
 
 func (c collection) zone(z int) {
-	plugin := [...]string{outZone: "forward", inZone: "kubernetes"}[z]
-	for rcode := range maxRcode + 1 {
-		name := dns.RcodeToString[rcode]
-		if name == "" {
-			name = "other"
+	for p, plugin := range plugins {
+		for rcode := range maxRcode + 1 {
+			name := dns.RcodeToString[rcode]
+			if name == "" {
+				name = "other"
+			}
+			c.counter(c.responses, false, func(s *counts) *atomic.Uint64 { return &s.responses[z][p][rcode] }, c.zones[z], "", name, plugin)
 		}
-		c.counter(c.responses, false, func(s *counts) *atomic.Uint64 { return &s.responses[z][rcode] }, c.zones[z], "", name, plugin)
 	}
+	c.counter(c.dnssec, false, func(s *counts) *atomic.Uint64 { return &s.dnssec[z] }, c.zones[z], "")
 	c.histogram(c.duration, 1e-9, durationBuckets, func(s *counts) *histogram { return &s.duration[z] }, c.zones[z], "")
 	for p, proto := range [...]string{udp: "udp", tcp: "tcp"} {
 		c.histogram(c.asked, 1, sizeBuckets, func(s *counts) *histogram { return &s.asked[z][p] }, c.zones[z], "", proto)

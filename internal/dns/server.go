@@ -146,7 +146,9 @@ type Server struct {
 	handler *handler
 	conns   *tcpConns
 	cache   *cache.Cache
-	config  *model.DNSConfig // in use; of who updates
+	// config is in use, and so is answering; both of who updates.
+	config    *model.DNSConfig
+	answering *state.Snapshot
 
 	listening atomic.Pointer[[]netip.AddrPort]
 }
@@ -176,7 +178,7 @@ func New(o Options) (*Server, error) {
 	}
 	f, err := forward.New(forward.Options{
 		Upstreams: o.Upstreams, Policy: o.UpstreamPolicy, Stubs: o.Stubs, ResolvConf: o.ResolvConf, Self: self, Cache: c,
-		Timeout: o.UpstreamTimeout, Registerer: o.Registerer, Logger: o.Logger,
+		Timeout: o.UpstreamTimeout, Registerer: o.Registerer, Name: serverLabel(o.Listen[0]), Logger: o.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dns: %w", err)
@@ -236,6 +238,7 @@ func (s *Server) Run(ctx context.Context) error {
 		l.start(ctx, &wg, s, failed)
 	}
 	wg.Go(func() { _ = s.forward.Run(ctx) })
+	wg.Go(func() { s.checkHealth(ctx) })
 	if q := s.handler.queries; q != nil {
 		wg.Go(func() { q.run(ctx) })
 	}
@@ -264,7 +267,10 @@ func (s *Server) update() {
 	if !snap.Synced && s.opts.LastKnown != nil {
 		snap = s.opts.LastKnown
 	}
+	before := s.answering
 	s.zone.Update(snap)
+	s.answering = snap
+	s.handler.metrics.programmed(before, snap)
 	s.handler.acl.update(snap)
 	if snap.DNS == s.config {
 		return

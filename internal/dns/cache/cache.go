@@ -123,6 +123,10 @@ type shard struct {
 	byKey map[Key]*entry
 	ring  entry // ring.next was used last, ring.prev is the next to go
 	bytes int
+
+	denials   int    // among the entries
+	evictions [2]int // by kind
+	malformed int
 }
 
 // entry is one answer in the order of use.
@@ -227,8 +231,12 @@ func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) {
 		return
 	}
 	answer, err := pack(k, msg)
-	if err != nil {
-		return // nothing that can be given to a client
+	if err != nil { // nothing that can be given to a client
+		s := c.shard(k.Name)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.malformed++
+		return
 	}
 	e := &entry{key: k, answer: answer, limits: l, size: answer.size() + len(k.Name) + overhead, stored: c.opts.Now(), ttl: ttl}
 	s := c.shard(k.Name)
@@ -244,9 +252,8 @@ func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) {
 	s.byKey[k] = e
 	s.link(e)
 	s.bytes += e.size
-	for s.bytes > limit {
-		s.drop(s.ring.prev)
-	}
+	s.denials += kindOf(e)
+	s.shrink(limit)
 }
 
 // Failed says that servers did not answer the question just now.
@@ -265,9 +272,7 @@ func (c *Cache) Resize(maxBytes int) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		for s.bytes > maxBytes/shardCount {
-			s.drop(s.ring.prev)
-		}
+		s.shrink(maxBytes / shardCount)
 		s.mu.Unlock()
 	}
 }
@@ -287,7 +292,7 @@ func (c *Cache) Clear() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.byKey, s.bytes = map[Key]*entry{}, 0
+		s.byKey, s.bytes, s.denials = map[Key]*entry{}, 0, 0
 		s.ring.next, s.ring.prev = &s.ring, &s.ring
 		s.mu.Unlock()
 	}
@@ -317,11 +322,52 @@ func (c *Cache) Bytes() int {
 	return n
 }
 
-// drop removes an entry; like all below, with s.mu held.
+// Stats are what a cache holds and has done; the pairs are positive answers and
+// those that there is none.
+type Stats struct {
+	Entries, Evictions [2]int
+	Malformed          int
+}
+
+// Stats returns them as of now.
+func (c *Cache) Stats() (t Stats) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		t.Entries[0] += len(s.byKey) - s.denials
+		t.Entries[1] += s.denials
+		t.Evictions[0] += s.evictions[0]
+		t.Evictions[1] += s.evictions[1]
+		t.Malformed += s.malformed
+		s.mu.Unlock()
+	}
+	return t
+}
+
+// kindOf is the place of an answer in the pairs of [Stats].
+func kindOf(e *entry) int {
+	if e.answer.denial {
+		return 1
+	}
+	return 0
+}
+
+// shrink drops what was not used for longest until the rest fits; like all
+// below, with s.mu held.
+func (s *shard) shrink(limit int) {
+	for s.bytes > limit {
+		e := s.ring.prev
+		s.evictions[kindOf(e)]++
+		s.drop(e)
+	}
+}
+
+// drop removes an entry.
 func (s *shard) drop(e *entry) {
 	s.unlink(e)
 	delete(s.byKey, e.key)
 	s.bytes -= e.size
+	s.denials -= kindOf(e)
 }
 
 func (s *shard) use(e *entry) {

@@ -45,8 +45,9 @@ type Options struct {
 	// MaxConcurrent bounds the different questions asked at a time; more get
 	// an error at once. Default 1000.
 	MaxConcurrent int
-	// Registerer takes the metrics. Optional.
+	// Registerer takes the metrics, in which Name stands for this server. Optional.
 	Registerer prometheus.Registerer
+	Name       string
 	// Logger is required.
 	Logger *slog.Logger
 }
@@ -160,7 +161,7 @@ func New(o Options) (*Forwarder, error) {
 	default:
 		return nil, fmt.Errorf("forward: policy %q: want sequential, round_robin or random", o.Policy)
 	}
-	m, err := newMetrics(o.Registerer, o.Cache)
+	m, err := newMetrics(o.Registerer, o.Cache, o.Name)
 	if err != nil {
 		return nil, fmt.Errorf("forward: metrics: %w", err)
 	}
@@ -374,6 +375,9 @@ func (f *Forwarder) candidates(g *group) ([]*upstream, time.Duration) {
 	g.order(up)
 	list, budget := append(up, down...), f.opts.Timeout
 	if len(up) == 0 {
+		if len(list) > 0 {
+			f.metrics.allDown.Inc()
+		}
 		budget = min(budget, downBudget)
 	}
 	if len(list) == 1 {
@@ -476,7 +480,7 @@ func good(m *dns.Msg) bool {
 }
 
 func (f *Forwarder) noteFailure(u *upstream, err error) {
-	f.metrics.failures.WithLabelValues(u.server.String()).Inc()
+	f.metrics.failed(u.server)
 	if u.failed() {
 		f.log.Warn("upstream name server does not answer", "server", u.server.String(), "err", err)
 	}

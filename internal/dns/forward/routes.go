@@ -275,7 +275,7 @@ func (f *Forwarder) group(o Group, known []*upstream) (g *group, added []*upstre
 			g.servers = append(g.servers, known[i])
 			continue
 		}
-		u := newUpstream(s, how, f.opts.TLSRoots)
+		u := newUpstream(s, how, f.opts.TLSRoots, f.metrics)
 		g.servers, added = append(g.servers, u), append(added, u)
 	}
 	return g, added

@@ -272,7 +272,7 @@ func TestTLSConnectionIsShared(t *testing.T) {
 
 func TestTLSConnectionThatTheServerClosed(t *testing.T) {
 	s := newTLSServer(t, func(q *dns.Msg) [][]byte { return dnstest.Reply(t, q, nil, "a. 0 IN A 192.0.2.1") })
-	u := newUpstream(s.as("dns.example")[0], usually, s.roots)
+	u := newUpstream(s.as("dns.example")[0], usually, s.roots, mustMetrics(t))
 	defer u.close()
 	for range 20 {
 		if _, err := u.exchange(t.Context(), Query{Name: "a.", Type: dns.TypeA}); err != nil {
@@ -370,4 +370,13 @@ func FuzzParseServer(f *testing.F) {
 			t.Fatalf("%q is %v, and read again %v, %v", text, s, again, err)
 		}
 	})
+}
+
+func mustMetrics(t *testing.T) *metrics {
+	t.Helper()
+	m, err := newMetrics(nil, mustCache(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

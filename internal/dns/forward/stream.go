@@ -37,19 +37,20 @@ var errStreamClosed = errors.New("connection closed")
 type streams struct {
 	server  Server
 	config  *tls.Config
+	metrics *metrics
 	dialing chan struct{} // held by who opens a connection, so that the rest can use it
 
 	mu   sync.Mutex
 	open []*stream
 }
 
-func newStreams(s Server, roots *x509.CertPool) *streams {
+func newStreams(s Server, roots *x509.CertPool, m *metrics) *streams {
 	name := s.Name
 	if name == "" {
 		name = s.Addr.Addr().WithZone("").String() // a certificate may be one for an address
 	}
 	return &streams{
-		server: s, dialing: make(chan struct{}, 1),
+		server: s, metrics: m, dialing: make(chan struct{}, 1),
 		config: &tls.Config{
 			ServerName: name, RootCAs: roots, MinVersion: tls.VersionTLS12,
 			ClientSessionCache: tls.NewLRUClientSessionCache(4), NextProtos: []string{"dot"},
@@ -65,6 +66,7 @@ func (p *streams) ask(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.metrics.connected(p.server, "tcp-tls", !fresh)
 		reply, err := s.roundTrip(ctx, m)
 		if errors.Is(err, errStreamClosed) && !fresh && ctx.Err() == nil {
 			continue

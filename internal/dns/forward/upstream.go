@@ -28,6 +28,7 @@ type upstream struct {
 	server   Server
 	how      manner
 	streams  *streams // of a server by TLS
+	metrics  *metrics
 	failures atomic.Int32
 	// looped is set when a query to it came back to us.
 	looped atomic.Bool
@@ -50,10 +51,10 @@ type manner struct {
 // usually is how servers are asked if nothing else is said.
 var usually = manner{every: probeInterval, domain: ".", maxFails: failuresUntilDown}
 
-func newUpstream(s Server, how manner, roots *x509.CertPool) *upstream {
-	u := &upstream{server: s, how: how}
+func newUpstream(s Server, how manner, roots *x509.CertPool, m *metrics) *upstream {
+	u := &upstream{server: s, how: how, metrics: m}
 	if s.TLS {
-		u.streams = newStreams(s, roots)
+		u.streams = newStreams(s, roots, m)
 	}
 	return u
 }
@@ -110,6 +111,7 @@ func (u *upstream) roundTrip(ctx context.Context, network string, m *dns.Msg) (*
 	if err != nil {
 		return nil, fmt.Errorf("pack query: %w", err)
 	}
+	u.metrics.connected(u.server, network, false)
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, u.server.Addr.String())
 	if err != nil {

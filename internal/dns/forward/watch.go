@@ -103,7 +103,7 @@ func (f *Forwarder) setServers(list []Server) (added []*upstream) {
 			servers = append(servers, old[i])
 			continue
 		}
-		u := newUpstream(a, usually, f.opts.TLSRoots)
+		u := newUpstream(a, usually, f.opts.TLSRoots, f.metrics)
 		servers, added = append(servers, u), append(added, u)
 	}
 	for _, u := range old {

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +39,7 @@ const rulesCorefile = `(rules) {
 }
 .:53 {
     import rules
+    prometheus :9153
     kubernetes cluster.local in-addr.arpa ip6.arpa {
        kubeconfig %[1]s
        pods insecure
@@ -94,7 +101,9 @@ func corefiles(l *lab) error {
 	}
 	peers := []*peer{}
 	for _, start := range []func() (*peer, error){
-		func() (*peer, error) { return l.startFairwayWith("--dns-corefile", path) },
+		func() (*peer, error) {
+			return l.startFairwayWith("--dns-corefile", path, "--metrics-address", netip.AddrPortFrom(l.addrs["fairway"], metricsPort).String())
+		},
 		func() (*peer, error) { return l.startCoreDNSWith(path) },
 	} {
 		p, err := start()
@@ -141,12 +150,67 @@ func corefiles(l *lab) error {
 	for why, n := range explained {
 		fmt.Printf("%6d  %s\n", n, why)
 	}
+	var labels [2]map[string]string
+	for i, p := range peers {
+		var err error
+		if labels[i], err = metricLabels(p.addr.Addr()); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(labels[1])) {
+		ours, ok := labels[0][name]
+		switch {
+		case !strings.HasPrefix(name, "coredns_"):
+		case !ok:
+			fmt.Println("  only CoreDNS has", name, "with", labels[1][name])
+		case ours != labels[1][name]:
+			differ = append(differ, fmt.Sprintf("%s has labels %s, with CoreDNS %s", name, ours, labels[1][name]))
+		}
+	}
 	if len(differ) > 0 {
 		fmt.Println(strings.Join(differ, "\n"))
-		return fmt.Errorf("%d answers differ without an explanation", len(differ))
+		return fmt.Errorf("%d answers or metrics differ without an explanation", len(differ))
 	}
 	return nil
 }
+
+// metricsPort is where both serve their metrics.
+const metricsPort = 9153
+
+// metricLabels returns the names of the labels of each metric at an address.
+func metricLabels(addr netip.Addr) (map[string]string, error) {
+	resp, err := http.Get("http://" + netip.AddrPortFrom(addr, metricsPort).String() + "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	out := map[string]string{}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, rest, _ := strings.Cut(line, " ")
+		if before, inside, ok := strings.Cut(line, "{"); ok {
+			name, rest = before, inside
+		}
+		var labels []string
+		for _, m := range labelName.FindAllStringSubmatch(rest, -1) {
+			if m[1] != "le" {
+				labels = append(labels, m[1])
+			}
+		}
+		slices.Sort(labels)
+		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+			name = strings.TrimSuffix(name, suffix)
+		}
+		out[name] = "{" + strings.Join(labels, ",") + "}"
+	}
+	return out, lines.Err()
+}
+
+var labelName = regexp.MustCompile(`([a-z_]+)="[^"]*"`)
 
 // explainRules says why two answers may differ; "" where they may not.
 func explainRules(a, b *dns.Msg) string {
