@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -58,7 +57,7 @@ func newNodeCommand() *cobra.Command {
 	var cleanup bool
 	cmd := roleCommand("node", "Serve Services, names and Service TLS on this node", &o.Common, "127.0.0.1:10249", func(ctx context.Context) error {
 		if cleanup {
-			return errors.Join(agent.CleanupNode(o.Logger, o.BPF), agent.RestoreSysctls(o.RunDir))
+			return agent.CleanupNode(o)
 		}
 		if o.NodeName == "" {
 			return fmt.Errorf("--node-name is required: the name of the Node object of this machine")

@@ -11,6 +11,7 @@ import (
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dataplane/ebpf"
 	"fairway.dev/fairway/internal/dataplane/nft"
+	"fairway.dev/fairway/internal/sysctl"
 )
 
 // The data paths that can be asked for.
@@ -132,10 +133,13 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 	return c, nil
 }
 
-// CleanupNode removes every packet rule, program and map of Fairway's for this
-// network namespace.
-func CleanupNode(logger *slog.Logger, bpf BPFOptions) error {
-	return errors.Join(nft.Cleanup(nft.Options{Logger: logger}), ebpf.Cleanup(ebpf.Options{Pins: bpf.Pins}))
+// CleanupNode removes every packet rule, program and map of the node role for
+// this network namespace and puts back its kernel parameters. Of the options it
+// needs Logger, BPF.Pins and RunDir, as the role had them.
+func CleanupNode(o NodeOptions) error {
+	return errors.Join(
+		nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), sysctl.Restore(o.RunDir),
+	)
 }
 
 // Traffic implements dataplane.TrafficCounter: eBPF counts, nftables does not.

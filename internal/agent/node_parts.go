@@ -65,10 +65,6 @@ func (n *node) wireSysctls() error {
 	return nil
 }
 
-// RestoreSysctls puts back the kernel parameters that a node role with this
-// RunDir has set in this network namespace.
-func RestoreSysctls(runDir string) error { return sysctl.Restore(runDir) }
-
 // serveMode answers /proxyMode, as kube-proxy does.
 func (n *node) serveMode(mux *http.ServeMux) {
 	mux.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
