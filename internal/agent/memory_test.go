@@ -3,8 +3,11 @@ package agent
 import (
 	"bytes"
 	"os"
+	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -17,6 +20,48 @@ func TestReleaseProgram(t *testing.T) {
 	if after := programPages(t); after >= before {
 		t.Errorf("%d kB of the program are mapped, before it were %d", after, before)
 	}
+}
+
+// TestDeferCollections puts collections off for as long as little is in use.
+func TestDeferCollections(t *testing.T) {
+	t.Setenv("GOGC", "")
+	percent, limit := collecting()
+	usual := func() bool {
+		p, l := collecting()
+		return p == percent && l == limit
+	}
+	settle := deferCollections()
+	if usual() {
+		t.Error("collections are as usual at once")
+	}
+	settle()
+	if !usual() {
+		t.Error("collections are not as usual once settled")
+	}
+
+	settle = deferCollections()
+	defer settle()
+	var collections atomic.Int64
+	afterCollection(func() bool { return collections.Add(1) < 3 })
+	eventually(t, "three collections are told of", func() bool { runtime.GC(); return collections.Load() == 3 })
+	if usual() {
+		t.Error("collections are as usual though little is in use")
+	}
+	much := make([]byte, startMemory)
+	eventually(t, "collections are as usual once much is in use", func() bool { runtime.GC(); return usual() })
+	runtime.KeepAlive(much)
+
+	t.Setenv("GOGC", "70")
+	if deferCollections()(); !usual() {
+		t.Error("the environment does not count")
+	}
+}
+
+// collecting is how garbage is collected now.
+func collecting() (percent, limit uint64) {
+	list := []metrics.Sample{{Name: "/gc/gogc:percent"}, {Name: "/gc/gomemlimit:bytes"}}
+	metrics.Read(list)
+	return list[0].Value.Uint64(), list[1].Value.Uint64()
 }
 
 // programPages is how much of the executable file is mapped and in memory, in kB.

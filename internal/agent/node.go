@@ -105,6 +105,7 @@ type node struct {
 	last   *lastknown.State // of an earlier run; nil where it is not needed
 	gates  gates
 	parts  []part
+	settle func() // collections of garbage, see deferCollections
 	// problems are what only this node knows to be wrong.
 	problems *nodeProblems
 
@@ -129,7 +130,8 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New()}
+	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New(), settle: deferCollections()}
+	defer n.settle()
 	options := kube.Options{
 		Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode,
 		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, Env: os.LookupEnv,
@@ -188,7 +190,7 @@ func (n *node) serve(ctx context.Context) error {
 		part{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, n.Logger, n.MetricsAddress, registry, n.gates, n.serveMode)
 		}},
-		part{"memory", n.gates.saveMemory},
+		part{"memory", func(ctx context.Context) error { return n.gates.saveMemory(ctx, n.settle) }},
 		part{"ready file", func(ctx context.Context) error { return n.gates.announce(ctx, n.Logger, n.ReadyFile) }},
 	)
 	return runAll(ctx, n.Logger, n.parts)
