@@ -728,8 +728,14 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 			}
 		}
 	}
-	if len(wrong) > 0 {
-		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", len(wrong))
+	changed := 0
+	for key := range wrong {
+		if _, refused := d.dirty[key]; !refused {
+			changed++
+		}
+	}
+	if changed > 0 {
+		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", changed)
 	}
 	errs := d.commitAll(wrong)
 	for _, keys := range d.guards {

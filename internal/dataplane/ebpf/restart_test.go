@@ -21,6 +21,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dataplane/cases"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
@@ -514,8 +515,12 @@ func TestContested(t *testing.T) {
 	served("node-1")
 	apply(t, d, older)
 	served("pod-b")
-	if err := d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{change(younger)})[younger.Key]; err == nil {
-		t.Error("the younger Service is not told")
+	err := d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{change(younger)})[younger.Key]
+	if taken := (*dataplane.TakenError)(nil); !errors.As(err, &taken) || taken.Service != younger.Key || taken.By != older.Key || taken.At != vip {
+		t.Errorf("the younger Service is told %v", err)
+	}
+	if why := dataplane.Refusal(err); why != nil {
+		t.Errorf("the kernel is blamed for it: %v", why)
 	}
 	served("pod-b")
 	for key, err := range d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{{Key: older.Key}}) {
@@ -644,6 +649,33 @@ func TestFullMaps(t *testing.T) {
 		}
 	}
 	others("at the end")
+
+	// Source ranges, of which there is room for as many.
+	svc := &model.Service{
+		Key: model.Key{Namespace: "ns", Name: "ranges"}, IPv4: true, ClusterIPs: []netip.Addr{at(13).Addr()}, Type: model.LoadBalancer,
+		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}},
+	}
+	svc.LoadBalancer.Ingress = []model.LoadBalancerIngress{{Addr: netip.MustParseAddr("198.51.100.1")}}
+	restricted := func(n int) plan.Service {
+		svc.LoadBalancer.SourceRanges = nil
+		for i := range n {
+			svc.LoadBalancer.SourceRanges = append(svc.LoadBalancer.SourceRanges, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24))
+		}
+		return plan.Compile(plan.Input{Service: svc, Node: &model.Node{Name: "node-1"}})
+	}
+	many = []plan.Service{restricted(50)}
+	told(svc.Key, d.Apply(t.Context(), changes(many...))[svc.Key], "source ranges", "is full with 40", "--bpf-max-frontends")
+	left, err := readTrie[sourceKey, uint8](d.maps[socketMapSources])
+	if err != nil || len(left) > 0 || holds(many[0]) {
+		t.Errorf("of a Service whose ranges have no room the kernel has %d ranges, %v, and its frontend: %t", len(left), err, holds(many[0]))
+	}
+	others("with the map of source ranges full")
+	for _, s := range refused[:5] {
+		for key, err := range d.Apply(t.Context(), []reconcile.Change[model.Key, plan.Service]{{Key: s.Key}}) {
+			t.Errorf("removing %s: %v", key, err)
+		}
+	}
+	apply(t, d, restricted(30))
 }
 
 func TestProbeSockets(t *testing.T) {

@@ -476,6 +476,8 @@ func TestConflict(t *testing.T) {
 	}
 	if err := n.try(young)[young.Key]; err == nil || !strings.Contains(err.Error(), "192.0.2.1 port 80 is served for Service ns/b-old") {
 		t.Errorf("the younger Service is told: %v", err)
+	} else if why := dataplane.Refusal(err); why != nil {
+		t.Errorf("the kernel is blamed for it: %v", why)
 	}
 	n.remove("b-old")
 	if got := serves(n.kernel())[at]; got != "10.0.0.1:8080" {
