@@ -1,18 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
 	"fairway.dev/fairway/internal/agent"
-	"fairway.dev/fairway/internal/apply"
-	"fairway.dev/fairway/internal/up"
 )
 
 func newDNSCommand() *cobra.Command {
@@ -33,78 +28,46 @@ func newDNSQueryCommand() *cobra.Command {
 explains every answer: which object it stands for, or which is missing; whether it is from the zone, the cache, or an upstream name server, and
 which; and how long clients may keep it. A name that ends in a dot is asked for as it is. The exit status is 1 when nothing is found.
 
-The cluster is that of --kubeconfig, else of KUBECONFIG, else the one that ` + "`fairway up`" + ` started, else that of ~/.kube/config.`,
+` + inspectionLong,
 		Example: `  fairway dns query web
   fairway dns query www.example.com --from shop/cart-5d9c7b9f4-x2x8z
   fairway dns query _http._tcp.web.shop.svc.cluster.local. --type SRV --server 192.0.2.2:10053 -o json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) },
 	}
+	c.flags(cmd, "`namespace` of the Pod (default: the context's)",
+		"`name` of the node whose server is asked (default: that of the Pod in --from, else the first one of fairway up, else this machine)")
 	f := cmd.Flags()
 	f.StringSliceVarP(&c.types, "type", "t", []string{"A", "AAAA"}, "`types` of records")
-	f.StringVar(&c.options.From, "from", "", "`Pod` whose search path and name servers count, as NAME or NAMESPACE/NAME (default: those that Pods have)")
-	f.StringVar(&c.options.Server, "server", "", "`address` of the server to ask, with a port if it is not 53 (default: the one that the Pod's questions reach)")
-	f.StringVarP(&c.options.Namespace, "namespace", "n", "", "`namespace` of the Pod (default: the context's)")
-	f.StringVar(&c.options.Node, "node", "", "`name` of the node whose server is asked (default: that of the Pod in --from, else the first one of fairway up, else this machine)")
-	f.StringVar(&c.options.Domain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
-	f.StringVarP(&c.output, "output", "o", "", "json: the same for programs")
-	f.StringVar(&c.cluster.Kubeconfig, "kubeconfig", "", "`file` that says how to reach the cluster")
-	f.StringVar(&c.cluster.Context, "context", "", "`context` in the kubeconfig")
-	dataDirFlag(cmd, &c.cluster.DataDir)
+	f.StringVar(&c.from, "from", "", "`Pod` whose search path and name servers count, as NAME or NAMESPACE/NAME (default: those that Pods have)")
+	f.StringVar(&c.server, "server", "", "`address` of the server to ask, with a port if it is not 53 (default: the one that the Pod's questions reach)")
+	f.StringVar(&c.domain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
 	return cmd
 }
 
 type dnsQueryCommand struct {
-	cluster apply.ClusterOptions
-	options agent.QueryDNSOptions
-	types   []string
-	output  string
+	inspection
+	from, server, domain string
+	types                []string
 }
 
 func (c *dnsQueryCommand) run(cmd *cobra.Command, name string) error {
-	if c.output != "" && c.output != "json" {
-		return fmt.Errorf("--output %q: must be json", c.output)
-	}
-	o := c.options
-	var err error
-	if o.Types, err = parseTypes(c.types); err != nil {
-		return err
-	}
-	if c.cluster.DataDir, err = filepath.Abs(c.cluster.DataDir); err != nil {
-		return err
-	}
-	cluster, err := apply.FindCluster(c.cluster)
+	types, err := parseTypes(c.types)
 	if err != nil {
 		return err
 	}
-	o.Config, o.Name, o.ResolvConf = cluster.Config, name, "/etc/resolv.conf"
-	if o.Namespace == "" {
-		o.Namespace = cluster.Namespace
-	}
-	if cluster.Origin == filepath.Join(c.cluster.DataDir, "kubeconfig") {
-		nodes, err := up.OpenNodes(c.cluster.DataDir)
-		if err != nil {
-			return err
-		}
-		if nodes != nil {
-			o.DefaultNode, o.Enter = nodes.First(), nodes.Do
-		}
-	}
-	report, err := agent.QueryDNS(cmd.Context(), o)
+	in, err := c.find()
 	if err != nil {
 		return err
 	}
-	if c.output == "json" {
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(report)
-	} else {
-		_, err = io.WriteString(cmd.OutOrStdout(), report.Text())
+	report, err := agent.QueryDNS(cmd.Context(), agent.QueryDNSOptions{
+		Config: in.Config, Name: name, Types: types, Namespace: in.namespace, From: c.from, Server: c.server, Domain: c.domain,
+		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, ResolvConf: "/etc/resolv.conf",
+	})
+	if err != nil {
+		return err
 	}
-	if err == nil && !report.Found {
-		err = reported()
-	}
-	return err
+	return c.tell(cmd, report, report.Found)
 }
 
 func parseTypes(list []string) ([]uint16, error) {

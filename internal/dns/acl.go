@@ -59,18 +59,22 @@ func (a *acl) allows(client netip.Addr) bool {
 		return true
 	}
 	client = client.Unmap().WithZone("")
-	if client.IsLoopback() || slices.ContainsFunc(a.ranges, func(p netip.Prefix) bool { return p.Contains(client) }) {
+	if slices.ContainsFunc(a.ranges, func(p netip.Prefix) bool { return p.Contains(client) }) {
 		return true
 	}
 	if _, ok := (*a.nodes.Load())[client]; ok {
 		return true
 	}
-	return a.isLocal(client)
+	return a.onNode(client)
 }
 
-// isLocal reports whether the client is on this machine, at an address that its
+// onNode reports whether the client is on this machine, at an address that its
 // Node object may not have.
-func (a *acl) isLocal(client netip.Addr) bool {
+func (a *acl) onNode(client netip.Addr) bool {
+	client = client.Unmap().WithZone("")
+	if client.IsLoopback() {
+		return true
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if time.Since(a.localRead) > localRefresh {

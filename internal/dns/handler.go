@@ -101,6 +101,9 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 	if err == wire.ErrNoQuery {
 		return nil, nil // to answer answers would make loops
 	}
+	if w.query.EDNS.Explain && !h.acl.onNode(w.client.Addr()) {
+		w.query.EDNS.Explain = false // whom we ask is nobody else's affair
+	}
 	w.answer.Reset(buf, &w.query, h.limit(w))
 	inZone, rcode := false, rcodeOf(err)
 	if err == nil {

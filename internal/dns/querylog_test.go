@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -136,7 +137,7 @@ func TestQueryLogSamples(t *testing.T) {
 	}
 }
 
-// Clients that ask for it are told where the answer is from; nobody else is.
+// Clients on the node that ask for it are told where the answer is from; nobody else is.
 func TestOriginIsTold(t *testing.T) {
 	up := outside(t)
 	s := newServer(t, Options{Upstreams: forward.Plain(up.Addr)})
@@ -169,4 +170,51 @@ func TestOriginIsTold(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whom the server asks is told on the node only.
+func TestOriginIsToldOnTheNodeOnly(t *testing.T) {
+	up := outside(t)
+	s := newServer(t, Options{Upstreams: forward.Plain(up.Addr)})
+	for _, name := range []string{"web.default.svc.cluster.local.", "www.example.com.", "many.example.com.", "out.default.svc.cluster.local."} {
+		q := question(name, dns.TypeA).SetEdns0(1232, false)
+		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: wire.OptionExplain}}
+		packed, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for from, told := range askers(t) {
+			for _, tcp := range []bool{false, true} {
+				m := new(dns.Msg)
+				if err := m.Unpack(answerTo(t, s, packed, from, tcp)); err != nil {
+					t.Fatal(err)
+				}
+				if n := len(m.IsEdns0().Option); (n > 0) != told || len(m.Answer) == 0 && !m.Truncated {
+					t.Errorf("%s, from %s: %d options, %d records", name, from, n, len(m.Answer))
+				}
+			}
+		}
+	}
+}
+
+// askers are addresses of clients, and whether they are on this machine.
+func askers(t *testing.T) map[netip.AddrPort]bool {
+	t.Helper()
+	list := map[netip.AddrPort]bool{}
+	for addr, told := range map[string]bool{
+		"127.0.0.1": true, "127.3.4.5": true, "::1": true, "::ffff:127.0.0.1": true,
+		"10.244.0.9": false, "192.0.2.9": false, "2001:db8::9": false, "fe80::9%eth0": false, "::ffff:192.0.2.9": false,
+	} {
+		list[netip.AddrPortFrom(netip.MustParseAddr(addr), 4242)] = told
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			list[netip.AddrPortFrom(p.Addr(), 4242)] = true
+		}
+	}
+	return list
 }

@@ -46,8 +46,9 @@ func (q *Query) AskedInLowerCase(i int) bool {
 }
 
 // OptionExplain is the EDNS option with which a client asks where the answer is
-// from, and the one that tells it: text of [Builder.Origin]. The code is of the
-// range for local use (RFC 6891 section 9).
+// from, and the one that tells it: text of [Builder.Origin]. It is for clients on
+// the node itself, as it tells whom the server asks. The code is of the range for
+// local use (RFC 6891 section 9).
 const OptionExplain = 65153
 
 // EDNS is an OPT record. Options are checked for their form; all but
