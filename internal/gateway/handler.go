@@ -112,7 +112,7 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 		}
 		err = c.Relay(lease.Backend, extra)
 	}
-	b.pool.Done(lease)
+	b.pool.Done(lease, err)
 	if err != nil {
 		t.proxyFailed(err)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ type netHandler struct {
 
 // ServeHTTP implements http.Handler.
 func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 3 && r.ContentLength < 0 && http1.Safe(r.Method) {
+		findBody(r)
+	}
 	n := &netClient{request: r, answers: &recorder{ResponseWriter: w}}
 	n.gone = func() bool { return r.Context().Err() == context.Canceled }
 	t := &transaction{g: h.g, client: n, target: r.RequestURI, protocol: r.Proto, bodyLength: r.ContentLength,
@@ -61,6 +65,32 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	t.serve()
 }
+
+// findBody finds out whether a request has a body: frames of HTTP/3 do not tell
+// before the next one or the stream's end has come, which is the case at once.
+// One without body is sent so to the backend, and can be sent again.
+func findBody(r *http.Request) {
+	first := make([]byte, 1)
+	n, err := r.Body.Read(first)
+	if n == 0 && err == io.EOF {
+		r.Body, r.ContentLength = http.NoBody, 0
+		return
+	}
+	rest := io.Reader(r.Body)
+	if err != nil {
+		rest = failedBody{err}
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), rest), r.Body}
+}
+
+// failedBody is what is left of a body that broke off.
+type failedBody struct{ err error }
+
+// Read implements io.Reader.
+func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
 
 // isTarget refuses what would end a target in a request line: frames carry any
 // byte, and net/http leaves spaces in a query alone. Everything else is judged

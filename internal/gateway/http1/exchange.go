@@ -39,10 +39,10 @@ func Safe(method string) bool {
 }
 
 // MayRepeat judges a failed [Conn.Send]: whether the request may be sent again
-// without being served twice. Unsent tells that nothing of it was sent.
+// without harm if it is served twice. Unsent tells that nothing of it was sent.
 func (c *Conn) MayRepeat(err error, unsent bool) bool {
 	switch {
-	case c.broken || c.began || c.Body.read > 0 || errors.Is(err, ErrClient) || errors.Is(err, ErrTimeout):
+	case c.broken || c.began || c.Body.read > 0 || errors.Is(err, ErrClient):
 		return false
 	}
 	return unsent || c.Repeatable()

@@ -30,6 +30,7 @@ type endpoint struct {
 	removed  atomic.Bool
 
 	strikes   atomic.Int32 // requests in a row without an answer
+	broken    atomic.Int32 // answers in a row that broke off
 	ejections atomic.Int32 // in a row
 	unreached atomic.Bool  // whether one of these was for a connection that could not be opened
 	ejected   atomic.Int64 // until when, in Unix nanoseconds; 0 for not

@@ -17,8 +17,9 @@ const (
 // before another one is risked.
 const trialTime = 5 * time.Second
 
-// maxStrikes is how many requests in a row an endpoint may leave unanswered before it is ejected. Answers count as such
-// whatever their status: readiness probes judge the application, not its clients.
+// maxStrikes is how many requests in a row an endpoint may leave unanswered, and how many answers in a row it may break
+// off, before it is ejected. Answers count as such whatever their status: readiness probes judge the application, not its
+// clients.
 const maxStrikes = 5
 
 // unreachable ejects an endpoint that could not be connected to.
@@ -42,11 +43,35 @@ func (e *endpoint) eject(now time.Time) {
 	e.ejected.Store(now.Add(d).UnixNano())
 }
 
-// succeeded forgets what went wrong before. It writes only if something did.
+// brokeOff notes that an answer ended before its end, and reports whether the endpoint is ejected for it.
+func (e *endpoint) brokeOff(now time.Time) bool {
+	if e.broken.Add(1) < maxStrikes {
+		return false
+	}
+	e.eject(now)
+	return true
+}
+
+// succeeded notes that a connection was opened or an answer begun, and forgets what went wrong before that. Like
+// completed it writes only if something did.
 func (e *endpoint) succeeded() {
 	if e.strikes.Load() != 0 {
 		e.strikes.Store(0)
 	}
+	if e.broken.Load() == 0 {
+		e.reinstate() // else the answer's end decides
+	}
+}
+
+// completed notes that an answer came to its end.
+func (e *endpoint) completed() {
+	if e.broken.Load() != 0 {
+		e.broken.Store(0)
+		e.reinstate()
+	}
+}
+
+func (e *endpoint) reinstate() {
 	if e.ejections.Load() != 0 {
 		e.ejections.Store(0)
 		e.unreached.Store(false)
@@ -79,6 +104,18 @@ func (p *Pool) blame(e *endpoint, err error) (dialFailed bool) {
 		p.tell("ejected", e)
 	}
 	return false
+}
+
+// ended notes how an answer that had begun came to its end. One that took too long says nothing of its endpoint: streams
+// may have nothing to say.
+func (p *Pool) ended(e *endpoint, err error) {
+	switch {
+	case err == nil:
+		e.completed()
+	case clientsFault(err) || errors.Is(err, ErrTimeout):
+	case e.brokeOff(time.Now()):
+		p.tell("ejected", e)
+	}
 }
 
 func (p *Pool) tell(why string, e *endpoint) {

@@ -3,7 +3,9 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"net/http"
 	"slices"
 	"time"
 
@@ -36,7 +38,7 @@ func (p *Pool) HTTP1(call Call, upgrade bool) bool {
 
 // Send sends the request of c, whose head is given, to an endpoint, and waits
 // for the answer to begin. If none can be connected to, or a safe request
-// without body breaks before the answer, the next is tried. End it with
+// without body breaks or takes too long before the answer, the next is tried. End it with
 // [Pool.Done]. It is what [Pool.RoundTrip] is for net/http.
 func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 	limits := http1.Timeouts{Answer: call.ReadTimeout, Read: call.ReadTimeout, Send: call.SendTimeout, Total: call.Deadline}
@@ -65,7 +67,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 		}
 		lastErr = err
 		dialFailed := p.blame(e, err)
-		if !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
+		if call.over() || !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
 	}
@@ -96,16 +98,20 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 		reused := b.Reused
 		b.Close()
 		b.Done(time.Time{})
-		if !reused || fresh || !c.MayRepeat(err, false) {
+		if !reused || fresh || errors.Is(err, ErrTimeout) || !c.MayRepeat(err, false) {
 			e.release()
 			return Lease{}, err
 		}
 	}
 }
 
-// Done ends a lease. Its connection is kept if it can serve again.
-func (p *Pool) Done(l Lease) {
+// Done ends a lease; err is how the answer ended. Its connection is kept if it
+// can serve again.
+func (p *Pool) Done(l Lease, err error) {
 	now := time.Now()
+	if l.Response.Status != http.StatusSwitchingProtocols {
+		p.ended(l.endpoint, err)
+	}
 	if !l.Backend.Done(now) || !l.endpoint.keep(l.protocol, l.Backend, now) {
 		l.Backend.Close()
 	}
@@ -125,7 +131,7 @@ func (e *endpoint) open(proto protocol, call Call) (*http1.Backend, error) {
 	}
 	conn, err := e.connect(ctx, "tcp")
 	if err != nil {
-		if !call.Deadline.IsZero() && time.Now().After(call.Deadline) {
+		if call.over() {
 			return nil, ErrTimeout
 		}
 		return nil, err

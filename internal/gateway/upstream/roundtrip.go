@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -30,9 +29,12 @@ type Call struct {
 	Deadline time.Time
 }
 
+// over reports whether there is no time left.
+func (c *Call) over() bool { return !c.Deadline.IsZero() && !time.Now().Before(c.Deadline) }
+
 // RoundTrip sends req, whose URL needs only path and query, to an endpoint. If
-// none can be connected to, or a safe request without body breaks before the
-// answer, the next is tried. The body of the answer is not read ahead.
+// none can be connected to, or a safe request without body breaks or takes too
+// long before the answer, the next is tried. The body of the answer is not read ahead.
 func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 	var src *source
 	if req.Body != nil && req.Body != http.NoBody {
@@ -72,7 +74,7 @@ func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error) 
 		return false
 	}
 	dialFailed := p.blame(e, err)
-	if src != nil && !src.untouched() || errors.Is(err, ErrTimeout) {
+	if src != nil && !src.untouched() {
 		return false
 	}
 	return dialFailed || src == nil && http1.Safe(req.Method) && req.Header.Get("Upgrade") == "" && p.mayRepeat()
@@ -114,8 +116,9 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call) (
 	}
 	e.succeeded()
 	dog.disarm(&dog.reading)
-	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish}
+	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err) }}
 	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		body.ended = func(error) {}
 		resp.Body = &tunnelBody{answerBody: body, Writer: w}
 	} else {
 		resp.Body = body

@@ -67,6 +67,7 @@ type answerBody struct {
 	ctx      context.Context
 	onceDone sync.Once
 	finish   func()
+	ended    func(error) // is told how it ended, if it was read to there
 }
 
 func (b *answerBody) Read(p []byte) (int, error) {
@@ -75,8 +76,11 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	b.dog.disarm(&b.dog.reading)
 	if err != nil {
 		err = causeOf(b.ctx, err)
-		if err == io.EOF {
-			b.onceDone.Do(b.finish)
+		switch {
+		case err == io.EOF:
+			b.onceDone.Do(func() { b.ended(nil); b.finish() })
+		case b.ctx.Err() == nil: // else the client or its time is over
+			b.onceDone.Do(func() { b.ended(err); b.finish() })
 		}
 	}
 	return n, err
