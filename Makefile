@@ -24,7 +24,7 @@ K8S_LDFLAGS := -s -w -X main.version=$(VERSION) \
 	-X k8s.io/component-base/version.gitCommit= -X k8s.io/client-go/pkg/version.gitCommit= \
 	-X k8s.io/client-go/pkg/version.gitVersion=$(K8S)
 
-.PHONY: help build up down status test unit scenario lint tools deps conformance bench-up bench-http bench-l4 load-l4 bench-dns compare-dns dnsbench clean root
+.PHONY: help build up down status test unit scenario lint tools deps conformance bench-up bench-http load-http soak-http bench-l4 load-l4 bench-dns compare-dns dnsbench clean root
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -104,6 +104,14 @@ load-l4: root build ## connections that fail while agents are killed, restarted 
 bench-http: root ## the gateway beside nginx, HAProxy and httputil.ReverseProxy, into docs/benchmarks
 	@command -v wrk nginx haproxy >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends wrk nginx-light haproxy >/dev/null; }
 	go run ./test/bench/http
+
+LOAD_HTTP_FLAGS ?=
+load-http: root ## requests that fail while everything around the gateway changes, with 10,000 routes
+	go build -o bin/fairway -ldflags '$(LDFLAGS)' ./cmd/fairway
+	go run ./test/bench/httpload $(LOAD_HTTP_FLAGS)
+
+soak-http: ## the gateway amid changes for ten minutes: goroutines, files and memory
+	$(MAKE) --no-print-directory load-http LOAD_HTTP_FLAGS='-soak 10m'
 
 BENCH_DNS_FLAGS ?=
 COMPARE_DNS_FLAGS ?=
