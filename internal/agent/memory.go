@@ -20,10 +20,13 @@ import (
 // and every node pays for the memory.
 const gcPercent = 40
 
+// calm is how long after all gates have opened what they let in has started, too.
+const calm = 5 * time.Second
+
 // startMemory is what a node may use while it starts before it collects garbage.
 // A heap that begins small is searched twenty times in the second that reading a
 // large cluster takes, which is a quarter of the work.
-const startMemory = 96 << 20
+const startMemory = 64 << 20
 
 // deferCollections has garbage collected only when startMemory is in use, for as
 // long as that leaves collections worth their while: until half of it or more
@@ -90,6 +93,11 @@ func (g gates) saveMemory(ctx context.Context, settle func()) error {
 	}
 	settle()
 	debug.SetGCPercent(gcPercent)
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-time.After(calm):
+	}
 	debug.FreeOSMemory()
 	_ = releaseProgram() // it is worth a try, no more
 	return nil
