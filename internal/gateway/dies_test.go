@@ -37,12 +37,17 @@ func TestBackendDiesDuringUpload(t *testing.T) {
 				client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
 				body, more := io.Pipe()
 				defer more.Close()
+				seen := make(chan struct{})
 				go func() {
 					_, _ = more.Write([]byte("some"))
 					<-got
+					if begun {
+						<-seen
+					}
 					_ = server.Close()
 				}()
 				resp, err := client.Post(w.url("/"), "x/y", body)
+				close(seen)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -52,8 +57,8 @@ func TestBackendDiesDuringUpload(t *testing.T) {
 				switch {
 				case !begun && resp.StatusCode != http.StatusBadGateway:
 					t.Errorf("got %d, want 502", resp.StatusCode)
-				case begun && (resp.StatusCode != http.StatusOK || string(text) != "begun" || err == nil || time.Since(start) > 15*time.Second):
-					t.Errorf("got %d, %q, %v after %s; want what was there, and the end", resp.StatusCode, text, err, time.Since(start))
+				case begun && (resp.StatusCode != http.StatusOK || err == nil || time.Since(start) > 15*time.Second):
+					t.Errorf("got %d, %q, %v after %s; want an answer that breaks off", resp.StatusCode, text, err, time.Since(start))
 				}
 			})
 		}

@@ -97,8 +97,9 @@ type Gateway struct {
 	trust    filter.Trust
 	env      filter.Environment
 
-	buffers bufferPool
-	discard *log.Logger // for httputil, whose log has nothing that proxyFailed does not tell
+	buffers   bufferPool
+	questions questions
+	discard   *log.Logger // for httputil, whose log has nothing that proxyFailed does not tell
 
 	syncMu          sync.Mutex // held while a snapshot is taken in; guards what follows
 	applied         *state.Snapshot
@@ -128,14 +129,15 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		options: o, logger: o.Logger,
-		resolver: certs.NewResolver(certs.NewIndex(fallback)),
-		certs:    newCertificates(fallback),
-		trust:    o.TrustedProxies,
-		changed:  make(chan struct{}, 1),
-		started:  make(chan struct{}),
-		applied:  &state.Snapshot{},
-		buffers:  newBufferPool(),
-		discard:  log.New(io.Discard, "", 0),
+		resolver:  certs.NewResolver(certs.NewIndex(fallback)),
+		certs:     newCertificates(fallback),
+		trust:     o.TrustedProxies,
+		changed:   make(chan struct{}, 1),
+		started:   make(chan struct{}),
+		applied:   &state.Snapshot{},
+		buffers:   newBufferPool(),
+		questions: newQuestions(),
+		discard:   log.New(io.Discard, "", 0),
 	}
 	g.tlsHosts.Store(&hostSet{})
 	if g.metrics, err = newMetrics(o.Registerer); err != nil {

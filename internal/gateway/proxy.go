@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -134,6 +135,10 @@ func (n *netClient) answer(_ *transaction, status int, header []http1.Field, bod
 func (n *netClient) proxy(t *transaction, b *backend) {
 	x, r := &t.exchange, n.request
 	call := t.call(b)
+	if n.mayAsk() && b.pool.HTTP1(call, false) {
+		n.ask(t, b, call)
+		return
+	}
 	ctx := r.Context()
 	if ctx.Value(http.ServerContextKey) == nil {
 		// ReverseProxy cuts an answer off that breaks only if a server is there
@@ -177,7 +182,13 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 	p.ModifyResponse = func(resp *http.Response) error {
 		// Nothing waits in a buffer. An answer without body is not flushed
 		// apart from its end: a gRPC status in headers only needs both at once.
-		if resp.ContentLength != 0 {
+		// Nor is one so short that it most likely comes as a whole: that saves
+		// the client's protocol two frames, each a system call.
+		switch {
+		case resp.ContentLength == 0:
+		case resp.ContentLength > 0 && resp.ContentLength <= shortAnswer:
+			p.FlushInterval = shortWait
+		default:
 			p.FlushInterval = -1
 		}
 		if alt, ok := t.altSvc(); ok {
@@ -224,6 +235,13 @@ func (b *grpcBody) Read(p []byte) (int, error) {
 	b.answer.Trailer = trailer
 	return n, io.EOF
 }
+
+// shortAnswer is the length of an answer that net/http and quic-go hold in their
+// buffers, and shortWait how long it may wait there for its end.
+const (
+	shortAnswer = 4 << 10
+	shortWait   = time.Millisecond
+)
 
 // rewrite makes the request that the backend gets.
 func (t *transaction) rewrite(p *httputil.ProxyRequest) {

@@ -28,7 +28,7 @@ func TestSickEndpoint(t *testing.T) {
 		{"hangs, and the request may not be repeated", "POST", true, func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) }},
 		{"breaks its answers off", "GET", true, func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")) }},
 	} {
-		// By HTTP/1.1 requests take the gateway's own way through it, by HTTP/3 that by net/http.
+		// By HTTP/1.1 requests take the gateway's own way through it, by HTTP/3 that for other protocols.
 		for j, protocol := range []string{"HTTP/1.1", "HTTP/3"} {
 			t.Run(test.name+", "+protocol, func(t *testing.T) {
 				t.Parallel() // most of it is waiting

@@ -30,11 +30,11 @@ type alarm struct {
 	armed bool // a deadline of its own is set; the owner's alone
 }
 
-// set starts the limit; none if d is not positive.
+// set starts the limit; none if d is not positive. Without a clock nobody rings.
 func (a *alarm) set(t *clock, d time.Duration, deadline func(time.Time) error) {
 	switch {
 	case d <= 0:
-	case d < exact:
+	case d < exact, t == nil:
 		a.armed = deadline(time.Now().Add(d)) == nil
 	default:
 		a.at.Store(t.Load() + int64(d+tick))

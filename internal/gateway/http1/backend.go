@@ -110,6 +110,13 @@ func (b *Backend) abort(cause error) {
 	_ = b.conn.SetDeadline(past)
 }
 
+// stayAborted keeps a limit that was just set from undoing abort.
+func (b *Backend) stayAborted() {
+	if b.cause.Load() != nil {
+		_ = b.conn.SetDeadline(past)
+	}
+}
+
 // failed says why reading or writing failed, and spoils the connection.
 func (b *Backend) failed(err error) error {
 	b.spoiled = true
@@ -138,6 +145,7 @@ func (b *Backend) remaining(d time.Duration) time.Duration {
 // Read implements io.Reader under the backend's limits.
 func (b *Backend) Read(p []byte) (int, error) {
 	b.reading.set(b.clock, b.remaining(b.limit), b.conn.SetReadDeadline)
+	b.stayAborted()
 	n, err := b.conn.Read(p)
 	if b.reading.clear(b.conn.SetReadDeadline) {
 		b.spoiled = true
@@ -147,6 +155,7 @@ func (b *Backend) Read(p []byte) (int, error) {
 
 func (b *Backend) write(p []byte, limit time.Duration) error {
 	b.writing.set(b.clock, b.remaining(limit), b.conn.SetWriteDeadline)
+	b.stayAborted()
 	_, err := b.conn.Write(p)
 	if b.writing.clear(b.conn.SetWriteDeadline) {
 		b.spoiled = true
@@ -157,6 +166,7 @@ func (b *Backend) write(p []byte, limit time.Duration) error {
 // ask sends a request and reads the first bytes of the answer.
 func (b *Backend) ask(request, p []byte) (int, error) {
 	b.reading.set(b.clock, b.remaining(b.limit), b.conn.SetReadDeadline)
+	b.stayAborted()
 	b.watch(true)
 	n, rest, err := b.wire.ask(request, p)
 	woken := b.watch(false)

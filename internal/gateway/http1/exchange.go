@@ -378,6 +378,7 @@ func (c *Conn) splice(b *Backend) (done bool, err error) {
 		piece := io.LimitedReader{R: b.tcp, N: min(b.left, spliceFrom)}
 		c.writing.set(&c.server.clock, c.server.WriteTimeout, c.tcp.SetWriteDeadline)
 		b.reading.set(b.clock, b.remaining(b.limit), b.tcp.SetReadDeadline)
+		b.stayAborted()
 		c.waiting.Store(c.server.clock.Load())
 		n, err := c.tcp.ReadFrom(&piece)
 		if c.hasGone() {

@@ -23,8 +23,9 @@ type Forward struct {
 
 // AppendHead appends the head of the request as a backend gets it: fields that
 // end at this hop are left out, and the length of the body is told anew.
-func (c *Conn) AppendHead(out []byte, f *Forward) []byte {
-	r := &c.Request
+func (c *Conn) AppendHead(out []byte, f *Forward) []byte { return c.Request.appendHead(out, f) }
+
+func (r *Request) appendHead(out []byte, f *Forward) []byte {
 	out = append(out, r.Method...)
 	out = append(out, ' ')
 	out = append(out, f.Path...)

@@ -41,10 +41,7 @@ func (p *Pool) HTTP1(call Call, upgrade bool) bool {
 // without body breaks or takes too long before the answer, the next is tried. End it with
 // [Pool.Done]. It is what [Pool.RoundTrip] is for net/http.
 func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
-	limits := http1.Timeouts{Answer: call.ReadTimeout, Read: call.ReadTimeout, Send: call.SendTimeout, Total: call.Deadline}
-	if limits.Answer == 0 {
-		limits.Answer = call.HeaderTimeout
-	}
+	limits := call.timeouts()
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	var lastErr error
@@ -74,6 +71,75 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 	return Lease{}, lastErr
 }
 
+func (call *Call) timeouts() http1.Timeouts {
+	limits := http1.Timeouts{Answer: call.ReadTimeout, Read: call.ReadTimeout, Send: call.SendTimeout, Total: call.Deadline}
+	if limits.Answer == 0 {
+		limits.Answer = call.HeaderTimeout
+	}
+	return limits
+}
+
+// Ask is like [Pool.Send] for a request without a body of a client that speaks
+// another protocol. Besides, what it returns as release is to be called before
+// [Pool.Done].
+func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, release func(), err error) {
+	limits := call.timeouts()
+	var space [maxTries]*endpoint
+	tried := space[:0]
+	for len(tried) < maxTries {
+		e, pickErr := p.pick(tried, time.Now())
+		if pickErr != nil || e == nil {
+			if err == nil {
+				err = pickErr
+			}
+			break
+		}
+		tried = append(tried, e)
+		if l, release, err = p.askAt(ctx, e, q, call, limits); err == nil {
+			e.succeeded()
+			return l, release, nil
+		}
+		if ctx.Err() != nil {
+			return Lease{}, nil, http1.ErrGone
+		}
+		dialFailed := p.blame(e, err)
+		if call.over() || !q.MayRepeat(dialFailed) || !dialFailed && !p.mayRepeat() {
+			break
+		}
+	}
+	return Lease{}, nil, err
+}
+
+// askAt is to Ask what sendTo is to Send.
+func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts) (Lease, func(), error) {
+	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
+	if proto.http2() {
+		proto -= h2c - h1 // it has changed since HTTP1 was asked
+	}
+	e.acquire()
+	for fresh := false; ; fresh = true {
+		b := e.kept(proto, q.Repeatable(), fresh)
+		if b == nil {
+			var err error
+			if b, err = e.open(ctx, proto, call); err != nil {
+				e.release()
+				return Lease{}, nil, err
+			}
+		}
+		release, err := b.Ask(ctx, q, limits)
+		if err == nil {
+			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, release, nil
+		}
+		reused := b.Reused
+		b.Close()
+		b.Done(time.Time{})
+		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) || ctx.Err() != nil {
+			e.release()
+			return Lease{}, nil, err
+		}
+	}
+}
+
 // sendTo tries one endpoint; a kept connection that turns out dead does not
 // count against it.
 func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits http1.Timeouts) (Lease, error) {
@@ -86,7 +152,7 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 		b := e.kept(proto, c.Repeatable(), fresh)
 		if b == nil {
 			var err error
-			if b, err = e.open(proto, call); err != nil {
+			if b, err = e.open(context.Background(), proto, call); err != nil {
 				e.release()
 				return Lease{}, err
 			}
@@ -119,8 +185,7 @@ func (p *Pool) Done(l Lease, err error) {
 }
 
 // open opens a connection.
-func (e *endpoint) open(proto protocol, call Call) (*http1.Backend, error) {
-	ctx := context.Background()
+func (e *endpoint) open(ctx context.Context, proto protocol, call Call) (*http1.Backend, error) {
 	if call.ConnectTimeout > 0 {
 		ctx = context.WithValue(ctx, connectTimeoutKey{}, call.ConnectTimeout)
 	}
