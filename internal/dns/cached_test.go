@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -165,7 +166,11 @@ func compareCached(t *testing.T, r *rand.Rand) {
 	}
 	key := cache.Key{Name: string(parsed.Name.Packed()), Type: qtype, DNSSECOK: do, CheckingDisabled: q.CheckingDisabled}
 	c.Put(key, stored.Copy())
-	now = now.Add(time.Duration(r.IntN(500)) * time.Second)
+	age := uint32(r.IntN(500))
+	if all := slices.Concat(stored.Answer, stored.Ns, stored.Extra); len(all) > 0 && r.IntN(4) == 0 {
+		age = all[r.IntN(len(all))].Header().Ttl // just when one is over
+	}
+	now = now.Add(time.Duration(age)*time.Second + time.Duration(r.IntN(1000))*time.Millisecond)
 	c.Failed(key) // stale answers are given, too
 	hit := c.Get(key)
 	if hit.Freshness == cache.Miss {
@@ -196,6 +201,51 @@ func compareCached(t *testing.T, r *rand.Rand) {
 	if x, y := strings.ToLower(a.String()), strings.ToLower(b.String()); x != y {
 		t.Errorf("asked\n%v\nfrom the cache:\n%s\nby the library:\n%s", q, x, y)
 	}
+	checkTTLs(t, stored, &a, qtype, age)
+}
+
+// checkTTLs holds the TTLs of an answer from the cache to what was stored, by
+// rules of its own: both ways to answer read the age of the same entry.
+func checkTTLs(t *testing.T, stored, got *dns.Msg, qtype uint16, age uint32) {
+	t.Helper()
+	life, positive := uint32(3600), false
+	for _, rr := range stored.Answer {
+		life = min(life, rr.Header().Ttl)
+		positive = positive || rr.Header().Rrtype == qtype
+	}
+	if !positive || stored.Rcode != dns.RcodeSuccess {
+		soa := stored.Ns[0].(*dns.SOA) // else it is not stored
+		life = min(life, 300, soa.Hdr.Ttl, soa.Minttl)
+	}
+	for i, pair := range [][2][]dns.RR{{stored.Answer, got.Answer}, {stored.Ns, got.Ns}, {stored.Extra, withoutOPT(got.Extra)}} {
+		if len(pair[1]) != len(pair[0]) {
+			if !got.Truncated && i < 2 {
+				t.Errorf("section %d has %d records, stored were %d", i, len(pair[1]), len(pair[0]))
+			}
+			continue // additional records may be left out
+		}
+		for j, rr := range pair[1] {
+			want := min(pair[0][j].Header().Ttl, life)
+			switch {
+			case age >= life:
+				want = cache.StaleTTL
+			case want <= age: // its own time is over, that of the answer not yet
+				want = 1
+			default:
+				want -= age
+			}
+			if i == 0 && age < life {
+				want = life - age // an answer is kept as a whole
+			}
+			if got := rr.Header().Ttl; got != want {
+				t.Errorf("section %d: TTL %d after %d s of %d, stored with %d: want %d", i, got, age, life, pair[0][j].Header().Ttl, want)
+			}
+		}
+	}
+}
+
+func withoutOPT(list []dns.RR) []dns.RR {
+	return slices.DeleteFunc(slices.Clone(list), func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
 }
 
 func pick2(r *rand.Rand, a, b uint16) uint16 {

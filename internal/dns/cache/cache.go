@@ -199,7 +199,7 @@ func (c *Cache) Get(k Key) Hit {
 		}
 		return h
 	}
-	h.left, h.age = uint32((e.ttl-age+time.Second-1)/time.Second), uint32(age/time.Second)
+	h.age = uint32(age / time.Second)
 	soon := e.ttl * time.Duration(e.limits.PrefetchPercent) / 100
 	if e.limits.PrefetchHits > 0 && e.hits >= e.limits.PrefetchHits && e.ttl >= 10*time.Second && e.ttl-age <= soon && now.Sub(e.expiredAt) >= expiringEvery {
 		h.Freshness, e.expiredAt = Expiring, now

@@ -68,8 +68,8 @@ type Hit struct {
 	Freshness
 	*packed // nil for a Miss
 
-	stale     bool
-	age, left uint32 // seconds
+	stale bool
+	age   uint32 // seconds
 }
 
 // Message is the packed answer, with TTLs as they were when it was stored, and
@@ -93,15 +93,16 @@ func (h *Hit) Age(copied []byte) {
 	}
 }
 
-// now is what is left of a TTL. No record lives longer than the whole answer.
+// now is what is left of a TTL. No record was stored with more than the whole
+// answer has; one with less goes on for as long as that is there.
 func (h *Hit) now(ttl uint32) uint32 {
 	switch {
 	case h.stale:
 		return StaleTTL
 	case ttl <= h.age:
-		return min(h.left, 1)
+		return 1
 	}
-	return min(ttl-h.age, h.left)
+	return ttl - h.age
 }
 
 // Unpack returns a message of the caller's own.
