@@ -24,7 +24,7 @@ K8S_LDFLAGS := -s -w -X main.version=$(VERSION) \
 	-X k8s.io/component-base/version.gitCommit= -X k8s.io/client-go/pkg/version.gitCommit= \
 	-X k8s.io/client-go/pkg/version.gitVersion=$(K8S)
 
-.PHONY: help build up down status test unit scenario lint tools deps conformance bench-up bench-http load-http soak-http bench-l4 load-l4 bench-dns compare-dns dnsbench clean root
+.PHONY: help build up down status test unit scenario lint tools deps conformance bench-up bench-http load-http soak-http bench-l4 load-l4 bench-dns compare-dns soak-dns dnsbench clean root
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -122,6 +122,12 @@ bench-dns: root deps dnsbench ## DNS beside CoreDNS, ten minutes, into docs/benc
 compare-dns: root deps dnsbench ## what Fairway's DNS and CoreDNS answer to the same questions, also with the same Corefile
 	bin/dnsbench compare $(COMPARE_DNS_FLAGS)
 	bin/dnsbench corefile
+
+SOAK_DNS_FLAGS ?= -for 10m
+soak-dns: root deps ## DNS under load while the API is away for ten minutes, with a restart in between
+	go build -ldflags '$(LDFLAGS)' -o bin/fairway ./cmd/fairway
+	cd test/bench/dns && go build -o ../../../bin/dnsbench .
+	timeout 20m bin/dnsbench away $(SOAK_DNS_FLAGS)
 
 dnsbench:
 	go build -ldflags '$(LDFLAGS)' -o bin/fairway ./cmd/fairway

@@ -144,8 +144,13 @@ func TestAPIServerAway(t *testing.T) {
 	defer resume()
 	l4 := load(env.node, "http://"+ip)
 	dns := 0
+	node, restarted := processes(t)["node"], false
 	until := time.Now().Add(60 * time.Second)
 	for time.Now().Before(until) {
+		if !restarted && time.Until(until) < 40*time.Second {
+			restarted = true
+			restartDNSWithoutAPI(t, node, "shop."+ns+".svc.cluster.local", ip)
+		}
 		if status, _, err := curl(env.outside, at("shop.example.com", "/")...); err != nil || status != 200 {
 			t.Errorf("Ingress while the API is away: %d, %v", status, err)
 		}
@@ -157,6 +162,7 @@ func TestAPIServerAway(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 	}
 	resume()
+	eventually(t, 60*time.Second, func() error { return dnsIsStale(0) })
 	asked, failed := l4()
 	t.Logf("60 s without the API: %d connections, %d failed; %d DNS and Ingress rounds", asked, failed, dns)
 	if failed != 0 {
@@ -173,6 +179,36 @@ func TestAPIServerAway(t *testing.T) {
 		return nil
 	})
 	wantStatus(t, env.node, 200, "http://"+ip)
+}
+
+// restartDNSWithoutAPI kills the node agent and waits for one that answers from
+// what it last knew. Until then there may be silence and "I do not know yet", but
+// no wrong answer.
+func restartDNSWithoutAPI(t *testing.T, pid int, name, ip string) {
+	t.Helper()
+	must(t, env.node, "kill", "-9", fmt.Sprint(pid))
+	began := time.Now()
+	eventually(t, 60*time.Second, func() error {
+		r := env.run(env.node, "dig", "+noall", "+comments", "+answer", "+time=1", "+tries=1", "@10.96.0.10", name)
+		if strings.Contains(r.stdout, "status: NXDOMAIN") || strings.Contains(r.stdout, "status: NOERROR") && !strings.Contains(r.stdout, ip) {
+			t.Errorf("a wrong answer of a server that has just started: %s", r.all())
+		}
+		if !strings.Contains(r.stdout, ip) {
+			return fmt.Errorf("no answer yet: %s", r.all())
+		}
+		return nil
+	})
+	t.Logf("names were there %v after kill -9 without the API", time.Since(began).Round(time.Millisecond))
+	eventually(t, 30*time.Second, func() error { return dnsIsStale(1) })
+}
+
+// dnsIsStale looks for the metric that tells whether the API confirms what DNS answers.
+func dnsIsStale(want int) error {
+	r := env.run(env.node, "curl", "-sS", "--max-time", "3", "http://127.0.0.1:10249/metrics")
+	if r.err != nil || !strings.Contains(r.stdout, fmt.Sprintf("\nfairway_dns_stale %d\n", want)) {
+		return fmt.Errorf("fairway_dns_stale is not %d: %v", want, r.err)
+	}
+	return nil
 }
 
 // TestManyServices loads 2,000 Services with 5 endpoints each.
