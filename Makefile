@@ -101,9 +101,10 @@ load-l4: root build ## connections that fail while agents are killed, restarted 
 	go build -o bin/bench-l4 ./test/bench/l4
 	bin/bench-l4 -failures $(BENCH_FLAGS)
 
-bench-http: root ## the gateway beside nginx, HAProxy and httputil.ReverseProxy, into docs/benchmarks
-	@command -v wrk nginx haproxy >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends wrk nginx-light haproxy >/dev/null; }
-	go run ./test/bench/http
+BENCH_HTTP_FLAGS ?=
+bench-http: root ## the gateway beside nginx, HAProxy, Caddy and httputil.ReverseProxy, ten minutes, into docs/benchmarks
+	@command -v wrk nginx haproxy caddy >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends wrk nginx-light haproxy caddy >/dev/null; }
+	go run ./test/bench/http $(BENCH_HTTP_FLAGS)
 
 LOAD_HTTP_FLAGS ?=
 load-http: root ## requests that fail while everything around the gateway changes, with 10,000 routes

@@ -1,7 +1,8 @@
 // Command http measures the gateway's HTTP engine side by side with nginx,
-// HAProxy and httputil.ReverseProxy, in one run, in a network namespace of its
-// own: CPU time of the proxy per request, requests per second, latency. It
-// prints a table with ratios and writes docs/benchmarks/http.{md,json,svg}.
+// HAProxy, Caddy and httputil.ReverseProxy, in one run, in a network namespace
+// of its own: CPU time of the proxy per request, requests per second, latency,
+// and memory of idle connections. It prints a table with ratios and writes
+// docs/benchmarks/http.{md,json,svg}.
 //
 // It must not be imported, and reaches nothing but its own namespace.
 package main
@@ -9,19 +10,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -30,19 +26,31 @@ import (
 
 // row is one sort of load.
 type row struct {
-	name  string
-	path  string
-	tls   bool
-	close bool // a connection for each request
+	name string
+	// hosts is how many hosts the peers serve; they are started anew for each number.
+	hosts int
+	load  func(p *peer, seconds int) (result, error)
+	// not are peers that are left out.
+	not []string
 }
 
+const oneHost = 1
+
+// rows are in the order in which they are measured.
 var rows = []row{
-	{name: "HTTP/1.1 kept, 100 B", path: "/small"},
-	{name: "HTTP/1.1 kept, 10 KB", path: "/medium"},
-	{name: "HTTP/1.1, a connection each", path: "/small", close: true},
-	{name: "1 MB bodies", path: "/large"},
-	{name: "TLS 1.3 kept, 100 B", path: "/small", tls: true},
-	{name: "TLS 1.3, a full handshake each (P-256)", path: "/small", tls: true, close: true},
+	{name: "HTTP/1.1 kept, 100 B", hosts: oneHost, load: wrk{path: "/small"}.run},
+	{name: "HTTP/1.1 kept, 10 KB", hosts: oneHost, load: wrk{path: "/medium"}.run},
+	{name: "HTTP/1.1, a connection each", hosts: oneHost, load: wrk{path: "/small", close: true}.run},
+	{name: "1 MB bodies", hosts: oneHost, load: wrk{path: "/large"}.run},
+	{name: "TLS 1.3 kept, 100 B", hosts: oneHost, load: wrk{path: "/small", tls: true}.run},
+	{name: "TLS 1.3, a full handshake each (P-256)", hosts: oneHost, load: handshakes(host, false)},
+	{name: "TLS 1.3, a full handshake each (RSA 2048)", hosts: oneHost, load: handshakes(rsaHost, false)},
+	{name: "TLS 1.3, a resumed handshake each", hosts: oneHost, load: handshakes(host, true)},
+	{name: "HTTP/2 to HTTP/1.1, 10 streams, TLS", hosts: oneHost, load: http2Streams},
+	{name: "gRPC unary, 10 streams, TLS", hosts: oneHost, load: grpcUnary},
+	{name: "WebSocket messages, 64 B", hosts: oneHost, load: webSocket},
+	{name: "HTTP/1.1 kept, 100 B, one of 1,000 hosts", hosts: 1000, load: wrk{path: "/small", host: "h777.test"}.run, not: []string{caddy}},
+	{name: "HTTP/1.1 kept, 100 B, one of 10,000 hosts", hosts: 10000, load: wrk{path: "/small", host: "h7777.test"}.run, not: []string{caddy}},
 }
 
 // result is what one peer did in one row.
@@ -53,22 +61,31 @@ type result struct {
 	Rate     float64 `json:"requestsPerSecond"`
 	P50      float64 `json:"p50Millis"`
 	P99      float64 `json:"p99Millis"`
+	P999     float64 `json:"p999Millis"`
 	Requests int64   `json:"requests"`
 	Failed   int64   `json:"failed"`
+}
+
+// idle is the memory that idle connections take.
+type idle struct {
+	Peer  string  `json:"peer"`
+	Plain float64 `json:"plainKiBPerConnection"`
+	TLS   float64 `json:"tlsKiBPerConnection"`
 }
 
 func main() {
 	seconds := flag.Int("seconds", 2, "length of one measurement")
 	rounds := flag.Int("rounds", 3, "rounds; the median counts")
 	out := flag.String("out", "docs/benchmarks", "where to write the page, the numbers and the plot")
-	only := flag.String("rows", "", "a regular expression that names the rows to measure; all if empty")
+	only := flag.String("rows", "", "a regular expression that names the rows to measure; all, and idle connections, if empty")
 	hold := flag.Bool("hold", false, "start everything and wait for a signal, for a look with perf or strace")
-	serve := flag.String("serve", "", "for the program itself: the proxy to run")
+	serve := flag.String("serve", "", "for the program itself: what to run")
+	hosts := flag.Int("hosts", oneHost, "for the program itself: how many hosts to serve")
 	flag.Parse()
 	var err error
 	switch {
 	case *serve != "":
-		err = serveProxy(*serve)
+		err = serveAs(*serve, *hosts)
 	case os.Getenv(inside) == "":
 		err = enter()
 	default:
@@ -80,7 +97,8 @@ func main() {
 	}
 }
 
-const inside = "FAIRWAY_BENCH_NETNS"
+// inside is set for the program that runs in the namespace.
+const inside = "FAIRWAY_BENCH_HTTP_INSIDE"
 
 // enter runs the program again in a network namespace without a way out.
 func enter() error {
@@ -91,12 +109,7 @@ func enter() error {
 	return cmd.Run()
 }
 
-func bench(seconds, rounds int, out, only string, hold bool) error {
-	chosen, err := regexp.Compile(only)
-	if err != nil {
-		return fmt.Errorf("-rows: %w", err)
-	}
-	rows := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !chosen.MatchString(r.name) })
+func setUpNetwork() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
@@ -111,12 +124,63 @@ func bench(seconds, rounds int, out, only string, hold bool) error {
 	if err := netlink.AddrAdd(lo, addr); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "bench-http")
+	for name, value := range map[string]string{"ip_local_port_range": "10000 65000", "tcp_tw_reuse": "1"} {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4", name), []byte(value), 0); err != nil {
+			return err
+		}
+	}
+	// Idle connections are files of both sides.
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	files.Cur = files.Max
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files)
+}
+
+func bench(seconds, rounds int, out, only string, hold bool) error {
+	chosen, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-rows: %w", err)
+	}
+	rows := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !chosen.MatchString(r.name) })
+	if len(rows) == 0 {
+		return fmt.Errorf("-rows %q names none", only)
+	}
+	if err := setUpNetwork(); err != nil {
+		return fmt.Errorf("set up the network namespace: %w", err)
+	}
+	before := loadAverage()
+	began := time.Now()
+	var list []result
+	for len(rows) > 0 {
+		n := 1
+		for n < len(rows) && rows[n].hosts == rows[0].hosts {
+			n++
+		}
+		more, err := group(rows[:n], seconds, rounds, hold)
+		if err != nil || hold {
+			return err
+		}
+		list, rows = append(list, more...), rows[n:]
+	}
+	var idles []idle
+	if only == "" {
+		if idles, err = idleConnections(); err != nil {
+			return fmt.Errorf("idle connections: %w", err)
+		}
+	}
+	return page{results: list, idles: idles, rounds: rounds, before: before, after: loadAverage(), took: time.Since(began), whole: only == ""}.write(out)
+}
+
+// with starts backends and peers, and stops them after do.
+func with(hosts int, do func(peers []*peer) error) error {
+	dir, err := os.MkdirTemp("", "fairway-bench-http-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	peers, err := start(dir)
+	peers, err := start(dir, hosts)
 	defer func() {
 		for _, p := range peers {
 			p.stop()
@@ -125,181 +189,63 @@ func bench(seconds, rounds int, out, only string, hold bool) error {
 	if err != nil {
 		return err
 	}
-	if hold {
-		for _, p := range peers {
-			fmt.Println(p.name, p.cmd.Process.Pid, p.port, p.tlsPort)
-		}
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		<-ctx.Done()
-		return nil
-	}
-	all := map[string][]result{}
-	for range rounds {
-		for _, r := range rows {
+	return do(peers)
+}
+
+// group measures rows whose peers serve the same hosts.
+func group(rows []row, seconds, rounds int, hold bool) (list []result, err error) {
+	err = with(rows[0].hosts, func(peers []*peer) error {
+		if hold {
 			for _, p := range peers {
-				if p.port == 0 {
-					continue // the backend
-				}
-				res, err := measure(p, r, seconds)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", p.name, r.name, err)
-				}
-				all[r.name+p.name] = append(all[r.name+p.name], res)
+				fmt.Println(p.name, p.cmd.Process.Pid, p.port, p.tlsPort)
 			}
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			<-ctx.Done()
+			return nil
 		}
-	}
-	var list []result
-	for _, r := range rows {
-		for _, p := range peers {
-			if p.port != 0 {
-				list = append(list, median(all[r.name+p.name]))
+		for _, r := range rows {
+			all := map[string][]result{}
+			for range rounds {
+				for _, p := range peers {
+					if p.port == 0 || slices.Contains(r.not, p.name) {
+						continue
+					}
+					res, err := measure(p, r, seconds)
+					if err != nil {
+						return fmt.Errorf("%s, %s: %w", p.name, r.name, err)
+					}
+					all[p.name] = append(all[p.name], res)
+				}
 			}
+			for _, p := range peers {
+				if len(all[p.name]) > 0 {
+					list = append(list, median(all[p.name]))
+				}
+			}
+			fmt.Fprintln(os.Stderr, "measured:", r.name)
 		}
+		return nil
+	})
+	return list, err
+}
+
+// measure loads one peer for some seconds, and takes its CPU time.
+func measure(p *peer, r row, seconds int) (result, error) {
+	before := p.cpu()
+	res, err := r.load(p, seconds)
+	if err != nil {
+		return res, err
 	}
-	return report(list, out)
+	if res.Requests == 0 {
+		return res, fmt.Errorf("no request was answered")
+	}
+	res.Row, res.Peer = r.name, p.name
+	res.CPU = float64((p.cpu() - before).Microseconds()) / float64(res.Requests)
+	return res, nil
 }
 
 func median(list []result) result {
 	slices.SortFunc(list, func(a, b result) int { return cmp.Compare(a.CPU, b.CPU) })
 	return list[len(list)/2]
-}
-
-var (
-	wrkRequests = regexp.MustCompile(`(\d+) requests in`)
-	wrkRate     = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
-	wrkP50      = regexp.MustCompile(`50%\s+([\d.]+)(us|ms|s)`)
-	wrkP99      = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
-	wrkErrors   = regexp.MustCompile(`(?:connect|read|write|timeout|responses:) (\d+)`)
-)
-
-// measure loads one peer with wrk for some seconds.
-func measure(p *peer, r row, seconds int) (result, error) {
-	scheme, port := "http", p.port
-	if r.tls {
-		scheme, port = "https", p.tlsPort
-	}
-	args := []string{"-t1", "-c32", fmt.Sprintf("-d%ds", seconds), "--latency", "-H", "Host: bench.test"}
-	if r.close {
-		args = append(args, "-H", "Connection: close")
-	}
-	args = append(args, fmt.Sprintf("%s://127.0.0.1:%d%s", scheme, port, r.path))
-	before := p.cpu()
-	output, err := exec.Command("wrk", args...).CombinedOutput()
-	if err != nil {
-		return result{}, fmt.Errorf("wrk: %w: %s", err, output)
-	}
-	used := p.cpu() - before
-	res := result{Row: r.name, Peer: p.name}
-	text := string(output)
-	number := func(re *regexp.Regexp) float64 {
-		m := re.FindStringSubmatch(text)
-		if m == nil {
-			return 0
-		}
-		n, _ := strconv.ParseFloat(m[1], 64)
-		if len(m) > 2 {
-			n *= map[string]float64{"us": 0.001, "ms": 1, "s": 1000}[m[2]]
-		}
-		return n
-	}
-	res.Requests, res.Rate, res.P50, res.P99 = int64(number(wrkRequests)), number(wrkRate), number(wrkP50), number(wrkP99)
-	for _, m := range wrkErrors.FindAllStringSubmatch(text, -1) {
-		n, _ := strconv.ParseInt(m[1], 10, 64)
-		res.Failed += n
-	}
-	if res.Requests == 0 {
-		return res, fmt.Errorf("no request was answered: %s", text)
-	}
-	res.CPU = float64(used.Microseconds()) / float64(res.Requests)
-	return res, nil
-}
-
-// cpu is the CPU time that the peer's processes have used, in user and kernel mode.
-func (p *peer) cpu() time.Duration {
-	var ticks int64
-	for _, pid := range p.processes() {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, s := range f[11:13] {
-			n, _ := strconv.ParseInt(s, 10, 64)
-			ticks += n
-		}
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
-}
-
-// processes are the peer's process and its children.
-func (p *peer) processes() []int {
-	list := []int{p.cmd.Process.Pid}
-	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", list[0]))
-	for _, file := range children {
-		b, _ := os.ReadFile(file)
-		for _, s := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(s); err == nil {
-				list = append(list, pid)
-			}
-		}
-	}
-	return list
-}
-
-func report(list []result, out string) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# The gateway's HTTP engine, side by side\n\n`make bench-http`, %s, %d cores, %s, %s. The load comes from wrk with 32 connections over loopback, the answers from nginx; all share the machine. CPU is the proxy's own time in user and\nkernel mode per request, the median of the rounds. A ratio below 1 means that Fairway needs less.\n\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), kernel(), runtime.Version())
-	b.WriteString("| load | peer | CPU per request | Fairway's share of it | requests/s | p50 | p99 | failed |\n|---|---|---|---|---|---|---|---|\n")
-	own := map[string]float64{}
-	for _, r := range list {
-		if r.Peer == fairway {
-			own[r.Row] = r.CPU
-		}
-	}
-	for _, r := range list {
-		fmt.Fprintf(&b, "| %s | %s | %.1f µs | %.2f | %.0f | %.2f ms | %.2f ms | %d |\n", r.Row, r.Peer, r.CPU, own[r.Row]/r.CPU, r.Rate, r.P50, r.P99, r.Failed)
-	}
-	b.WriteString("\n![CPU per request](http.svg)\n")
-	fmt.Print(b.String())
-	data, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return err
-	}
-	for name, content := range map[string][]byte{"http.md": []byte(b.String()), "http.json": append(data, '\n'), "http.svg": plot(list)} {
-		if err := os.WriteFile(filepath.Join(out, name), content, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func kernel() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return "Linux " + strings.TrimSpace(string(b))
-}
-
-// plot draws CPU per request, each row relative to its most expensive peer.
-func plot(list []result) []byte {
-	const width, bar, label = 900, 16, 300
-	colours := map[string]string{fairway: "#1b7f5c", "nginx": "#8899aa", "HAProxy": "#aab7c4", "ReverseProxy": "#ccd5dd"}
-	var b strings.Builder
-	y := 10
-	most := map[string]float64{}
-	for _, r := range list {
-		most[r.Row] = math.Max(most[r.Row], r.CPU)
-	}
-	last := ""
-	for _, r := range list {
-		if r.Row != last {
-			last = r.Row
-			y += 26
-			fmt.Fprintf(&b, `<text x="10" y="%d" font-weight="bold">%s</text>`+"\n", y-6, r.Row)
-		}
-		w := r.CPU / most[r.Row] * (width - label - 90)
-		fmt.Fprintf(&b, `<text x="20" y="%d">%s</text><rect x="%d" y="%d" width="%.0f" height="%d" fill="%s"/><text x="%.0f" y="%d">%.1f µs</text>`+"\n",
-			y+12, r.Peer, label-150, y, w, bar-3, colours[r.Peer], float64(label-150)+w+6, y+12, r.CPU)
-		y += bar
-	}
-	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12"><rect width="100%%" height="100%%" fill="white"/>`+"\n%s</svg>\n", width, y+20, b.String())
 }

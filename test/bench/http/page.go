@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// page is what a run has measured.
+type page struct {
+	results       []result
+	idles         []idle
+	rounds        int
+	before, after string // load averages
+	took          time.Duration
+	whole         bool // all rows were measured
+}
+
+// best returns the peer of a row, but Fairway, that needs the least CPU time.
+func (p page) best(row string, among ...string) (best result) {
+	for _, r := range p.results {
+		if r.Row != row || r.Peer == fairway || len(among) > 0 && !strings.Contains(strings.Join(among, " "), r.Peer) {
+			continue
+		}
+		if best.Peer == "" || r.CPU < best.CPU {
+			best = r
+		}
+	}
+	return best
+}
+
+func (p page) write(out string) error {
+	text := p.text()
+	fmt.Print(text)
+	if !p.whole {
+		return nil // what is committed is from one run
+	}
+	data, err := json.MarshalIndent(struct {
+		Rows []result `json:"rows"`
+		Idle []idle   `json:"idleConnections"`
+	}{p.results, p.idles}, "", "  ")
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"http.md": []byte(text), "http.json": append(data, '\n'), "http.svg": plot(p.results)} {
+		if err := os.WriteFile(filepath.Join(out, name), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p page) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# The gateway's HTTP engine, side by side
+
+Made by `+"`make bench-http`"+` on %s in %s: %d cores, %s, %s; load average %s before, %s after. All share the machine, in one network namespace over loopback.
+The load of rows with HTTP/1.1 on kept connections, and of bodies, comes from wrk with 32 connections, all other from a client in Go; answers from nginx, those of gRPC and WebSocket from Go. CPU is the
+proxy's own time in user and kernel mode per request, the median of %d rounds with its rates and times. A share below 1 means that Fairway needs less. p50 to p99.9 are under full load: they tell of the machine's queue first.
+
+`, time.Now().Format(time.DateOnly), p.took.Round(time.Second), runtime.NumCPU(), kernel(), runtime.Version(), p.before, p.after, p.rounds)
+	b.WriteString("| load | peer | CPU per request | Fairway's share of it | requests/s | p50 | p99 | p99.9 | failed |\n|---|---|---|---|---|---|---|---|---|\n")
+	own := map[string]float64{}
+	var order []string
+	for _, r := range p.results {
+		if r.Peer == fairway {
+			own[r.Row] = r.CPU
+			order = append(order, r.Row)
+		}
+	}
+	for _, r := range p.results {
+		fmt.Fprintf(&b, "| %s | %s | %.1f µs | %.2f | %.0f | %.2f ms | %.2f ms | %.2f ms | %d |\n", r.Row, r.Peer, r.CPU, own[r.Row]/r.CPU, r.Rate, r.P50, r.P99, r.P999, r.Failed)
+	}
+	b.WriteString("\n![CPU per request](http.svg)\n")
+	if len(p.idles) > 0 {
+		fmt.Fprintf(&b, "\n## Idle connections\n\nMemory that the proxy's processes have more, for each of %d plain and %d TLS connections that are open after one request.\n\n| peer | plain | TLS |\n|---|---|---|\n", idlePlain, idleTLS)
+		for _, i := range p.idles {
+			fmt.Fprintf(&b, "| %s | %.1f KiB | %.1f KiB |\n", i.Peer, i.Plain, i.TLS)
+		}
+	}
+	b.WriteString("\n## Aims\n\n| load | aim | least CPU of a peer | Fairway's share | |\n|---|---|---|---|---|\n")
+	for _, row := range order {
+		aim, best := 1.0, p.best(row)
+		switch {
+		case row == "HTTP/1.1 kept, 100 B", row == "HTTP/1.1 kept, 10 KB":
+			aim, best = 0.8, p.best(row, "nginx", "HAProxy")
+		case strings.Contains(row, "full handshake"):
+			aim, best = 0.5, p.best(row, "nginx", "HAProxy")
+		}
+		share, verdict := own[row]/best.CPU, "met"
+		if share > aim {
+			verdict = "**missed**"
+		}
+		fmt.Fprintf(&b, "| %s | %.1f | %s, %.1f µs | %.2f | %s |\n", row, aim, best.Peer, best.CPU, share, verdict)
+	}
+	return b.String()
+}
+
+func loadAverage() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	load, _, _ := strings.Cut(string(b), " ")
+	return load
+}
+
+func kernel() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return "Linux " + strings.TrimSpace(string(b))
+}
+
+// plot draws CPU per request, each row relative to its most expensive peer.
+func plot(list []result) []byte {
+	const width, bar, label = 900, 16, 300
+	colours := map[string]string{fairway: "#1b7f5c", "nginx": "#8899aa", "HAProxy": "#aab7c4", caddy: "#bbc6d0", "ReverseProxy": "#ccd5dd"}
+	var b strings.Builder
+	y := 10
+	most := map[string]float64{}
+	for _, r := range list {
+		most[r.Row] = math.Max(most[r.Row], r.CPU)
+	}
+	last := ""
+	for _, r := range list {
+		if r.Row != last {
+			last = r.Row
+			y += 26
+			fmt.Fprintf(&b, `<text x="10" y="%d" font-weight="bold">%s</text>`+"\n", y-6, r.Row)
+		}
+		w := r.CPU / most[r.Row] * (width - label - 90)
+		fmt.Fprintf(&b, `<text x="20" y="%d">%s</text><rect x="%d" y="%d" width="%.0f" height="%d" fill="%s"/><text x="%.0f" y="%d">%.1f µs</text>`+"\n",
+			y+12, r.Peer, label-150, y, w, bar-3, colours[r.Peer], float64(label-150)+w+6, y+12, r.CPU)
+		y += bar
+	}
+	return fmt.Appendf(nil, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12"><rect width="100%%" height="100%%" fill="white"/>`+"\n%s</svg>\n", width, y+20, b.String())
+}
