@@ -39,9 +39,10 @@ type HTTPOptions struct {
 	// end, whose answer tells the client to go elsewhere; default 1 s.
 	LameDuck time.Duration
 	// HeaderTimeout limits reading a request's header and the TLS handshake
-	// (default 30 s), IdleTimeout the pause between requests (75 s), and
+	// (default 30 s), IdleTimeout the pause between requests (75 s), BodyTimeout
+	// the wait for more of a body, but for RPCs by HTTP/2 and HTTP/3 (60 s), and
 	// WriteTimeout the wait for a client to take more bytes (60 s).
-	HeaderTimeout, IdleTimeout, WriteTimeout time.Duration
+	HeaderTimeout, IdleTimeout, BodyTimeout, WriteTimeout time.Duration
 	// Logger is told of broken connections, at debug level. Required.
 	Logger *slog.Logger
 }
@@ -72,6 +73,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	o.LameDuck = cmp.Or(o.LameDuck, defaultLameDuck)
 	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, defaultHeaderTimeout)
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, defaultIdleTimeout)
+	o.BodyTimeout = cmp.Or(o.BodyTimeout, defaultBodyTimeout)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
 	if o.HTTP3 && (o.TLS == nil || o.ProxyProtocol) {
 		return nil, errors.New("HTTP/3 needs TLS, and clients that connect without a PROXY header")
@@ -84,7 +86,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	h := &HTTP{options: o, listeners: listeners, stop: stop, handoff: newHandoff(listeners[0].Addr()), accepted: make(chan *net.TCPConn), ended: base.Done()}
 	h.http1, err = http1.NewServer(http1.Options{
 		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver,
-		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, WriteTimeout: o.WriteTimeout,
+		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})
 	if err != nil {
 		closeAll(listeners)
@@ -159,7 +161,7 @@ func (h *HTTP) handOver(conn net.Conn) {
 func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
 	h.active.Add(1)
 	defer h.active.Done()
-	h.options.HTTP2.ServeHTTP(w, r)
+	serveTimed(h.options.HTTP2, w, r, h.options.BodyTimeout)
 }
 
 func (h *HTTP) count(_ net.Conn, state http.ConnState) {

@@ -207,7 +207,7 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &quicWriter{ResponseWriter: w, controller: http.NewResponseController(w), timeout: s.options.WriteTimeout}
 	in := r.WithContext(r.Context()) // quic-go goes on to use r
 	in.Body = &quicBody{ReadCloser: r.Body, from: r, to: in.Trailer}
-	s.options.HTTP2.ServeHTTP(out, in)
+	serveTimed(s.options.HTTP2, out, in, s.options.BodyTimeout)
 	if r.Method == http.MethodHead {
 		_ = out.FlushError() // or quic-go says that the length is 0
 	}
@@ -246,6 +246,9 @@ type quicWriter struct {
 	controller *http.ResponseController
 	timeout    time.Duration
 }
+
+// Unwrap is for http.ResponseController.
+func (w *quicWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Write implements http.ResponseWriter.
 func (w *quicWriter) Write(p []byte) (int, error) {

@@ -2,14 +2,20 @@ package listener
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
+	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/http1"
 )
 
@@ -80,6 +86,89 @@ func TestClientThatTakesNothing(t *testing.T) {
 	case <-failed:
 	case <-time.After(10 * time.Second):
 		t.Error("the server still waits")
+	}
+}
+
+// TestClientThatSendsNothing: a body that does not come is given up, by every
+// protocol, but not that of an RPC.
+func TestClientThatSendsNothing(t *testing.T) {
+	const timeout = 100 * time.Millisecond
+	failed := make(chan error, 1)
+	read := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		failed <- err
+	})
+	fallback, err := certs.SelfSigned("a", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := NewHTTP(t.Context(), HTTPOptions{Addrs: []string{"127.0.0.1:0"}, TLS: certs.NewResolver(certs.NewIndex(fallback)).ServerConfig("h2", "http/1.1"), HTTP3: true,
+		Logger: slog.New(slog.DiscardHandler), BodyTimeout: timeout, LameDuck: time.Millisecond, DrainTimeout: time.Second, HTTP2: read, HTTP1: handle(func(c *http1.Conn) {
+			a := c.Adapt()
+			defer a.Close(false)
+			read(nil, a.Request)
+		})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !h.HTTP3() {
+		t.Skip("the UDP port is taken")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	insecure := &tls.Config{InsecureSkipVerify: true}
+	quicTransport := &http3.Transport{TLSClientConfig: insecure}
+	defer quicTransport.Close()
+	for protocol, transport := range map[string]http.RoundTripper{
+		"HTTP/1.1": &http.Transport{TLSClientConfig: insecure.Clone()}, "HTTP/2": &http.Transport{TLSClientConfig: insecure.Clone(), ForceAttemptHTTP2: true}, "HTTP/3": quicTransport,
+	} {
+		for contentType, silent := range map[string]bool{"x/y": false, "application/grpc": true, "application/connect+proto": true} {
+			if silent && protocol == "HTTP/1.1" {
+				continue
+			}
+			body, more := io.Pipe()
+			go func() {
+				_, _ = more.Write([]byte("some"))
+				if silent {
+					time.Sleep(3 * timeout)
+					_ = more.Close()
+				}
+			}()
+			ctx, stop := context.WithCancel(context.Background())
+			req, err := http.NewRequestWithContext(ctx, "POST", "https://"+h.Addrs()[0].String(), body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", contentType)
+			answered := make(chan struct{})
+			go func() {
+				defer close(answered)
+				if resp, err := transport.RoundTrip(req); err == nil {
+					_ = resp.Body.Close()
+				}
+			}()
+			select {
+			case err := <-failed:
+				if (err == nil) != silent || !silent && !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%s, %s: %v", protocol, contentType, err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Errorf("%s, %s: the server still waits", protocol, contentType)
+			}
+			stop()
+			_ = more.Close()
+			<-answered
+		}
+		if tr, ok := transport.(*http.Transport); ok {
+			tr.CloseIdleConnections()
+		}
 	}
 }
 

@@ -9,6 +9,8 @@ const (
 	defaultHeaderTimeout = 30 * time.Second
 	// defaultIdleTimeout is between requests on a kept connection (nginx: 75 s).
 	defaultIdleTimeout = 75 * time.Second
+	// defaultBodyTimeout is for the client to send more of a body (nginx: client_body_timeout 60 s).
+	defaultBodyTimeout = 60 * time.Second
 	// defaultWriteTimeout is for the client to take some bytes (nginx: send_timeout 60 s).
 	defaultWriteTimeout = 60 * time.Second
 	// defaultDrainTimeout is for what is under way at the end.
