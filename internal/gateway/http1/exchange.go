@@ -467,7 +467,7 @@ func (c *Conn) Tunnel(b *Backend) error {
 	go func() {
 		_, err := b.conn.Write(begun)
 		if err == nil {
-			_, err = io.Copy(b.conn, c.conn)
+			_, err = Copy(b.conn, c.conn)
 		}
 		closeWrite(b.conn)
 		if err != nil {
@@ -475,7 +475,7 @@ func (c *Conn) Tunnel(b *Backend) error {
 		}
 		sent <- err
 	}()
-	n, err := io.Copy(c.conn, b.conn)
+	n, err := Copy(c.conn, b.conn)
 	c.Bytes += n
 	closeWrite(c.conn)
 	if err != nil {

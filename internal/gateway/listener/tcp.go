@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -138,9 +139,9 @@ func pipe(client net.Conn, prefix []byte, backend *upstream.Conn) {
 	_ = backend.Close()
 }
 
-// transfer copies from src to dst to the end, by splice where both are TCP.
+// transfer copies from src to dst to the end.
 func transfer(dst, src net.Conn) {
-	_, err := io.Copy(dst, src)
+	_, err := http1.Copy(dst, src)
 	if err == nil || errors.Is(err, io.EOF) {
 		if c, ok := dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 			return
