@@ -6,13 +6,9 @@ import (
 	"fairway.dev/fairway/internal/plan"
 )
 
-// There are a million elements with 100,000 endpoints of 10 frontends each, so
-// what is kept of one is little: the owner that comes first, and its value once,
-// with that owner.
-
-// claims tell who wants which elements.
+// claims tell who wants which subjects (see holding).
 type claims struct {
-	// first has the first of the owners of each element that somebody wants.
+	// first has the first of the owners of each subject that somebody wants.
 	first map[element]*owner
 	// contested has all of them, in order, where there are several.
 	contested map[element][]*owner
@@ -52,27 +48,24 @@ func (c *claims) remove(e element, o *owner) {
 	}
 }
 
-// claim is o's claim to an element.
+// claim is o's claim to a subject.
 func (o *owner) claim(e element) plan.Claim {
 	return plan.Claim{Kind: o.kinds[e.key], Created: o.created, Key: o.key}
 }
 
-// wishes are what one owner wants, ordered by element.
+// wishes are what one owner wants, ordered by subject.
 type wishes []addition
 
-func wishesOf(m elements) wishes {
-	if len(m) == 0 {
-		return nil
-	}
-	out := make(wishes, 0, len(m))
-	for e, value := range m {
+func wishesOf(h holding) wishes {
+	out := make(wishes, 0, len(h))
+	for e, value := range h {
 		out = append(out, addition{e, value})
 	}
 	slices.SortFunc(out, func(a, b addition) int { return a.element.compare(b.element) })
 	return out
 }
 
-// value returns the value that an element shall have, and whether it is among the wishes.
+// value returns the value that a subject shall have, and whether it is among the wishes.
 func (w wishes) value(e element) (string, bool) {
 	i, ok := slices.BinarySearchFunc(w, e, func(a addition, e element) int { return a.element.compare(e) })
 	if !ok {

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"fairway.dev/fairway/internal/dataplane"
@@ -17,25 +18,26 @@ type poolKey struct {
 	policy   plan.Policy
 }
 
-// pool is the place of each backend. Places stay as they are when others come
-// and go, so that a change of one endpoint is a change of one or two elements
-// of each frontend.
-type pool struct {
-	slots []netip.AddrPort
-}
-
-// place puts the backends into slots 0..n-1, each where it already is if it can.
-func (p *pool) place(backends []plan.Backend) {
+// place returns the backends in places 0..n-1, each where it already is if it
+// can. Places stay as they are when others come and go, so that a change of one
+// endpoint is a change of one or two elements of each frontend.
+func place(had []netip.AddrPort, backends []plan.Backend) []netip.AddrPort {
 	n := len(backends)
+	slots := make([]netip.AddrPort, n)
+	if len(had) == 0 {
+		for i, b := range backends {
+			slots[i] = b.AddrPort
+		}
+		return slots
+	}
 	wanted := make(map[netip.AddrPort]bool, n)
 	for _, b := range backends {
 		wanted[b.AddrPort] = true
 	}
-	slots := make([]netip.AddrPort, n)
-	for i := 0; i < n && i < len(p.slots); i++ {
-		if wanted[p.slots[i]] {
-			slots[i] = p.slots[i]
-			delete(wanted, p.slots[i])
+	for i := 0; i < n && i < len(had); i++ {
+		if wanted[had[i]] {
+			slots[i] = had[i]
+			delete(wanted, had[i])
 		}
 	}
 	i := 0
@@ -48,24 +50,33 @@ func (p *pool) place(backends []plan.Backend) {
 		}
 		slots[i] = b.AddrPort
 	}
-	p.slots = slots
+	return slots
 }
 
-// compile returns the elements of a Service. pools gives the pool of a list,
-// choosing one if there is none; at is the beginning of the elements of a
-// frontend that uses it.
-func compile(s plan.Service, pools func(k poolKey, at element) *pool) elements {
-	c := serviceCompiler{out: elements{}, pools: pools, placed: map[*pool]bool{}}
+// pooled says where the places of a pool are: at is the beginning of the
+// elements of a frontend that uses it.
+type pooled struct {
+	poolKey
+	at element
+}
+
+// compile returns what a Service wants, and where its pools are. places gives the
+// places that a pool has had, if any; at is where it is going to be.
+func compile(s plan.Service, places func(k poolKey, at element) []netip.AddrPort) (wishes, []pooled) {
+	c := serviceCompiler{places: places}
 	for i := range s.Frontends {
 		c.frontend(&s.Frontends[i])
 	}
-	return c.out
+	slices.SortFunc(c.out, func(a, b addition) int { return a.element.compare(b.element) })
+	return slices.Clip(slices.CompactFunc(c.out, func(a, b addition) bool { return a.element == b.element })), c.pools
 }
 
 type serviceCompiler struct {
-	out    elements
-	pools  func(k poolKey, at element) *pool
-	placed map[*pool]bool
+	places func(k poolKey, at element) []netip.AddrPort
+	out    wishes
+	pools  []pooled
+	slots  [][]netip.AddrPort // of the pools
+	parts  []part             // of the frontend at work
 }
 
 // scope is the sets that one class of clients uses.
@@ -76,64 +87,89 @@ var (
 	externalScope = scope{frontendsExternal, endpointsExternal, stickyExternal}
 )
 
+// add wants an element that is of no frontend.
+func (c *serviceCompiler) add(f fam, set setID, key string) {
+	c.out = append(c.out, addition{element{fam: f, set: set, key: key}, ""})
+}
+
+// part adds an element of the frontend at work.
+func (c *serviceCompiler) part(set setID, key, value string) {
+	c.parts = append(c.parts, part{set: set, key: key, value: value})
+}
+
 func (c *serviceCompiler) frontend(f *plan.Frontend) {
-	family := famOf(f.Addr)
-	key := frontendKey(f.Addr, f.Protocol, f.Port)
+	front := element{fam: famOf(f.Addr), set: frontends, key: frontendKey(f.Addr, f.Protocol, f.Port)}
+	c.parts = c.parts[:0]
 	if f.Kind == plan.ClusterIP {
-		c.out[element{fam: family, set: clusterIPs, key: addrBytes(f.Addr)}] = ""
+		c.add(front.fam, clusterIPs, front.key[:len(front.key)-len(protocolWord(0))-len(portWord(0))])
 	}
-	c.scope(f, &f.Internal, internalScope)
+	c.scope(f, &f.Internal, internalScope, front)
 	if f.Split() {
-		c.scope(f, &f.External, externalScope)
+		c.scope(f, &f.External, externalScope, front)
 	}
 	if f.Restricted {
-		c.out[element{fam: family, set: guarded, key: key}] = ""
-		for _, p := range f.SourceRanges {
-			c.out.addRange(family, sourceRanges, key, p)
-		}
+		c.parts = append(c.parts, restriction(f, front)...)
 	}
+	c.out = append(c.out, addition{front, string(pack(c.parts))})
+}
+
+// restriction returns the elements that tell who may connect.
+func restriction(f *plan.Frontend, front element) []part {
+	m := elements{{fam: front.fam, set: guarded, key: front.key}: ""}
+	for _, p := range f.SourceRanges {
+		m.addRange(front.fam, sourceRanges, front.key, p)
+	}
+	out := make([]part, 0, len(m))
+	for e := range m {
+		out = append(out, e.part(front, ""))
+	}
+	return out
 }
 
 // scope adds what one class of clients gets.
-func (c *serviceCompiler) scope(f *plan.Frontend, p *plan.Pool, in scope) {
-	family, key := famOf(f.Addr), frontendKey(f.Addr, f.Protocol, f.Port)
-	front := element{fam: family, set: in.frontends, key: key}
+func (c *serviceCompiler) scope(f *plan.Frontend, p *plan.Pool, in scope, front element) {
 	switch p.Action {
 	case plan.Reject:
-		c.out[front] = chainReject
+		c.part(in.frontends, "", chainReject)
 		return
 	case plan.Drop:
-		c.out[front] = verdictDrop
+		c.part(in.frontends, "", verdictDrop)
 		return
 	case plan.Redirect:
-		c.out[front] = chainTLS
+		c.part(in.frontends, "", chainTLS)
 		return
 	}
 	nodePort, seconds := f.Kind == plan.NodePort, wholeSeconds(f.AffinityTimeout)
-	c.out[front] = pick{nodePort: nodePort, external: in == externalScope, sticky: seconds > 0, n: len(p.Backends)}.name()
-	c.out[element{fam: family, set: forwarded, key: key}] = ""
+	c.part(in.frontends, "", pick{nodePort: nodePort, external: in == externalScope, sticky: seconds > 0, n: len(p.Backends)}.name())
+	c.part(forwarded, "", "")
 	if seconds > 0 {
-		c.out[element{fam: family, set: memories, key: key}] = memory{nodePort: nodePort, seconds: seconds}.name()
+		c.part(memories, "", memory{nodePort: nodePort, seconds: seconds}.name())
 	}
-	chosen := c.pools(poolKey{port: f.ServicePort.Name, protocol: f.Protocol, fam: family, policy: p.Policy},
-		element{fam: family, set: in.endpoints, key: key})
-	if !c.placed[chosen] {
-		c.placed[chosen] = true
-		chosen.place(p.Backends)
-	}
-	for slot, to := range chosen.slots {
-		c.out[element{fam: family, set: in.endpoints, key: key + slotWord(slot)}] = addrPort(to)
+	at := element{fam: front.fam, set: in.endpoints, key: front.key}
+	for slot, to := range c.pool(poolKey{port: f.ServicePort.Name, protocol: f.Protocol, fam: front.fam, policy: p.Policy}, at, p.Backends) {
+		backend := addrPort(to)
+		c.part(in.endpoints, slotWord(slot), backend)
 		if seconds > 0 {
-			c.out[element{fam: family, set: in.sticky, key: key + addrPort(to)}] = ""
+			c.part(in.sticky, backend, "")
 		}
 	}
 	for _, b := range p.Backends {
 		if b.Local {
 			addr := addrBytes(b.Addr())
-			c.out[element{fam: family, set: localEndpoints, key: addr}] = ""
-			c.out[element{fam: family, set: hairpin, key: addr + addr}] = ""
+			c.add(front.fam, localEndpoints, addr)
+			c.add(front.fam, hairpin, addr+addr)
 		}
 	}
+}
+
+// pool returns the places of a pool's backends.
+func (c *serviceCompiler) pool(k poolKey, at element, backends []plan.Backend) []netip.AddrPort {
+	if i := slices.IndexFunc(c.pools, func(p pooled) bool { return p.poolKey == k }); i >= 0 {
+		return c.slots[i]
+	}
+	slots := place(c.places(k, at), backends)
+	c.pools, c.slots = append(c.pools, pooled{k, at}), append(c.slots, slots)
+	return slots
 }
 
 // wholeSeconds rounds up, as chains are named by seconds.

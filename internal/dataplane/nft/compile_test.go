@@ -54,7 +54,7 @@ func TestPlaces(t *testing.T) {
 		}
 		return out
 	}
-	var p pool
+	var slots []netip.AddrPort
 	for _, step := range []struct {
 		name string
 		want []plan.Backend
@@ -68,9 +68,9 @@ func TestPlaces(t *testing.T) {
 		{"all others", list(5, 6), []int{5, 6}},
 		{"none", nil, nil},
 	} {
-		p.place(step.want)
+		slots = place(slots, step.want)
 		var got []int
-		for _, s := range p.slots {
+		for _, s := range slots {
 			got = append(got, int(s.Addr().As4()[3]))
 		}
 		if diff := cmp.Diff(step.then, got); diff != "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -32,9 +33,10 @@ type Dataplane struct {
 	kernel kernel
 
 	mu sync.Mutex
-	// have is what the kernel holds, claims what is wanted: an element may be
-	// wanted by several owners, see wanted.
-	have   elements
+	// have is what the kernel holds, claims what is wanted: a subject may be
+	// wanted by several owners, see wanted. Where both are the same they share
+	// memory.
+	have   holding
 	claims claims
 	tables [2]tableState
 	owners map[model.Key]*owner
@@ -59,15 +61,9 @@ type owner struct {
 	created time.Time
 	kinds   map[string]plan.Kind // by frontend key, where it is not ClusterIP
 	wants   wishes
-	pools   []pooled
-	// unsettled are elements that could not be brought in line.
+	pools   []pooled // where in wants
+	// unsettled are subjects that could not be brought in line.
 	unsettled []element
-}
-
-// pooled is a pool of an owner.
-type pooled struct {
-	poolKey
-	*pool
 }
 
 var _ dataplane.Dataplane = (*Dataplane)(nil)
@@ -114,7 +110,7 @@ func (d *Dataplane) read() error {
 	if err != nil {
 		return err
 	}
-	d.tables, d.have = tables, have
+	d.tables, d.have = tables, group(have)
 	return nil
 }
 
@@ -159,7 +155,7 @@ func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.
 	return failed
 }
 
-// unsettle remembers elements to look at again with the next try.
+// unsettle remembers subjects to look at again with the next try.
 func (d *Dataplane) unsettle(key model.Key, touched []element) {
 	if o := d.owners[key]; o != nil {
 		o.unsettled = touched
@@ -167,7 +163,7 @@ func (d *Dataplane) unsettle(key model.Key, touched []element) {
 }
 
 // stage makes the claims of a Service what they shall be and returns the
-// elements that may have to change.
+// subjects that may have to change.
 func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service]) []element {
 	o := d.owners[c.Key]
 	if o == nil {
@@ -180,17 +176,12 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service]) []element
 		d.claims.remove(w.element, o)
 		touched = append(touched, w.element)
 	}
-	var used []*pool
-	o.wants = nil
+	pools := o.pools
+	o.wants, o.pools = nil, nil
 	if c.HasNew {
 		o.created, o.kinds = c.New.Created, kindsOf(c.New)
-		o.wants = wishesOf(compile(c.New, func(k poolKey, at element) *pool {
-			p := d.pool(o, k, at)
-			used = append(used, p)
-			return p
-		}))
+		o.wants, o.pools = compile(c.New, func(k poolKey, at element) []netip.AddrPort { return d.places(old, pools, k, at) })
 	}
-	o.pools = slices.DeleteFunc(o.pools, func(p pooled) bool { return !slices.Contains(used, p.pool) })
 	for _, w := range o.wants {
 		d.claims.add(w.element, o)
 		if _, again := old.value(w.element); !again {
@@ -200,45 +191,34 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service]) []element
 	return append(touched, d.rivals(o)...)
 }
 
-// rivals returns the elements of other Services about frontends that this one
-// claims as well: which of them are wanted depends on who is first.
+// rivals returns the frontends that other Services want as well.
 func (d *Dataplane) rivals(o *owner) []element {
 	var out []element
 	for _, w := range o.wants {
-		if w.set != frontends {
-			continue
-		}
-		for _, rival := range d.claims.contested[w.element] {
-			if rival == o {
-				continue
-			}
-			for _, its := range rival.wants {
-				if f, ok := its.frontend(); ok && f == w.element {
-					out = append(out, its.element)
-				}
-			}
+		if len(d.claims.contested[w.element]) > 0 {
+			out = append(out, w.element)
 		}
 	}
 	return out
 }
 
-// wanted returns the value that an element shall have; false if there shall be
+// wanted returns the value that a subject shall have; false if there shall be
 // none. A frontend that several Services claim is altogether the first one's.
 func (d *Dataplane) wanted(e element) (string, bool) {
 	first := d.claims.first[e]
 	if first == nil {
 		return "", false
 	}
-	if front, ok := e.frontend(); ok && len(d.claims.contested[front]) > 0 {
-		first = d.claims.first[front]
-	}
 	return first.wants.value(e)
 }
 
 func kindsOf(s plan.Service) map[string]plan.Kind {
-	kinds := map[string]plan.Kind{}
+	var kinds map[string]plan.Kind
 	for i := range s.Frontends {
 		if f := &s.Frontends[i]; f.Kind != plan.ClusterIP {
+			if kinds == nil {
+				kinds = map[string]plan.Kind{}
+			}
 			kinds[frontendKey(f.Addr, f.Protocol, f.Port)] = f.Kind
 		}
 	}
@@ -261,34 +241,23 @@ func (d *Dataplane) conflict(o *owner) error {
 	return nil
 }
 
-// pool returns a Service's pool, at first with the places that the kernel
-// already has for a frontend, so that a restart changes nothing.
-func (d *Dataplane) pool(o *owner, k poolKey, at element) *pool {
-	for _, p := range o.pools {
-		if p.poolKey == k {
-			return p.pool
-		}
+// places returns the places of a pool that a Service has had; at first those
+// that the kernel already has for a frontend, so that a restart changes nothing.
+func (d *Dataplane) places(old wishes, pools []pooled, k poolKey, at element) []netip.AddrPort {
+	value := func(at element) string { return d.have[at.subject()] }
+	if i := slices.IndexFunc(pools, func(p pooled) bool { return p.poolKey == k }); i >= 0 {
+		at = pools[i].at
+		value = func(at element) string { v, _ := old.value(at.subject()); return v }
 	}
-	p := &pool{}
-	for {
-		slot := at
-		slot.key += slotWord(len(p.slots))
-		backend, ok := parseAddrPort(d.have[slot])
-		if !ok {
-			break
-		}
-		p.slots = append(p.slots, backend)
-	}
-	o.pools = append(o.pools, pooled{k, p})
-	return p
+	return block(value(at)).slots(at.set)
 }
 
-// commit brings the elements in line with the claims on them.
+// commit brings subjects in line with the claims on them.
 func (d *Dataplane) commit(touched []element) error {
 	if d.staged {
 		return nil
 	}
-	t := &transaction{}
+	t := &transaction{becomes: make(map[element]string, len(touched))}
 	seen := make(map[element]struct{}, len(touched))
 	for _, e := range touched {
 		if _, ok := seen[e]; ok {
@@ -297,12 +266,18 @@ func (d *Dataplane) commit(touched []element) error {
 		seen[e] = struct{}{}
 		value, had := d.have[e]
 		want, wanted := d.wanted(e)
-		if had && (!wanted || want != value) {
-			t.remove = append(t.remove, e)
+		switch {
+		case had && wanted && value == want:
+			d.have[e] = want // one string in place of two
+			continue
+		case !had && !wanted:
+			continue
+		case wanted:
+			t.becomes[e] = want
+		default:
+			t.gone = append(t.gone, e)
 		}
-		if wanted && (!had || want != value) {
-			t.add = append(t.add, addition{e, want})
-		}
+		t.change(e, value, had, want, wanted)
 	}
 	return d.write(t)
 }
@@ -313,19 +288,19 @@ func (d *Dataplane) write(t *transaction) error {
 	if t.empty() {
 		return d.forget()
 	}
-	slices.SortFunc(t.remove, element.compare)
-	slices.SortFunc(t.add, func(a, b addition) int { return a.element.compare(b.element) })
-	added := [2]map[string]bool{{}, {}}
 	for i := range d.tables {
 		t.create[i] = t.drop[i] || !d.tables[i].present
-	}
-	for _, a := range t.add {
-		if !a.set.verdicts() || !made(a.value) {
-			continue
-		}
-		if exists := d.tables[a.fam].chains[a.value] && !t.drop[a.fam]; !exists && !added[a.fam][a.value] {
-			added[a.fam][a.value] = true
-			t.chains[a.fam] = append(t.chains[a.fam], a.value)
+		added := map[string]bool{}
+		for set, list := range t.add[i] {
+			for _, a := range list {
+				if !setID(set).verdicts() || added[a.value] || !made(a.value) {
+					continue
+				}
+				added[a.value] = true
+				if exists := d.tables[i].chains[a.value] && !t.drop[i]; !exists {
+					t.chains[i] = append(t.chains[i], a.value)
+				}
+			}
 		}
 	}
 	if err := d.kernel.write(t); err != nil {
@@ -341,8 +316,7 @@ func (d *Dataplane) forget() error {
 		return nil
 	}
 	err := d.kernel.forget(func(frontend element, endpoint string) bool {
-		frontend.key += endpoint
-		_, ok := d.have[frontend]
+		_, ok := block(d.have[frontend.subject()]).value(frontend.set, endpoint)
 		return ok
 	})
 	if err != nil {
@@ -372,13 +346,13 @@ func (d *Dataplane) note(t *transaction) {
 			delete(d.tables[i].chains, name)
 		}
 	}
-	for _, e := range t.remove {
+	for i := range t.remove {
+		d.remembered = d.remembered || len(t.remove[i][sticky])+len(t.remove[i][stickyExternal]) > 0
+	}
+	for _, e := range t.gone {
 		delete(d.have, e)
-		d.remembered = d.remembered || e.set == sticky || e.set == stickyExternal
 	}
-	for _, a := range t.add {
-		d.have[a.element] = a.value
-	}
+	maps.Copy(d.have, t.becomes)
 	d.noteGeneration()
 }
 
@@ -419,11 +393,10 @@ func (d *Dataplane) recover() error {
 	return nil
 }
 
-// repairBatch is the number of elements in one transaction when much is to do.
-const repairBatch = 5000
+// repairBatch is the number of subjects in one transaction when much is to do.
+const repairBatch = 1000
 
-// repair brings everything in line. Endpoints go before frontends, so that no
-// frontend leads nowhere.
+// repair brings everything in line.
 func (d *Dataplane) repair() error {
 	if d.staged {
 		return nil
@@ -438,9 +411,11 @@ func (d *Dataplane) repair() error {
 		want, wanted := d.wanted(e)
 		if value, had := d.have[e]; had != wanted || value != want {
 			wrong = append(wrong, e)
+		} else {
+			d.have[e] = want // one string in place of two
 		}
 	}
-	if err := d.commitBatches(wrong, func(a, b element) int { return b.compare(a) }); err != nil {
+	if err := d.commitBatches(wrong); err != nil {
 		return err
 	}
 	if d.pruned {
@@ -449,7 +424,7 @@ func (d *Dataplane) repair() error {
 	return nil
 }
 
-// removeUnclaimed removes what nobody claims, frontends before endpoints.
+// removeUnclaimed removes what nobody claims.
 func (d *Dataplane) removeUnclaimed() error {
 	var gone []element
 	for e := range d.have {
@@ -457,12 +432,12 @@ func (d *Dataplane) removeUnclaimed() error {
 			gone = append(gone, e)
 		}
 	}
-	return d.commitBatches(gone, element.compare)
+	return d.commitBatches(gone)
 }
 
-// commitBatches commits many elements in order, ranges together, since half a
-// range is another range.
-func (d *Dataplane) commitBatches(list []element, order func(a, b element) int) error {
+// commitBatches commits many subjects, ranges together, since half a range is
+// another range.
+func (d *Dataplane) commitBatches(list []element) error {
 	var ranges, single []element
 	for _, e := range list {
 		if e.set.intervals() {
@@ -471,7 +446,7 @@ func (d *Dataplane) commitBatches(list []element, order func(a, b element) int) 
 			single = append(single, e)
 		}
 	}
-	slices.SortFunc(single, order)
+	slices.SortFunc(single, element.compare)
 	if err := d.commit(ranges); err != nil {
 		return err
 	}
@@ -524,8 +499,13 @@ func (d *Dataplane) afterError(err error) error {
 func (d *Dataplane) pruneChains() error {
 	used := [2]map[string]bool{{}, {}}
 	for e, value := range d.have {
-		if e.set.verdicts() {
-			used[e.fam][value] = true
+		if e.set != frontends {
+			continue
+		}
+		for p := range block(value).parts() {
+			if p.set.verdicts() {
+				used[e.fam][p.value] = true
+			}
 		}
 	}
 	t := &transaction{}
@@ -546,14 +526,15 @@ func (d *Dataplane) pruneChains() error {
 // replace puts our tables in the place of tables of another layout, in one
 // transaction.
 func (d *Dataplane) replace() error {
-	t := &transaction{drop: [2]bool{true, true}}
+	t := &transaction{drop: [2]bool{true, true}, becomes: map[element]string{}}
 	for e := range d.claims.first {
 		if value, ok := d.wanted(e); ok {
-			t.add = append(t.add, addition{e, value})
+			t.becomes[e] = value
+			t.change(e, "", false, value, true)
 		}
 	}
 	have := d.have
-	d.have = elements{}
+	d.have = holding{}
 	if err := d.write(t); err != nil {
 		d.have = have
 		return err
@@ -572,7 +553,7 @@ func (d *Dataplane) SetNode(ctx context.Context, n dataplane.Node) error {
 		d.claims.remove(w.element, d.node)
 		touched = append(touched, w.element)
 	}
-	d.node.wants, d.nodeKnown = wishesOf(compileNode(n)), true
+	d.node.wants, d.nodeKnown = wishesOf(group(compileNode(n))), true
 	for _, w := range d.node.wants {
 		d.claims.add(w.element, d.node)
 		touched = append(touched, w.element)

@@ -54,6 +54,9 @@ func (e element) frontend() (element, bool) {
 	return element{fam: e.fam, set: frontends, key: key[:n]}, true
 }
 
+// subject is the frontend whose key e has.
+func (e element) subject() element { return element{fam: e.fam, set: frontends, key: e.key} }
+
 func famOf(a netip.Addr) fam {
 	if a.Is4() {
 		return v4

@@ -1,12 +1,12 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/plan"
@@ -40,18 +40,25 @@ func Read(o Options) (dataplane.Holdings, error) {
 }
 
 // holdings are the elements of our tables.
-type holdings elements
+type holdings holding
+
+// block returns what there is of a frontend.
+func (h holdings) block(f *plan.Frontend) (front element, have block) {
+	front = element{fam: famOf(f.Addr), set: frontends, key: frontendKey(f.Addr, f.Protocol, f.Port)}
+	return front, block(h[front])
+}
 
 // Mode implements dataplane.Holdings.
 func (holdings) Mode() string { return "nftables" }
 
 // Held implements dataplane.Holdings.
 func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
-	internal, ok := h.pool(f, internalScope)
+	_, have := h.block(f)
+	internal, ok := have.pool(internalScope)
 	if !ok {
 		return dataplane.Held{}, false
 	}
-	external, ok := h.pool(f, externalScope)
+	external, ok := have.pool(externalScope)
 	if !ok {
 		external = internal // outside clients have entries only where they differ
 	}
@@ -59,9 +66,8 @@ func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
 }
 
 // pool returns what one class of clients gets.
-func (h holdings) pool(f *plan.Frontend, in scope) (dataplane.HeldPool, bool) {
-	family, key := famOf(f.Addr), frontendKey(f.Addr, f.Protocol, f.Port)
-	verdict, ok := h[element{fam: family, set: in.frontends, key: key}]
+func (b block) pool(in scope) (dataplane.HeldPool, bool) {
+	verdict, ok := b.value(in.frontends, "")
 	if !ok {
 		return dataplane.HeldPool{}, false
 	}
@@ -78,9 +84,12 @@ func (h holdings) pool(f *plan.Frontend, in scope) (dataplane.HeldPool, bool) {
 		return dataplane.HeldPool{}, false
 	}
 	out := dataplane.HeldPool{Action: plan.Forward}
-	for slot := range p.n {
-		if b, ok := parseAddrPort(h[element{fam: family, set: in.endpoints, key: key + slotWord(slot)}]); ok {
-			out.Backends = append(out.Backends, b)
+	for e := range b.parts() {
+		if e.set != in.endpoints || int(binary.NativeEndian.Uint32([]byte(e.key))) >= p.n {
+			continue
+		}
+		if backend, ok := parseAddrPort(e.value); ok {
+			out.Backends = append(out.Backends, backend)
 		}
 	}
 	slices.SortFunc(out.Backends, netip.AddrPort.Compare)
@@ -90,32 +99,24 @@ func (h holdings) pool(f *plan.Frontend, in scope) (dataplane.HeldPool, bool) {
 // Differences implements dataplane.Holdings.
 func (h holdings) Differences(f *plan.Frontend) []string {
 	var out []string
-	family, key := famOf(f.Addr), frontendKey(f.Addr, f.Protocol, f.Port)
+	front, have := h.block(f)
 	if f.Internal.Action == plan.Forward || f.External.Action == plan.Forward {
-		m, _ := parseMemory(h[element{fam: family, set: memories, key: key}])
+		chain, _ := have.value(memories, "")
+		m, _ := parseMemory(chain)
 		if want := wholeSeconds(f.AffinityTimeout); m.seconds != want {
 			out = append(out, fmt.Sprintf("clients stay with their endpoint for %d s, planned are %d s", m.seconds, want))
 		}
 	}
-	want := elements{}
+	var want, got []part
 	if f.Restricted {
-		want[element{fam: family, set: guarded, key: key}] = ""
-		for _, p := range f.SourceRanges {
-			want.addRange(family, sourceRanges, key, p)
+		want = restriction(f, front)
+	}
+	for p := range have.parts() {
+		if p.set == guarded || p.set == sourceRanges {
+			got = append(got, p)
 		}
 	}
-	same := true
-	for e := range want {
-		_, ok := h[e]
-		same = same && ok
-	}
-	for e := range h {
-		if e.fam == family && (e.set == guarded || e.set == sourceRanges) && strings.HasPrefix(e.key, key) {
-			_, ok := want[e]
-			same = same && ok
-		}
-	}
-	if !same {
+	if pack(want) != pack(got) {
 		out = append(out, "the source ranges are not those planned")
 	}
 	return out

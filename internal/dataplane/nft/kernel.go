@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"strings"
@@ -91,7 +92,7 @@ func (k *kernel) read() (states [2]tableState, have elements, err error) {
 	for i, f := range k.families {
 		states[i], err = k.readTable(conn, f)
 		if err == nil && states[i].current {
-			err = f.readElements(conn, fam(i), have)
+			err = k.readElements(fam(i), have)
 		}
 		if err != nil {
 			return states, nil, fmt.Errorf("nftables: reading table %s: %w", f.label(), err)
@@ -188,42 +189,19 @@ func (k *kernel) ask(message uint16, flags netlink.HeaderFlags, family byte, att
 	return out, nil
 }
 
-func (f *family) readElements(conn *nftables.Conn, family fam, into elements) error {
+func (k *kernel) readElements(family fam, into elements) error {
 	for id := setID(0); id < setCount; id++ {
 		if id.packets() {
 			continue
 		}
-		list, err := conn.GetSetElements(&nftables.Set{Table: f.table, Name: id.String()})
+		err := k.walk(k.families[family], id, func(e walked) {
+			into[element{fam: family, set: id, end: e.end, key: e.key}] = e.value
+		})
 		if err != nil {
 			return fmt.Errorf("set %s: %w", id, err)
 		}
-		for _, e := range list {
-			value := string(e.Val)
-			if id.verdicts() {
-				if value, err = parseVerdict(e.Val); err != nil {
-					return fmt.Errorf("map %s: %w", id, err)
-				}
-			}
-			into[element{fam: family, set: id, end: e.IntervalEnd, key: string(e.Key)}] = value
-		}
 	}
 	return nil
-}
-
-// parseVerdict returns the chain that a verdict goes to, or "drop".
-func parseVerdict(data []byte) (string, error) {
-	ad, err := netlink.NewAttributeDecoder(data)
-	if err != nil {
-		return "", err
-	}
-	ad.ByteOrder = binary.BigEndian
-	chain := verdictDrop
-	for ad.Next() {
-		if ad.Type() == unix.NFTA_VERDICT_CHAIN {
-			chain = ad.String()
-		}
-	}
-	return chain, ad.Err()
 }
 
 // generation returns the number of changes that all rules of the network
@@ -251,18 +229,76 @@ type transaction struct {
 	chains [2][]string
 	// oldChains are such chains to remove.
 	oldChains [2][]string
-	// remove and add are ordered; a value changes by removing and adding it.
-	remove []element
-	add    []addition
+	// remove and add are what the changes of subjects come to; a value changes
+	// by removing and adding it.
+	remove, add batch
+	// becomes has the subjects that get another value, gone those that go.
+	becomes map[element]string
+	gone    []element
 }
+
+// batch has elements by family and set.
+type batch [2][setCount][]addition
 
 type addition struct {
 	element
 	value string
 }
 
+func (b *batch) put(e element, value string) {
+	b[e.fam][e.set] = append(b[e.fam][e.set], addition{e, value})
+}
+
+// all returns the elements of each set that has any. Ranges are in order, as
+// the kernel wants them.
+func (b *batch) all() iter.Seq[[]addition] {
+	return func(yield func([]addition) bool) {
+		for i := range b {
+			for set, list := range b[i] {
+				if setID(set).intervals() {
+					slices.SortFunc(list, func(a, b addition) int { return a.element.compare(b.element) })
+				}
+				if len(list) > 0 && !yield(list) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// describe says in words how many there are.
+func (b *batch) describe(what string) (out []string) {
+	n, first := 0, ""
+	for list := range b.all() {
+		if n == 0 {
+			first = list[0].String()
+		}
+		n += len(list)
+	}
+	if n > 0 {
+		out = append(out, fmt.Sprintf("%s %d elements from %s", what, n, first))
+	}
+	return out
+}
+
+// change adds what makes one value of a subject another.
+func (t *transaction) change(e element, from string, had bool, to string, wanted bool) {
+	if e.set != frontends {
+		if had {
+			t.remove.put(e, from)
+		}
+		if wanted {
+			t.add.put(e, to)
+		}
+		return
+	}
+	differ(block(from), block(to),
+		func(p part) { t.remove.put(p.of(e), p.value) },
+		func(p part) { t.add.put(p.of(e), p.value) })
+}
+
 func (t *transaction) empty() bool {
-	return len(t.remove) == 0 && len(t.add) == 0 && t.drop == [2]bool{} && t.create == [2]bool{} &&
+	return len(t.becomes) == 0 && len(t.gone) == 0 && t.drop == [2]bool{} && t.create == [2]bool{} &&
 		len(t.oldChains[v4]) == 0 && len(t.oldChains[v6]) == 0
 }
 
@@ -287,7 +323,7 @@ func (k *kernel) write(t *transaction) (err error) {
 			}
 		}
 	}
-	if err := k.removeElements(conn, t.remove); err != nil {
+	if err := k.removeElements(conn, &t.remove); err != nil {
 		return err
 	}
 	for i, f := range k.families {
@@ -295,7 +331,7 @@ func (k *kernel) write(t *transaction) (err error) {
 			f.addChain(conn, f.needed(name))
 		}
 	}
-	if err := k.addElements(conn, t.add); err != nil {
+	if err := k.addElements(conn, &t.add); err != nil {
 		return err
 	}
 	for i, f := range k.families {
@@ -313,13 +349,7 @@ func (k *kernel) write(t *transaction) (err error) {
 
 // describe names the objects of a transaction for an error.
 func (t *transaction) describe() string {
-	var parts []string
-	if n := len(t.add); n > 0 {
-		parts = append(parts, fmt.Sprintf("adding %d elements from %s", n, t.add[0]))
-	}
-	if n := len(t.remove); n > 0 {
-		parts = append(parts, fmt.Sprintf("removing %d elements from %s", n, t.remove[0]))
-	}
+	parts := append(t.add.describe("adding"), t.remove.describe("removing")...)
 	if t.create != [2]bool{} {
 		parts = append(parts, "creating tables")
 	}
@@ -364,60 +394,52 @@ func (f *family) knowLength(conn *nftables.Conn) {
 	last.Data = bytes.ReplaceAll(last.Data, key(expr.CtKeyDST), key(f.ctDst))
 }
 
-func (k *kernel) removeElements(conn *nftables.Conn, list []element) error {
-	for run := range runs(list, func(e element) element { return e }) {
-		elems := make([]nftables.SetElement, len(run))
-		for i, e := range run {
-			elems[i] = nftables.SetElement{Key: []byte(e.key), IntervalEnd: e.end}
-		}
-		if err := conn.SetDeleteElements(k.families[run[0].fam].set(run[0].set), elems); err != nil {
-			return fmt.Errorf("nftables: %s: %w", run[0], err)
+func (k *kernel) removeElements(conn *nftables.Conn, all *batch) error {
+	elems := make([]nftables.SetElement, 0, messageElements)
+	for list := range all.all() {
+		for run := range slices.Chunk(list, messageElements) {
+			elems = elems[:0]
+			for _, e := range run {
+				elems = append(elems, nftables.SetElement{Key: []byte(e.key), IntervalEnd: e.end})
+			}
+			if err := conn.SetDeleteElements(k.families[run[0].fam].set(run[0].set), elems); err != nil {
+				return fmt.Errorf("nftables: %s: %w", run[0], err)
+			}
 		}
 	}
 	return nil
 }
 
-func (k *kernel) addElements(conn *nftables.Conn, list []addition) error {
-	for run := range runs(list, func(a addition) element { return a.element }) {
-		set := run[0].set
-		elems := make([]nftables.SetElement, len(run))
-		for i, a := range run {
-			elems[i] = nftables.SetElement{Key: []byte(a.key), IntervalEnd: a.end}
-			switch {
-			case !set.verdicts():
-				elems[i].Val = []byte(a.value)
-			case a.value == verdictDrop:
-				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
-			case set == memories:
-				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: a.value}
-			default:
-				elems[i].VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: a.value}
+func (k *kernel) addElements(conn *nftables.Conn, all *batch) error {
+	elems := make([]nftables.SetElement, 0, messageElements)
+	for list := range all.all() {
+		for run := range slices.Chunk(list, messageElements) {
+			elems = elems[:0]
+			for _, a := range run {
+				elems = append(elems, a.toSet())
 			}
-		}
-		if err := conn.SetAddElements(k.families[run[0].fam].set(set), elems); err != nil {
-			return fmt.Errorf("nftables: %s: %w", run[0].element, err)
+			if err := conn.SetAddElements(k.families[run[0].fam].set(run[0].set), elems); err != nil {
+				return fmt.Errorf("nftables: %s: %w", run[0].element, err)
+			}
 		}
 	}
 	return nil
 }
 
-// runs yields stretches of a list that are of one set and fit one message.
-func runs[T any](list []T, of func(T) element) func(yield func([]T) bool) {
-	return func(yield func([]T) bool) {
-		for len(list) > 0 {
-			first, n := of(list[0]), 1
-			for n < len(list) && n < messageElements {
-				if e := of(list[n]); e.fam != first.fam || e.set != first.set {
-					break
-				}
-				n++
-			}
-			if !yield(list[:n]) {
-				return
-			}
-			list = list[n:]
-		}
+// toSet is the element as the library wants it.
+func (a *addition) toSet() nftables.SetElement {
+	out := nftables.SetElement{Key: []byte(a.key), IntervalEnd: a.end}
+	switch {
+	case !a.set.verdicts():
+		out.Val = []byte(a.value)
+	case a.value == verdictDrop:
+		out.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
+	case a.set == memories:
+		out.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: a.value}
+	default:
+		out.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: a.value}
 	}
+	return out
 }
 
 // forget removes what is remembered of clients whose endpoint is not current
@@ -443,13 +465,16 @@ func (k *kernel) tryForget(current func(frontend element, endpoint string) bool)
 	if err != nil {
 		return err
 	}
-	var gone []element
+	var gone batch
+	seen := map[element]struct{}{} // a map that grows meanwhile shows elements twice
 	for i, f := range k.families {
 		for known, valid := range map[setID]setID{affinity: sticky, affinityExternal: stickyExternal} {
-			err := k.walk(f, known, func(key, value string) {
-				frontend := element{fam: fam(i), set: valid, key: key[:len(key)-int(f.bytes)]}
-				if !current(frontend, value) {
-					gone = append(gone, element{fam: fam(i), set: known, key: key})
+			err := k.walk(f, known, func(w walked) {
+				frontend := element{fam: fam(i), set: valid, key: w.key[:len(w.key)-int(f.bytes)]}
+				e := element{fam: fam(i), set: known, key: w.key}
+				if _, again := seen[e]; !again && !current(frontend, w.value) {
+					seen[e] = struct{}{}
+					gone.put(e, w.value)
 				}
 			})
 			if err != nil {
@@ -457,21 +482,26 @@ func (k *kernel) tryForget(current func(frontend element, endpoint string) bool)
 			}
 		}
 	}
-	if len(gone) == 0 {
+	if len(seen) == 0 {
 		return nil
 	}
-	slices.SortFunc(gone, element.compare)
-	gone = slices.Compact(gone) // a map that grows meanwhile shows elements twice
-	if err := k.removeElements(conn, gone); err != nil {
+	if err := k.removeElements(conn, &gone); err != nil {
 		return err
 	}
 	return conn.Flush()
 }
 
-// walk calls visit for each element of a map. With every answer the kernel
+// walked is an element as the kernel tells it. The value of a verdict is the
+// chain that it goes to, or "drop".
+type walked struct {
+	end        bool
+	key, value string
+}
+
+// walk calls visit for each element of a set or map. With every answer the kernel
 // walks the map from its beginning, so answers should be few and large: they
 // are as large as the buffer that the one before was received into.
-func (k *kernel) walk(f *family, set setID, visit func(key, value string)) error {
+func (k *kernel) walk(f *family, set setID, visit func(walked)) error {
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(tableName + "\x00")},
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set.String() + "\x00")},
@@ -527,16 +557,31 @@ func (k *kernel) walk(f *family, set setID, visit func(key, value string)) error
 }
 
 // visitElements reads the elements of one answer.
-func visitElements(message []byte, visit func(key, value string)) error {
+func visitElements(message []byte, visit func(walked)) error {
 	ad, err := netlink.NewAttributeDecoder(message)
 	if err != nil {
 		return err
 	}
+	verdict := func(v *netlink.AttributeDecoder) (chain string) {
+		chain = verdictDrop
+		v.Nested(func(d *netlink.AttributeDecoder) error {
+			for d.Next() {
+				if d.Type() == unix.NFTA_VERDICT_CHAIN {
+					chain = d.String()
+				}
+			}
+			return nil
+		})
+		return chain
+	}
 	data := func(of *netlink.AttributeDecoder) (value string) {
 		of.Nested(func(d *netlink.AttributeDecoder) error {
 			for d.Next() {
-				if d.Type() == unix.NFTA_DATA_VALUE {
+				switch d.Type() {
+				case unix.NFTA_DATA_VALUE:
 					value = string(d.Bytes())
+				case unix.NFTA_DATA_VERDICT:
+					value = verdict(d)
 				}
 			}
 			return nil
@@ -544,16 +589,18 @@ func visitElements(message []byte, visit func(key, value string)) error {
 		return value
 	}
 	one := func(e *netlink.AttributeDecoder) error {
-		var key, value string
+		var w walked
 		for e.Next() {
 			switch e.Type() {
 			case unix.NFTA_SET_ELEM_KEY:
-				key = data(e)
+				w.key = data(e)
 			case unix.NFTA_SET_ELEM_DATA:
-				value = data(e)
+				w.value = data(e)
+			case unix.NFTA_SET_ELEM_FLAGS:
+				w.end = binary.BigEndian.Uint32(e.Bytes())&unix.NFT_SET_ELEM_INTERVAL_END != 0
 			}
 		}
-		visit(key, value)
+		visit(w)
 		return nil
 	}
 	for ad.Next() {

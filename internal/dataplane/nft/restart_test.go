@@ -312,7 +312,7 @@ func TestIncrementalEqualsFresh(t *testing.T) {
 	}
 	n.prune()
 	have := n.kernel()
-	if diff := cmp.Diff(have, n.dp.have, cmp.AllowUnexported(element{})); diff != "" {
+	if diff := cmp.Diff(have, n.dp.have.elements(), cmp.AllowUnexported(element{})); diff != "" {
 		t.Errorf("the kernel holds other than is remembered: %s", diff)
 	}
 	for key := range n.want {
@@ -507,18 +507,17 @@ func TestConflictWhole(t *testing.T) {
 	front := element{fam: v4, set: frontends, key: frontendKey(netip.MustParseAddr("192.0.2.1"), model.TCP, 80)}
 	only := func(s plan.Service) {
 		t.Helper()
-		pools := map[poolKey]*pool{}
 		want, got := elements{}, elements{}
 		concerns := func(e element) bool {
 			f, ok := e.frontend()
 			return ok && f == front || e.set == sourceRanges
 		}
-		for e, v := range compile(s, func(k poolKey, _ element) *pool {
-			if pools[k] == nil {
-				pools[k] = &pool{}
-			}
-			return pools[k]
-		}) {
+		wishes, _ := compile(s, func(poolKey, element) []netip.AddrPort { return nil })
+		compiled := holding{}
+		for _, w := range wishes {
+			compiled[w.element] = w.value
+		}
+		for e, v := range compiled.elements() {
 			if concerns(e) {
 				want[e] = v
 			}
