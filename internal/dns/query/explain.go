@@ -59,7 +59,7 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	}
 	var why []string
 	if !e.same(&b, found, msg) {
-		why = append(why, "the server's state is older or newer than what the API says now; what follows is of now")
+		why = append(why, "the server's state is older or newer than what the API says now, or a rule of the Corefile is for this name; what follows is what the API says now")
 	}
 	why = append(why, e.object(&q, found)...)
 	if found.Target != "" {
@@ -69,7 +69,7 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 		why = append(why, e.noData(qtype, found))
 	}
 	if len(msg.Answer) > 0 && a.Source != "zone" && found.Target == "" && found.Kind == zone.KindNone {
-		why = append(why, "the server went along the search path in place of the client (--dns-autopath)")
+		why = append(why, "the server went along the search path in place of the client (--dns-autopath), or a rule of the Corefile is for this name")
 	}
 	return why
 }

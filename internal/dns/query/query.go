@@ -60,7 +60,7 @@ type Answer struct {
 	// Rcode is the result, or empty where there is no answer; then Error says why.
 	Rcode string `json:"rcode,omitempty"`
 	Error string `json:"error,omitempty"`
-	// Source is where the answer is from: zone, cache, stale or upstream with
+	// Source is where the answer is from: zone, cache, stale, hosts or upstream with
 	// the server; empty where the server does not tell.
 	Source string `json:"source,omitempty"`
 	// Micros is how long the answer took.

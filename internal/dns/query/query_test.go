@@ -62,6 +62,12 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 			{Addr: addr("10.244.0.5"), Ready: true, Hostname: "db-0", About: &model.EndpointAbout{Pod: key("db-0")}}, {Addr: addr("10.244.0.6"), Hostname: "db-1", About: &model.EndpointAbout{Pod: key("db-1")}},
 		}})
 		tx.PutSlice(&model.EndpointSlice{Key: key("ill-1"), Service: key("ill"), Endpoints: []model.Endpoint{{Addr: addr("10.244.0.7"), About: &model.EndpointAbout{Pod: key("ill-0")}}}})
+		tx.SetDNS(&model.DNSConfig{Blocks: []model.DNSBlock{{
+			Zones: []string{"."}, Cache: &model.DNSCache{}, Forwards: []model.DNSForward{{From: ".", NodeServers: true}},
+			Hosts: &model.DNSHosts{Zones: []string{"."}, Fallthrough: []string{"."}, TTL: time.Minute, Entries: []model.DNSHost{
+				{Name: "printer.lan.", Addr: addr("192.0.2.60")}, {Name: "nobody.shop.svc.cluster.local.", Addr: addr("192.0.2.61")},
+			}},
+		}}})
 		tx.SetSynced()
 	})
 	up := dnstest.New(t, func(q *miekg.Msg, _ string) [][]byte {
@@ -121,6 +127,8 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"out", "A", 1, "NOERROR", "upstream", "it is an alias to www.example.com, outside of the cluster: asked just now of upstream"},
 		{"www.example.com", "A", 4, "NOERROR", "cache", "from the server's cache"},
 		{"gone.example.com.", "A", 0, "NXDOMAIN", "upstream", "there is no such name, says zone com."},
+		{"printer.lan.", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
+		{"nobody", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
 		{"a.broken.", "A", 0, "SERVFAIL", "upstream", "asked just now of upstream"},
 	} {
 		r, err := query.Run(t.Context(), query.Options{
