@@ -10,6 +10,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"os"
@@ -43,9 +44,10 @@ var rows = []row{
 	{name: "HTTP/1.1, a connection each", hosts: oneHost, load: wrk{path: "/small", close: true}.run},
 	{name: "1 MB bodies", hosts: oneHost, load: wrk{path: "/large"}.run},
 	{name: "TLS 1.3 kept, 100 B", hosts: oneHost, load: wrk{path: "/small", tls: true}.run},
-	{name: "TLS 1.3, a full handshake each (P-256)", hosts: oneHost, load: handshakes(host, false)},
-	{name: "TLS 1.3, a full handshake each (RSA 2048)", hosts: oneHost, load: handshakes(rsaHost, false)},
-	{name: "TLS 1.3, a resumed handshake each", hosts: oneHost, load: handshakes(host, true)},
+	{name: "TLS 1.3, a full handshake each (P-256)", hosts: oneHost, load: handshakes(host, false, tls.X25519)},
+	{name: "TLS 1.3, a full handshake each (RSA 2048)", hosts: oneHost, load: handshakes(rsaHost, false, tls.X25519)},
+	{name: "TLS 1.3, a full handshake each (P-256, ML-KEM)", hosts: oneHost, load: handshakes(host, false, tls.X25519MLKEM768), not: []string{"nginx", "HAProxy", caddy}},
+	{name: "TLS 1.3, a resumed handshake each", hosts: oneHost, load: handshakes(host, true, tls.X25519)},
 	{name: "HTTP/2 to HTTP/1.1, 10 streams, TLS", hosts: oneHost, load: http2Streams},
 	{name: "gRPC unary, 10 streams, TLS", hosts: oneHost, load: grpcUnary},
 	{name: "WebSocket messages, 64 B", hosts: oneHost, load: webSocket},
