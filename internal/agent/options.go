@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 )
 
 // Common are the options of every role.
@@ -37,8 +36,6 @@ func (c Common) restConfig(role string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the Kubernetes API: %w", err)
 	}
-	// client-go logs by klog; it shall say it where the role does.
-	klog.SetSlogLogger(c.Logger)
 	cfg.UserAgent = "fairway-" + role
 	// Watches are few and long; writes (status, Events) come in bursts at start.
 	cfg.QPS, cfg.Burst = 100, 200
