@@ -336,6 +336,29 @@ func TestConfigurationChanges(t *testing.T) {
 	eventually(t, func() bool { return told(lookup(t, "udp", addr, "h.example.")) == "SERVFAIL" })
 }
 
+// TestLastKnownConfiguration: it counts until the store has synced, and costs the
+// cache nothing where it was true.
+func TestLastKnownConfiguration(t *testing.T) {
+	up := echo(t, "192.0.2.1")
+	text := fmt.Sprintf(". {\n cache\n forward . %s\n}", up.Addr)
+	last, store := cluster(), state.New()
+	last.Update(func(tx *state.Tx) { tx.SetDNS(mustCorefile(t, text)) })
+	s := newServer(t, Options{Store: store, LastKnown: last.Snapshot()})
+	s.update()
+	if got := told(exchange(t, s, question("a.", dns.TypeA), false)); got != "NOERROR; a. A 192.0.2.1" {
+		t.Errorf("from the last known configuration: %s", got)
+	}
+	store.Update(func(tx *state.Tx) {
+		tx.SetDNS(mustCorefile(t, text))
+		tx.SetSynced()
+	})
+	s.update()
+	exchange(t, s, question("a.", dns.TypeA), false)
+	if n := up.UDP.Load(); n != 1 {
+		t.Errorf("asked upstream %d times", n)
+	}
+}
+
 // Rules cost names that they do not concern no memory.
 func TestNothingIsAllocatedBesideRules(t *testing.T) {
 	store := cluster()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -272,7 +273,7 @@ func (s *Server) update() {
 	s.answering = snap
 	s.handler.metrics.programmed(before, snap)
 	s.handler.acl.update(snap)
-	if snap.DNS == s.config {
+	if snap.DNS == s.config || reflect.DeepEqual(snap.DNS, s.config) { // the latter where LastKnown comes true
 		return
 	}
 	s.config = snap.DNS
