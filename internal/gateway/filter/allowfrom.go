@@ -3,6 +3,7 @@ package filter
 import (
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"fairway.dev/fairway/internal/model"
 )
@@ -16,6 +17,15 @@ func newAllowFrom(f *model.Filters, _ Environment) Filter {
 		return nil
 	}
 	return allowFrom(f.AllowFrom)
+}
+
+// String implements fmt.Stringer.
+func (list allowFrom) String() string {
+	ranges := make([]string, len(list))
+	for i, p := range list {
+		ranges[i] = p.String()
+	}
+	return "lets in clients from " + strings.Join(ranges, ", ") + " only"
 }
 
 func (list allowFrom) Apply(x *Exchange) *Answer {

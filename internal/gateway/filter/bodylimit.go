@@ -23,6 +23,11 @@ func newBodyLimit(f *model.Filters, env Environment) Filter {
 	return bodyLimit(limit)
 }
 
+// String implements fmt.Stringer.
+func (l bodyLimit) String() string {
+	return fmt.Sprintf("refuses request bodies of more than %d bytes", int64(l))
+}
+
 func (l bodyLimit) Apply(x *Exchange) *Answer {
 	if x.BodyLength > int64(l) {
 		return &Answer{Status: http.StatusRequestEntityTooLarge, Reason: fmt.Sprintf("the request body is larger than %d bytes", int64(l))}

@@ -1,10 +1,10 @@
 package filter
 
 import (
+	"fmt"
 	"math/rand/v2"
-	"regexp"
-
 	"net/http"
+	"regexp"
 
 	"fairway.dev/fairway/internal/gateway/request"
 	"fairway.dev/fairway/internal/gateway/router"
@@ -24,6 +24,9 @@ type canary struct {
 	header  string
 	pattern *regexp.Regexp
 	share   float64
+	total   uint32
+	// What decides, in words.
+	headerText, cookieText string
 }
 
 // defaultWeightTotal is the denominator of weights that name none.
@@ -46,6 +49,7 @@ func NewCanaries(rule *router.Rule) *Canaries {
 		if total == 0 {
 			total = defaultWeightTotal
 		}
+		k.total, k.headerText, k.cookieText = total, "header "+k.header, "cookie "+spec.Cookie
 		k.share = float64(spec.Weight) / float64(total)
 		c.rules = append(c.rules, k)
 	}
@@ -61,6 +65,56 @@ const (
 	never
 )
 
+// Share is the part of the requests of one kind that a rule or one of its
+// canaries gets.
+type Share struct {
+	Rule *router.Rule
+	// Part is from 0 to 1; the parts of all shares add up to 1.
+	Part float64
+	// Why tells what of the request, or which weight, decides.
+	Why string
+}
+
+// Shares returns how [Canaries.Choose] divides requests like this one between
+// the rule, which stands first, and its canaries: for people.
+func (c *Canaries) Shares(rule *router.Rule, v *request.View) []Share {
+	list := []Share{{Rule: rule, Part: 1, Why: "what canaries leave"}}
+	if c == nil {
+		list[0].Why = ""
+		return list
+	}
+	// Choose takes one that is certain at once, also after others with weights.
+	sum := 0.0
+	for i := range c.rules {
+		k := &c.rules[i]
+		d, why := k.decide(v)
+		s := Share{Rule: k.rule, Why: why}
+		switch d {
+		case always:
+			for j := range list {
+				list[j].Part = 0
+			}
+			s.Part = 1
+			list = append(list, s)
+			for _, rest := range c.rules[i+1:] {
+				list = append(list, Share{Rule: rest.rule, Why: "another canary's header or cookie decides"})
+			}
+			return list
+		case undecided:
+			s.Part = min(k.share, 1-sum)
+			sum += s.Part
+			s.Why = fmt.Sprintf("weight %d of %d", k.spec.Weight, k.total)
+		}
+		list = append(list, s)
+	}
+	if rest := 1 - sum; rest > 1e-9 { // else it is what adding up leaves
+		list[0].Part = rest
+	} else {
+		list[0].Part = 0
+	}
+	return list
+}
+
 // Choose returns the canary that takes the request, nil for the rule itself.
 func (c *Canaries) Choose(v *request.View) *router.Rule {
 	return c.choose(v, rand.Float64())
@@ -75,7 +129,7 @@ func (c *Canaries) choose(v *request.View, at float64) *router.Rule {
 	sum := 0.0
 	for i := range c.rules {
 		k := &c.rules[i]
-		switch k.decide(v) {
+		switch d, _ := k.decide(v); d {
 		case always:
 			return k.rule
 		case never:
@@ -89,15 +143,16 @@ func (c *Canaries) choose(v *request.View, at float64) *router.Rule {
 	return byWeight
 }
 
-func (k *canary) decide(v *request.View) verdict {
+// decide says what the request itself makes of a canary, and by what.
+func (k *canary) decide(v *request.View) (verdict, string) {
 	if d := k.byHeader(v); d != undecided {
-		return d
+		return d, k.headerText
 	}
 	if k.spec.Cookie == "" {
-		return undecided
+		return undecided, ""
 	}
 	value, _ := v.Cookie(k.spec.Cookie)
-	return alwaysOrNever(value)
+	return alwaysOrNever(value), k.cookieText
 }
 
 func (k *canary) byHeader(v *request.View) verdict {

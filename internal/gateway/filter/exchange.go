@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -48,6 +49,8 @@ type Answer struct {
 // not nil ends it.
 type Filter interface {
 	Apply(x *Exchange) *Answer
+	// String says what the filter does, in words for people.
+	fmt.Stringer
 }
 
 // Environment is what filters need to know about the gateway.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -161,6 +162,79 @@ func TestCanaryChoice(t *testing.T) {
 				t.Errorf("chose %d, want %d", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestCanaryShares has what is told be what is chosen, over all numbers that
+// decide.
+func TestCanaryShares(t *testing.T) {
+	header := model.Canary{Header: "X-A", Cookie: "a", Weight: 20}
+	byWeight := model.Canary{Weight: 90}
+	for _, test := range []struct {
+		specs  []model.Canary
+		header []string
+		want   string
+	}{
+		{nil, nil, "0: 1.00"},
+		{[]model.Canary{header}, nil, "0: 0.80 what canaries leave, 1: 0.20 weight 20 of 100"},
+		{[]model.Canary{header}, []string{"X-A", "always"}, "0: 0.00 what canaries leave, 1: 1.00 header X-A"},
+		{[]model.Canary{header}, []string{"X-A", "never"}, "0: 1.00 what canaries leave, 1: 0.00 header X-A"},
+		{[]model.Canary{header}, []string{"Cookie", "a=never"}, "0: 1.00 what canaries leave, 1: 0.00 cookie a"},
+		{[]model.Canary{byWeight, header}, nil, "0: 0.00 what canaries leave, 1: 0.90 weight 90 of 100, 2: 0.10 weight 20 of 100"},
+		{[]model.Canary{byWeight, header, byWeight}, []string{"X-A", "always"},
+			"0: 0.00 what canaries leave, 1: 0.00 weight 90 of 100, 2: 1.00 header X-A, 3: 0.00 another canary's header or cookie decides"},
+		{slices.Repeat([]model.Canary{{Weight: 10}}, 10), nil, ""}, // whose sum is not quite 1
+		{slices.Repeat([]model.Canary{{Weight: 1, WeightTotal: 3}}, 3), nil,
+			"0: 0.00 what canaries leave, 1: 0.33 weight 1 of 3, 2: 0.33 weight 1 of 3, 3: 0.33 weight 1 of 3"},
+		{[]model.Canary{{Weight: 1, WeightTotal: 4}}, nil, "0: 0.75 what canaries leave, 1: 0.25 weight 1 of 4"},
+	} {
+		c := canaries(test.specs...)
+		v := exchange("a", "/", test.header...).View
+		main := &router.Rule{}
+		const numbers = 1000
+		chosen := make([]int, len(test.specs)+1)
+		for i := range numbers {
+			if r := c.choose(v, (float64(i)+0.5)/numbers); r != nil {
+				chosen[r.ID]++
+			} else {
+				chosen[0]++
+			}
+		}
+		var got []string
+		for i, s := range c.Shares(main, v) {
+			got = append(got, strings.TrimSpace(fmt.Sprintf("%d: %.2f %s", s.Rule.ID, s.Part, s.Why)))
+			if n := float64(chosen[i]) / numbers; s.Rule.ID != i || n-s.Part > 0.002 || s.Part-n > 0.002 {
+				t.Errorf("%v: share %d is %v of rule %d, chosen for %v", test.specs, i, s.Part, s.Rule.ID, n)
+			}
+		}
+		if test.want == "" {
+			if rest := c.Shares(main, v)[0].Part; rest != 0 {
+				t.Errorf("canaries that take all leave %v", rest)
+			}
+			continue
+		}
+		if s := strings.Join(got, ", "); s != test.want {
+			t.Errorf("got %s\nwant %s", s, test.want)
+		}
+	}
+}
+
+// TestFiltersTellWhatTheyDo asks each filter for its words.
+func TestFiltersTellWhatTheyDo(t *testing.T) {
+	chain := Compile(&model.Filters{
+		HTTPSRedirect: &model.HTTPSRedirect{}, Redirect: &model.Redirect{Location: "/shop", Status: 301}, Rewrite: &model.Rewrite{Target: "/$1"},
+		RequestTimeout: time.Minute, ReadTimeout: time.Second, AllowFrom: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, MaxBodyBytes: 10,
+	}, Environment{})
+	var got []string
+	for _, f := range chain {
+		got = append(got, f.String())
+	}
+	want := []string{
+		"refuses request bodies of more than 10 bytes", "redirects plain http to https with 308 where the host has TLS", "redirects every request to /shop with 301",
+		"lets in clients from 192.0.2.0/24 only", "limits the whole exchange to 1m0s, each read to 1s", "replaces the path by /$1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want-, got+:\n%s", diff)
 	}
 }
 

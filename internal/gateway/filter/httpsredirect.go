@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -26,6 +27,14 @@ func newHTTPSRedirect(f *model.Filters, env Environment) Filter {
 		status = http.StatusPermanentRedirect
 	}
 	return &httpsRedirect{status, f.HTTPSRedirect.Force, env}
+}
+
+// String implements fmt.Stringer.
+func (r *httpsRedirect) String() string {
+	if r.force {
+		return fmt.Sprintf("redirects plain http to https with %d, with or without a certificate", r.status)
+	}
+	return fmt.Sprintf("redirects plain http to https with %d where the host has TLS", r.status)
 }
 
 func (r *httpsRedirect) Apply(x *Exchange) *Answer {

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -20,6 +21,11 @@ func newRedirect(f *model.Filters, _ Environment) Filter {
 		r.Status = http.StatusFound
 	}
 	return &r
+}
+
+// String implements fmt.Stringer.
+func (r *redirect) String() string {
+	return fmt.Sprintf("redirects every request to %s with %d", r.Location, r.Status)
 }
 
 func (r *redirect) Apply(x *Exchange) *Answer {

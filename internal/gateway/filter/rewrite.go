@@ -20,6 +20,14 @@ func newRewrite(f *model.Filters, _ Environment) Filter {
 	return &r
 }
 
+// String implements fmt.Stringer.
+func (r *rewrite) String() string {
+	if r.Prefix {
+		return "replaces the matched prefix of the path by " + r.Target
+	}
+	return "replaces the path by " + r.Target
+}
+
 func (r *rewrite) Apply(x *Exchange) *Answer {
 	target := expand(r.Target, x.Match.Captures)
 	if r.Prefix {

@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"fairway.dev/fairway/internal/model"
@@ -17,6 +19,20 @@ func newTimeouts(f *model.Filters, _ Environment) Filter {
 		return nil
 	}
 	return t
+}
+
+// String implements fmt.Stringer.
+func (t timeouts) String() string {
+	var parts []string
+	for _, limit := range []struct {
+		d    time.Duration
+		what string
+	}{{t.total, "the whole exchange"}, {t.connect, "connecting"}, {t.read, "each read"}, {t.send, "each write"}} {
+		if limit.d > 0 {
+			parts = append(parts, fmt.Sprintf("%s to %s", limit.what, limit.d))
+		}
+	}
+	return "limits " + strings.Join(parts, ", ")
 }
 
 func (t timeouts) Apply(x *Exchange) *Answer {

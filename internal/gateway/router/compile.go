@@ -30,7 +30,7 @@ func Compile(routes []*model.Route) *Router {
 		c.indexHost(key, rules)
 	}
 	c.indexDefaults()
-	slices.SortFunc(c.canaries, compareAge)
+	slices.SortFunc(c.canaries, byAge)
 	for _, canary := range c.canaries {
 		c.attach(canary)
 	}
@@ -71,7 +71,7 @@ func (c *compiler) report(ref model.Ref, reason, field, message string) {
 // indexHost puts a host's rules in order and lets the first of each set of
 // equal ones serve.
 func (c *compiler) indexHost(key string, rules []*Rule) {
-	slices.SortFunc(rules, compareRules)
+	slices.SortFunc(rules, byPrecedence)
 	h := &host{}
 	first := 0 // where in h.all the rules with the present path begin
 	for _, r := range rules {
@@ -118,7 +118,7 @@ func describePath(r *Rule) string {
 // indexDefaults gives each default backend to the hosts of its route, and the
 // oldest to all others.
 func (c *compiler) indexDefaults() {
-	slices.SortFunc(c.defaults, compareAge)
+	slices.SortFunc(c.defaults, byAge)
 	for _, r := range c.defaults {
 		keys := []string{""}
 		for i := range r.Route.Rules {

@@ -171,7 +171,7 @@ func (h *host) find(v *request.View) *Rule {
 		deepest := found[len(found)-1]
 		found = found[:len(found)-1]
 		for _, r := range deepest.rules {
-			for len(patterns) > 0 && compareRules(patterns[0], r) < 0 {
+			for len(patterns) > 0 && byPrecedence(patterns[0], r) < 0 {
 				if p := patterns[0]; p.matchesPath(v.Path) && p.unmet(v) == "" {
 					return p
 				}

@@ -135,38 +135,53 @@ func (m *valueMatch) matches(value string, ok bool) bool {
 func (r *Rule) Ref() model.Ref { return r.Route.Ref }
 
 // compareRules orders the rules of one host by precedence (see the package's
-// comment). It is a total order over different rules.
-func compareRules(a, b *Rule) int {
-	if c := compareMatch(a, b); c != 0 {
-		return c
+// comment), and says in words what decides. It is a total order over different
+// rules.
+func compareRules(a, b *Rule) (c int, why string) {
+	if c, why = compareMatch(a, b); c != 0 {
+		return c, why
 	}
 	return compareAge(a, b)
 }
 
-func compareMatch(a, b *Rule) int {
+func compareMatch(a, b *Rule) (c int, why string) {
 	if a.path == exact || b.path == exact {
-		if c := cmp.Compare(a.path, b.path); c != 0 {
-			return c
+		if c = cmp.Compare(a.path, b.path); c != 0 {
+			return c, "an exact path goes first"
 		}
 	}
-	return cmp.Or(
-		cmp.Compare(len(b.pattern), len(a.pattern)),
-		cmp.Compare(a.path, b.path),
-		cmp.Compare(a.pattern, b.pattern),
-		cmp.Compare(min(len(b.Spec.Methods), 1), min(len(a.Spec.Methods), 1)),
-		cmp.Compare(len(b.headers), len(a.headers)),
-		cmp.Compare(len(b.query), len(a.query)),
-	)
+	if c = cmp.Compare(len(b.pattern), len(a.pattern)); c != 0 {
+		return c, "the longer path goes first"
+	}
+	if c = cmp.Compare(a.path, b.path); c != 0 {
+		return c, "of paths of one length a prefix goes first, then a glob, then a regular expression"
+	}
+	if c = cmp.Compare(a.pattern, b.pattern); c != 0 {
+		return c, "of paths of one length the one first in the alphabet goes first"
+	}
+	if c = cmp.Compare(min(len(b.Spec.Methods), 1), min(len(a.Spec.Methods), 1)); c != 0 {
+		return c, "with the same path one with a method goes first"
+	}
+	if c = cmp.Compare(len(b.headers), len(a.headers)); c != 0 {
+		return c, "with the same path more headers go first"
+	}
+	return cmp.Compare(len(b.query), len(a.query)), "with the same path more query parameters go first"
 }
 
-func compareAge(a, b *Rule) int {
-	return cmp.Or(
-		a.Route.Created.Compare(b.Route.Created),
-		a.Route.Key.Compare(b.Route.Key),
-		cmp.Compare(a.Route.Kind, b.Route.Kind),
-		cmp.Compare(a.order, b.order),
-	)
+func compareAge(a, b *Rule) (c int, why string) {
+	if c = a.Route.Created.Compare(b.Route.Created); c != 0 {
+		return c, "the older object goes first"
+	}
+	if c = cmp.Or(a.Route.Key.Compare(b.Route.Key), cmp.Compare(a.Route.Kind, b.Route.Kind)); c != 0 {
+		return c, "of objects of one age the first by namespace and name goes first"
+	}
+	return cmp.Compare(a.order, b.order), "within an object the first goes first"
 }
+
+// byPrecedence and byAge are orders alone, for sorting.
+func byPrecedence(a, b *Rule) int { c, _ := compareRules(a, b); return c }
+
+func byAge(a, b *Rule) int { c, _ := compareAge(a, b); return c }
 
 // sameMatch reports whether two rules of one host take exactly the same requests.
 func sameMatch(a, b *Rule) bool {
