@@ -89,23 +89,31 @@ func (t *transaction) finished() {
 }
 
 func (t *transaction) serve() {
+	if c := t.admit(); c != nil {
+		t.forward(c)
+	}
+}
+
+// admit finds the rule for the request and runs its filters. It returns nil if
+// the request has got its answer by that.
+func (t *transaction) admit() *config {
 	c := t.g.config.Load()
 	if c == nil {
 		t.fail(http.StatusServiceUnavailable, "the gateway is starting and does not know its routes yet")
-		return
+		return nil
 	}
 	if t.view.Method == http.MethodConnect {
 		t.fail(http.StatusMethodNotAllowed, "CONNECT is not supported")
-		return
+		return nil
 	}
 	if err := t.normalise(); err != nil {
 		t.fail(http.StatusBadRequest, err.Error())
-		return
+		return nil
 	}
 	match, ok := c.router.Match(&t.view)
 	if !ok {
 		t.fail(http.StatusNotFound, "no route for this host and path")
-		return
+		return nil
 	}
 	t.rule = match.Rule
 	t.site = &c.sites[match.Rule.ID]
@@ -115,21 +123,29 @@ func (t *transaction) serve() {
 	}
 	if a := t.site.chain.Apply(&t.exchange); a != nil {
 		t.give(a)
-		return
+		return nil
 	}
+	return c
+}
+
+// forward sends the request to a backend of the rule, or of one of its canaries.
+func (t *transaction) forward(c *config) {
 	if canary := t.site.canaries.Choose(&t.view); canary != nil {
 		t.rule = canary
 		t.site = &c.sites[canary.ID]
 	}
 	b := t.site.pick()
 	if b == nil {
-		t.fail(http.StatusServiceUnavailable, "the route has no backend")
+		t.fail(http.StatusServiceUnavailable, noBackend)
 		return
 	}
 	t.pool = b.pool
 	filter.Forward(&t.exchange)
 	t.client.proxy(t, b)
 }
+
+// noBackend is why a rule without backends answers 503.
+const noBackend = "the route has no backend"
 
 // normalise reads method, host and path from what the client sent. net/http's
 // own reading of the path is not used: it decodes %2F.

@@ -184,12 +184,3 @@ func Explain(k Key, snap *state.Snapshot) (reason, message string) {
 	return "ServicePortNotFound", fmt.Sprintf("Service %s has no port %s/%s, it has %s: correct the port; until then clients get 503",
 		k.Service, want, k.Protocol, strings.Join(append(have, "no others")[:max(len(have), 1)], ", "))
 }
-
-// Addresses returns the endpoints of a pool, for people.
-func (p *Pool) Addresses() []string {
-	var list []string
-	for _, e := range p.members.Load().endpoints {
-		list = append(list, e.addr)
-	}
-	return list
-}
