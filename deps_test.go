@@ -47,7 +47,7 @@ var depsRules = []depsRule{
 	{pkg: "internal/dns/...", may: consumer("internal/dns/...")},
 	{pkg: "internal/gateway/...", may: consumer("internal/gateway/...")},
 	{pkg: "internal/sysctl"},
-	{pkg: "internal/explain", may: consumer("internal/dataplane")},
+	{pkg: "internal/explain", may: consumer("internal/dataplane", "internal/gateway/...")},
 	{pkg: "internal/servicetls", may: consumer()},
 	{pkg: "internal/lb/...", may: consumer("internal/lb/...")},
 	{pkg: "internal/status/kube", may: consumer("internal/lb/ipam", "internal/source/translate"), k8s: true},

@@ -14,44 +14,79 @@ import (
 func newExplainCommand() *cobra.Command {
 	var c explainCommand
 	cmd := &cobra.Command{
-		Use:   "explain svc/NAME",
-		Short: "Tell where connections to a Service go, why, and what the kernel holds for it",
+		Use:   "explain svc/NAME | URL",
+		Short: "Tell where connections to a Service or an HTTP request go, and why",
 		Long: `Explain tells of one Service, on one node: which addresses it has, which endpoints are in and which are out and why,
 what each class of clients gets, and whether the kernel holds just that now. The exit status is 1 when the kernel differs.
+
+Of one HTTP request, given as a URL with its scheme, it tells what the gateway makes of it: how host and path are read, which rule of which
+Ingress takes it and why the others do not, certificate and redirects, filters, what the backend is sent, and which endpoints there are. Nothing
+is sent anywhere. The exit status is 1 when some or all such requests would not reach a backend.
 
 ` + inspectionLong + `
 Reading the kernel needs root, and in a cluster of several machines has to be done on the node.`,
 		Example: `  fairway explain svc/web
   fairway explain svc/web -n shop --from cart-5d9c7b9f4-x2x8z --port http
-  fairway explain svc/web --from outside --node node-2 -o json`,
+  fairway explain svc/web --from outside --node node-2 -o json
+  fairway explain https://shop.example.com/cart
+  fairway explain http://shop.example.com/cart -X POST -H 'X-Canary: always' --from 198.51.100.7`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0]) },
 	}
-	c.flags(cmd, "`namespace` of the Service (default: the context's)",
-		"`name` of the node that serves (default: that of the Pod in --from, else the first one of fairway up, else this machine)")
+	c.flags(cmd, "`namespace` of the Service, or of the Pod in --from (default: the context's)",
+		"`name` of the node that serves (default: that of the Pod in --from for a Service, else the first one of fairway up, else this machine)")
 	f := cmd.Flags()
-	f.StringVar(&c.from, "from", "", "`client` to explain for: a Pod (NAME or NAMESPACE/NAME), node, or outside (default: all)")
+	f.StringVar(&c.from, "from", "", "`client` to explain for: a Pod (NAME or NAMESPACE/NAME); for a Service also node or outside, for a URL an address (default: all)")
 	f.StringVar(&c.port, "port", "", "`port` of the Service, by name or number (default: all)")
+	f.StringVarP(&c.method, "request", "X", "GET", "`method` of the HTTP request")
+	f.StringArrayVarP(&c.header, "header", "H", nil, "header of the HTTP request, as `name: value`; may be given several times")
+	f.BoolVar(&c.serveNginx, "serve-nginx-class", false, "for a URL: gateways run with this flag, and serve Ingresses of ingress-nginx's class too")
+	f.Uint16Var(&c.httpsPort, "https-port", 443, "for a URL: `port` for HTTPS that gateways run with, for redirects")
 	return cmd
 }
 
 type explainCommand struct {
 	inspection
 	from, port string
+
+	method     string
+	header     []string
+	serveNginx bool
+	httpsPort  uint16
 }
 
 func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
-	name, err := serviceName(arg)
+	asked, err := parseExplained(arg)
 	if err != nil {
 		return err
+	}
+	// Flags that are for the other of the two would be ignored in silence.
+	others, why := []string{"request", "header", "serve-nginx-class", "https-port"}, "is for a URL, and "+arg+" is a Service"
+	if asked.url != "" {
+		others, why = []string{"port"}, "is for a Service; write the port into the URL, as http://host:port/path"
+	}
+	for _, name := range others {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s %s", name, why)
+		}
 	}
 	in, err := c.find()
 	if err != nil {
 		return err
 	}
+	if asked.url != "" {
+		report, err := agent.ExplainRequest(cmd.Context(), agent.ExplainRequestOptions{
+			Config: in.Config, URL: asked.url, Method: c.method, Header: c.header, From: c.from, Namespace: in.namespace,
+			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPSPort: c.httpsPort,
+		})
+		if err != nil {
+			return err
+		}
+		return c.tell(cmd, report, report.Reaches)
+	}
 	// The kernel of a node of fairway up is that of its network namespace.
 	report, err := agent.Explain(cmd.Context(), agent.ExplainOptions{
-		Config: in.Config, Service: model.Key{Namespace: in.namespace, Name: name}, From: c.from, Port: c.port,
+		Config: in.Config, Service: model.Key{Namespace: in.namespace, Name: asked.service}, From: c.from, Port: c.port,
 		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter,
 	})
 	if err != nil {
@@ -60,8 +95,14 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	return c.tell(cmd, report, !report.Kernel.Differs)
 }
 
-// serviceName reads svc/NAME, as kubectl has it, or just a name.
-func serviceName(arg string) (string, error) {
+// explained is what is asked about: a Service, or a request.
+type explained struct{ service, url string }
+
+// parseExplained reads svc/NAME, as kubectl has it, or just a name, or a URL.
+func parseExplained(arg string) (explained, error) {
+	if strings.Contains(arg, "://") {
+		return explained{url: arg}, nil
+	}
 	kind, name, ok := strings.Cut(arg, "/")
 	if !ok {
 		kind, name = "svc", arg
@@ -69,10 +110,17 @@ func serviceName(arg string) (string, error) {
 	switch kind {
 	case "svc", "service", "services":
 	default:
-		return "", fmt.Errorf("%s: only Services can be explained, as svc/NAME", arg)
+		url := arg
+		if kind == "" {
+			url = "HOST" + arg
+		}
+		return explained{}, fmt.Errorf("%s: give a Service as svc/NAME, or a request with its scheme, as http://%s or https://%s", arg, url, url)
 	}
-	if name == "" || strings.Contains(name, "/") {
-		return "", errors.New("name the Service, as svc/NAME")
+	switch {
+	case name == "" || strings.Contains(name, "/"):
+		return explained{}, errors.New("name the Service, as svc/NAME")
+	case strings.ContainsAny(name, ".:?[]"): // which no name of a Service has
+		return explained{}, fmt.Errorf("%s is no name of a Service; give one as svc/NAME, or a request with its scheme, as http://%s/ or https://%s/", name, name, name)
 	}
-	return name, nil
+	return explained{service: name}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -117,8 +118,15 @@ func readKernel() ([]dataplane.HeldPart, error) {
 
 // readCluster reads all that a node role would, and what only people are told.
 func readCluster(ctx context.Context, config *rest.Config) (*state.Snapshot, error) {
+	return readOnce(ctx, kube.Options{Config: config, Kinds: kube.ForNode})
+}
+
+// readOnce reads all that a role with these options would, and what only people
+// are told.
+func readOnce(ctx context.Context, o kube.Options) (*state.Snapshot, error) {
 	store := state.New()
-	source, err := kube.New(kube.Options{Config: config, Store: store, Logger: slog.New(slog.DiscardHandler), Kinds: kube.ForNode, About: true})
+	o.Store, o.Logger, o.About = store, slog.New(slog.DiscardHandler), true
+	source, err := kube.New(o)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +139,7 @@ func readCluster(ctx context.Context, config *rest.Config) (*state.Snapshot, err
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the Kubernetes API at %s did not tell everything within %s", config.Host, syncTimeout)
+			return nil, fmt.Errorf("the Kubernetes API at %s did not tell everything within %s", o.Config.Host, syncTimeout)
 		case <-sub.C():
 			if snap := store.Snapshot(); snap.Synced {
 				cancel()
@@ -153,30 +161,41 @@ func (o *ExplainOptions) client(ctx context.Context, x *explain.Options) error {
 		x.From = explain.Node
 		return nil
 	}
-	namespace, name := o.Service.Namespace, strings.TrimPrefix(o.From, "pod/")
-	if ns, rest, ok := strings.Cut(name, "/"); ok {
-		namespace, name = ns, rest
-	}
-	client, err := kubernetes.NewForConfig(o.Config)
-	if err != nil {
-		return err
-	}
-	pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	pod, err := findPod(ctx, o.Config, o.Service.Namespace, o.From, "node, outside, or a Pod as NAME or NAMESPACE/NAME")
 	switch {
-	case apierrors.IsNotFound(err):
-		return fmt.Errorf("--from %s: there is no Pod %s in namespace %s; give node, outside, or a Pod as NAME or NAMESPACE/NAME", o.From, name, namespace)
 	case err != nil:
-		return fmt.Errorf("--from %s: %w", o.From, err)
-	case pod.Spec.NodeName == "":
-		return fmt.Errorf("--from %s: the Pod is on no node yet", o.From)
+		return err
 	case o.Node != "" && o.Node != pod.Spec.NodeName:
 		return fmt.Errorf("--from %s: the Pod is on node %s; leave --node out", o.From, pod.Spec.NodeName)
 	}
-	x.Node, x.From, x.FromName = pod.Spec.NodeName, explain.Pod, "Pod "+namespace+"/"+name
+	x.Node, x.From, x.FromName = pod.Spec.NodeName, explain.Pod, "Pod "+pod.Namespace+"/"+pod.Name
 	if addr, err := netip.ParseAddr(pod.Status.PodIP); err == nil && !pod.Spec.HostNetwork {
 		x.FromAddr = addr
 	}
 	return nil
+}
+
+// findPod finds the Pod that --from names, as NAME, pod/NAME or NAMESPACE/NAME;
+// it is on a node. want says what else --from can be.
+func findPod(ctx context.Context, config *rest.Config, namespace, from, want string) (*corev1.Pod, error) {
+	name := strings.TrimPrefix(from, "pod/")
+	if ns, rest, ok := strings.Cut(name, "/"); ok {
+		namespace, name = ns, rest
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("--from %s: there is no Pod %s in namespace %s; give %s", from, name, namespace, want)
+	case err != nil:
+		return nil, fmt.Errorf("--from %s: %w", from, err)
+	case pod.Spec.NodeName == "":
+		return nil, fmt.Errorf("--from %s: the Pod is on no node yet", from)
+	}
+	return pod, nil
 }
 
 func (o *ExplainOptions) defaultNode(snap *state.Snapshot) (string, error) {
