@@ -34,6 +34,8 @@ type GatewayOptions struct {
 	TrustedProxies []netip.Prefix
 	// ProxyProtocol expects a PROXY header on every HTTP and HTTPS connection.
 	ProxyProtocol bool
+	// MaxConnectionsPerClient limits the open connections of one client; 0 for no limit.
+	MaxConnectionsPerClient int
 	// MaxBodyBytes limits request bodies where a route sets no limit; 0 for none.
 	MaxBodyBytes int64
 	// AccessLog is a file, "-" for standard output, or empty for none, and
@@ -65,7 +67,8 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		Store: store, Logger: o.Logger, NodeName: o.NodeName, Registerer: registry,
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
-		AccessLogFormat: o.AccessLogFormat,
+		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
+		AccessLogFormat:         o.AccessLogFormat,
 	}
 	if o.AccessLog != "" {
 		options.AccessLog = log

@@ -55,6 +55,10 @@ type Options struct {
 	// ProxyProtocol makes connections to the HTTP and HTTPS ports begin with a
 	// PROXY header.
 	ProxyProtocol bool
+	// MaxConnectionsPerClient limits the open connections of one client, an IPv4
+	// address or an IPv6 /64, over all ports but UDP's; 0 for no limit. Trusted
+	// proxies have none.
+	MaxConnectionsPerClient int
 	// MaxBodyBytes limits request bodies of routes that set no limit; 0 for none.
 	MaxBodyBytes int64
 	// ConnectTimeout limits connecting to an endpoint; default 5 s.
@@ -163,12 +167,15 @@ func New(o Options) (*Gateway, error) {
 // listen opens the gateway's own ports.
 func (g *Gateway) listen() error {
 	ctx := context.Background()
+	clients := listener.NewClients(listener.ClientsOptions{
+		Most: g.options.MaxConnectionsPerClient, Exempt: g.trust.Has, OnRefused: g.metrics.refused.Inc, Logger: g.logger,
+	})
 	open := func(addrs []string, secure bool) error {
 		if len(addrs) == 0 {
 			return nil
 		}
 		o := listener.HTTPOptions{
-			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol,
+			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
 			DrainTimeout: g.options.DrainTimeout, Logger: g.logger,
 		}
 		if secure {
@@ -200,7 +207,7 @@ func (g *Gateway) listen() error {
 	}
 	g.streams = listener.NewStreams(listener.StreamOptions{
 		Host: g.options.StreamHost, Reserved: reserved, ReservedUDP: reservedUDP, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
-		OnConnection: g.metrics.connectionEnded, Logger: g.logger,
+		Clients: clients, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
 	})
 	return nil
 }

@@ -23,6 +23,7 @@ type metrics struct {
 	duration    *prometheus.HistogramVec
 	failures    *prometheus.CounterVec
 	connections *prometheus.CounterVec
+	refused     prometheus.Counter
 	inFlight    prometheus.Gauge
 	reloads     prometheus.Counter
 	rules       prometheus.Gauge
@@ -39,6 +40,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Failures at backends: connect for each endpoint that could not be connected to, else the code that the client got."}, []string{"namespace", "service", "reason"}),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_stream_connections_total",
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
+			Help: "Connections closed at once because their client had as many as it may."}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_requests_in_flight", Help: "HTTP requests under way."}),
 		reloads:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_route_changes_total", Help: "How often changed routes were taken in."}),
 		rules:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_rules", Help: "Rules that can get requests."}),
@@ -46,7 +49,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.inFlight, m.reloads, m.rules} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.inFlight, m.reloads, m.rules} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ type HTTPOptions struct {
 	// ProxyProtocol makes every connection begin with a PROXY header. Only
 	// turn it on behind a proxy that sends them: it decides the client's address.
 	ProxyProtocol bool
+	// Clients bounds the connections of each client. Optional.
+	Clients *Clients
 	// DrainTimeout is how long requests under way may take at the end; default 30 s.
 	DrainTimeout time.Duration
 	// LameDuck is how long kept connections may send one more request at the
@@ -146,16 +149,22 @@ func (h *HTTP) Close() error {
 func (h *HTTP) handOver(conn net.Conn) {
 	h.open.Add(1)
 	client := conn.RemoteAddr().String()
-	given := h.handoff.give(h2guard.New(conn, h2guard.Options{
+	guest := &guest{Conn: h2guard.New(conn, h2guard.Options{
 		MaxHeaderBytes: maxHeaderBytes,
 		OnFlood: func(err error) {
 			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", err)
 		},
-	}))
-	if !given {
-		h.open.Add(-1)
+	}), client: h.options.Clients.stay(conn.RemoteAddr())}
+	if !h.handoff.give(guest) {
+		h.count(guest, http.StateClosed)
 		_ = conn.Close()
 	}
+}
+
+// guest is a connection by HTTP/2, counted for its client.
+type guest struct {
+	*h2guard.Conn
+	client netip.Addr
 }
 
 func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
@@ -164,8 +173,9 @@ func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
 	serveTimed(h.options.HTTP2, w, r, h.options.BodyTimeout)
 }
 
-func (h *HTTP) count(_ net.Conn, state http.ConnState) {
+func (h *HTTP) count(conn net.Conn, state http.ConnState) {
 	if state == http.StateClosed || state == http.StateHijacked {
+		h.options.Clients.leave(conn.(*guest).client)
 		h.open.Add(-1)
 	}
 }
@@ -252,15 +262,19 @@ func (h *HTTP) work(tcp *net.TCPConn) {
 // greet finds out what a connection speaks, and serves it.
 func (h *HTTP) greet(tcp *net.TCPConn) {
 	defer h.serving.Add(-1)
-	conn := h.greeted(tcp)
-	if conn != nil {
+	conn, client := h.admitted(tcp)
+	if conn == nil {
+		return
+	}
+	defer h.options.Clients.leave(client)
+	if conn = h.greeted(conn, tcp); conn != nil {
 		h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
 	}
 }
 
-// greeted returns a connection that speaks HTTP/1.1; nil if it does not, and
-// has been seen to.
-func (h *HTTP) greeted(tcp *net.TCPConn) net.Conn {
+// admitted returns a connection whose client may have another one, before that
+// costs more; nil if it may not, and has been closed.
+func (h *HTTP) admitted(tcp *net.TCPConn) (net.Conn, netip.Addr) {
 	var conn net.Conn = tcp
 	if h.options.TLS != nil {
 		conn = http1.NewWire(tcp)
@@ -268,10 +282,21 @@ func (h *HTTP) greeted(tcp *net.TCPConn) net.Conn {
 	if h.options.ProxyProtocol {
 		proxied := &proxyConn{Conn: conn}
 		if proxied.header() != nil {
-			return nil
+			return nil, netip.Addr{}
 		}
 		conn = proxied
 	}
+	client, ok := h.options.Clients.enter(conn.RemoteAddr())
+	if !ok {
+		reset(tcp)
+		return nil, client
+	}
+	return conn, client
+}
+
+// greeted returns a connection that speaks HTTP/1.1; nil if it does not, and
+// has been seen to.
+func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) net.Conn {
 	if h.options.TLS != nil {
 		secure := tls.Server(conn, h.options.TLS)
 		ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)

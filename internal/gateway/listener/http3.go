@@ -57,7 +57,7 @@ func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Listener) (*
 			_ = conn.Close()
 			return nil, fmt.Errorf("share UDP %s with another process: %w", l.Addr(), err)
 		}
-		s.sockets = append(s.sockets, &quicSocket{steering, &quic.Transport{Conn: conn, ConnectionIDGenerator: steering}})
+		s.sockets = append(s.sockets, &quicSocket{steering, &quic.Transport{Conn: conn, ConnectionIDGenerator: steering, ConnContext: s.admit}})
 	}
 	return s, nil
 }
@@ -182,12 +182,42 @@ type quicConnKey struct{}
 // errorExcessiveLoad is H3_EXCESSIVE_LOAD (RFC 9114, 8.1).
 const errorExcessiveLoad = 0x107
 
+var errTooManyConnections = errors.New("the client has as many connections as it may")
+
+// admit refuses the connections of a client that has too many. It does not
+// count: anybody can send a first packet from an address that is another's.
+func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	if s.options.Clients.full(info.RemoteAddr) {
+		return ctx, errTooManyConnections
+	}
+	return ctx, nil
+}
+
+// register counts a connection for its client, once the handshake has shown
+// that the client is where it says.
+func (s *quicServer) register(conn *quic.Conn) {
+	select {
+	case <-conn.HandshakeComplete():
+	case <-conn.Context().Done():
+		return
+	}
+	client, ok := s.options.Clients.enter(conn.RemoteAddr())
+	if !ok {
+		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
+		return
+	}
+	context.AfterFunc(conn.Context(), func() { s.options.Clients.leave(client) })
+}
+
 // begin looks after a new connection. What carries no request for the idle
 // time ends, whatever else its client sends.
 func (s *quicServer) begin(ctx context.Context, conn *quic.Conn) context.Context {
 	c := &quicConn{Conn: conn, cancels: rate.NewLimiter(cancelsPerSecond, maxCancels)}
 	c.idle = time.AfterFunc(s.options.IdleTimeout, func() { _ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "idle") })
 	s.open.Add(1)
+	if s.options.Clients != nil {
+		go s.register(conn)
+	}
 	context.AfterFunc(conn.Context(), func() {
 		c.idle.Stop()
 		s.open.Add(-1)

@@ -36,6 +36,8 @@ type StreamOptions struct {
 	UDPIdle time.Duration
 	// DrainTimeout is how long connections may go on at the end; default 30 s.
 	DrainTimeout time.Duration
+	// Clients bounds the TCP connections of each client. Optional.
+	Clients *Clients
 	// OnConnection is told of each TCP connection and UDP session that ended;
 	// err is nil unless no backend took it. Optional.
 	OnConnection func(route *model.StreamRoute, err error)

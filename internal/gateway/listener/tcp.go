@@ -74,6 +74,12 @@ func (p *tcpPort) serve(client net.Conn) {
 		}
 		client, prefix = proxied, proxied.rest
 	}
+	counted, ok := p.streams.options.Clients.enter(client.RemoteAddr())
+	if !ok {
+		reset(raw)
+		return
+	}
+	defer p.streams.options.Clients.leave(counted)
 	route := t.all[0]
 	if len(t.all) > 1 {
 		// Only here do the client's bytes matter: with one route nobody waits
@@ -96,11 +102,7 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 	backend, err := route.Pool.Dial(ctx, "tcp")
 	cancel()
 	if err != nil {
-		// A reset tells the client more than an empty answer.
-		if tcp, ok := raw.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0)
-		}
-		_ = raw.Close()
+		reset(raw) // it tells the client more than an empty answer
 		p.streams.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
 		return err
 	}
