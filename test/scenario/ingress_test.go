@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -35,6 +36,41 @@ func TestSection07Ingress(t *testing.T) {
 			t.Errorf("%s: status %d, %v; want 404", what, status, err)
 		}
 	}
+	t.Run("what comes is explained", func(t *testing.T) {
+		type report struct {
+			Reaches  bool
+			Backends []struct {
+				Service   string
+				Endpoints []struct {
+					Pod string
+					In  bool
+				}
+			}
+		}
+		explain := func(args ...string) (report, string) {
+			t.Helper()
+			r := env.run(env.node, append([]string{env.fairway(), "explain", "--data-dir", env.data, "-o", "json"}, args...)...)
+			var out report
+			if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || out.Reaches != (r.err == nil) {
+				t.Fatalf("explain %v: %v, %v: %s", args, r.err, err, r.all())
+			}
+			return out, r.stdout
+		}
+		r, text := explain("http://shop.example.com/cart?x=1", "--from", outsideAddr)
+		if !r.Reaches || len(r.Backends) != 1 || r.Backends[0].Service != ns+"/shop" || len(r.Backends[0].Endpoints) == 0 {
+			t.Fatalf("explained is %s", text)
+		}
+		in := map[string]bool{}
+		for _, e := range r.Backends[0].Endpoints {
+			in[e.Pod] = e.In
+		}
+		if a := wantStatus(t, env.outside, 200, at("shop.example.com", "/cart?x=1")...); !in[a.Pod] {
+			t.Errorf("%s answers, which is not said in %s", a.Pod, text)
+		}
+		if r, text := explain("http://blog.example.com/postscript"); r.Reaches || !strings.Contains(text, `"status": 404`) {
+			t.Errorf("explained is %s", text)
+		}
+	})
 	t.Run("WebSocket", func(t *testing.T) {
 		r := env.run(env.outside, "curl", "-sS", "--http1.1", "--max-time", "2", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: shop.example.com", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket",
 			"-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "http://"+nodeAddr+"/ws")
