@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/klog/v2"
 
 	"fairway.dev/fairway/internal/agent"
 	"fairway.dev/fairway/internal/dataplane/ebpf"
@@ -38,7 +37,7 @@ func roleCommand(name, short string, common *agent.Common, metrics string, run f
 			}
 			common.Version = version
 			common.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-			klog.SetSlogLogger(common.Logger) // client-go logs by klog; it shall say it where the role does
+			agent.LogClientGo(common.Logger)
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return run(ctx)

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // Common are the options of every role.
@@ -23,6 +24,10 @@ type Common struct {
 	// Logger is required.
 	Logger *slog.Logger
 }
+
+// LogClientGo has client-go, which logs by klog, say it where the role does. It
+// holds for the whole process, and is for its start.
+func LogClientGo(l *slog.Logger) { klog.SetSlogLogger(l) }
 
 // restConfig returns how to reach the API; role shows there as user agent.
 func (c Common) restConfig(role string) (*rest.Config, error) {
