@@ -67,7 +67,13 @@ type Dataplane struct {
 	listAddresses func() ([]netip.Addr, error)
 	closing       sync.Once
 
+	verifying sync.Mutex // held by Verify as a whole
+	// breathe is called in Verify between two pieces, when the lock is free.
+	breathe func()
+
 	mu sync.Mutex
+	// written are the frontends written since Verify began to read; nil else.
+	written map[frontendKey]struct{}
 	// claims are the owners that want a frontend, the one that gets it first.
 	claims map[frontendKey][]*owner
 	owners map[model.Key]*owner
@@ -162,6 +168,7 @@ func New(o Options) (*Dataplane, error) {
 		log: o.Logger, o: o, claims: map[frontendKey][]*owner{}, owners: map[model.Key]*owner{},
 		inheritedRows: map[uint32]pool{}, inheritedIDs: map[uint32]struct{}{}, guards: map[uint32][]sourceKey{},
 		dirty: map[frontendKey]struct{}{}, clusterIPs: map[address]int{}, stop: func() {},
+		breathe: yieldLock,
 	}
 	if err := d.open(); err != nil {
 		_ = d.Close()
@@ -280,6 +287,8 @@ func (d *Dataplane) close() {
 	if d.sweeper != nil {
 		d.sweeper.close()
 	}
+	d.verifying.Lock() // it reads without the other lock
+	defer d.verifying.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, a := range d.attachments {
@@ -694,73 +703,6 @@ func (d *Dataplane) setAddresses(addrs []netip.Addr) {
 	if err := d.commitNode(); err != nil {
 		d.log.Warn("eBPF: the node's addresses could not be programmed", "error", err)
 	}
-}
-
-// Verify implements dataplane.Dataplane.
-func (d *Dataplane) Verify(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.read(); err != nil {
-		return fmt.Errorf("eBPF: %w", err)
-	}
-	wrong := map[frontendKey]struct{}{}
-	for key := range d.claims {
-		want, _ := d.wanted(key)
-		if had, ok := d.have.frontends[key]; !ok || had != want {
-			wrong[key] = struct{}{}
-		}
-	}
-	if d.pruned {
-		for key := range d.have.frontends {
-			if len(d.claims[key]) == 0 {
-				wrong[key] = struct{}{}
-			}
-		}
-	}
-	backends, err := readBackends(d.maps, d.have.frontends)
-	if err != nil {
-		return fmt.Errorf("eBPF: %w", err)
-	}
-	for _, o := range d.owners {
-		for _, r := range o.rows {
-			if !slices.Equal(rowOf(backends, r.pool), r.backends) {
-				d.toWrite(r)
-			}
-		}
-	}
-	changed := 0
-	for key := range wrong {
-		if _, refused := d.dirty[key]; !refused {
-			changed++
-		}
-	}
-	if changed > 0 {
-		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", changed)
-	}
-	errs := d.commitAll(wrong)
-	for _, keys := range d.guards {
-		for _, k := range keys {
-			errs = append(errs, d.maps[socketMapSources].Put(k, uint8(1)))
-		}
-	}
-	if addrs, err := d.listAddresses(); err != nil {
-		errs = append(errs, fmt.Errorf("addresses of the node: %w", err))
-	} else {
-		d.nodeAddrs = addrs
-	}
-	if d.nodeKnown {
-		errs = append(errs, d.setNamespaces(), d.commitNode())
-	}
-	if d.pruned {
-		errs = append(errs, d.attach())
-	}
-	if d.ingress != nil {
-		errs = append(errs, d.ingress.verify())
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("eBPF: %w", err)
-	}
-	return nil
 }
 
 // commitAll commits and says what went wrong.

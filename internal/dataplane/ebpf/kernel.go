@@ -78,15 +78,20 @@ func readMaps(m map[string]*ebpf.Map) (out mapped, err error) {
 	if out.addresses, err = readAll[address, uint32](m[socketMapAddresses]); err != nil {
 		return out, fmt.Errorf("read map %s: %w", socketMapAddresses, err)
 	}
-	if out.ranges, err = readTrie[rangeKey, uint32](m[socketMapRanges]); err != nil {
-		return out, fmt.Errorf("read map %s: %w", socketMapRanges, err)
+	return out, out.readSettings(m)
+}
+
+// readSettings reads the node's settings that are no addresses.
+func (h *mapped) readSettings(m map[string]*ebpf.Map) (err error) {
+	if h.ranges, err = readTrie[rangeKey, uint32](m[socketMapRanges]); err != nil {
+		return fmt.Errorf("read map %s: %w", socketMapRanges, err)
 	}
-	for i := range out.proxies {
-		if err := m[socketMapProxies].Lookup(uint32(i), &out.proxies[i]); err != nil {
-			return out, fmt.Errorf("read map %s: %w", socketMapProxies, err)
+	for i := range h.proxies {
+		if err := m[socketMapProxies].Lookup(uint32(i), &h.proxies[i]); err != nil {
+			return fmt.Errorf("read map %s: %w", socketMapProxies, err)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // readBackends reads the backends up to the last one that a frontend leads to.
@@ -149,6 +154,14 @@ func (d *Dataplane) explain(err error, name string) error {
 	return fmt.Errorf("the map of %s is full with %d: raise --bpf-max-frontends, or remove Services", name, d.maps[name].MaxEntries())
 }
 
+// noteWritten remembers for Verify, if it is at work, that a frontend is not as
+// it was when the kernel was read.
+func (d *Dataplane) noteWritten(key frontendKey) {
+	if d.written != nil {
+		d.written[key] = struct{}{}
+	}
+}
+
 // putFrontends writes frontends in batches; of a batch that fails, each by
 // itself. It returns those that the kernel refused.
 func (d *Dataplane) putFrontends(keys []frontendKey, values []frontend) map[frontendKey]error {
@@ -165,6 +178,7 @@ func (d *Dataplane) putFrontends(keys []frontendKey, values []frontend) map[fron
 		}
 		for i, k := range keys[:n] {
 			if refused[k] == nil {
+				d.noteWritten(k)
 				d.have.frontends[k] = values[i]
 			}
 		}
@@ -180,6 +194,7 @@ func (d *Dataplane) removeFrontends(keys []frontendKey) map[frontendKey]error {
 			refused[k] = err
 			continue
 		}
+		d.noteWritten(k)
 		delete(d.have.frontends, k)
 	}
 	return refused
@@ -238,9 +253,15 @@ func (d *Dataplane) commitNode() error {
 			delete(d.clusterIPs, a)
 		}
 	}
-	if !d.nodeKnown {
-		return errors.Join(errs...)
+	if d.nodeKnown {
+		errs = append(errs, d.commitSettings(want))
 	}
+	return errors.Join(errs...)
+}
+
+// commitSettings brings the node's settings in line that are no addresses.
+func (d *Dataplane) commitSettings(want nodeSettings) error {
+	var errs []error
 	for k, flags := range want.ranges {
 		if had, ok := d.have.ranges[k]; !ok || had != flags {
 			if err := d.maps[socketMapRanges].Put(k, flags); err != nil {
