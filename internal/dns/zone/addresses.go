@@ -75,58 +75,71 @@ func (t addressTable) all() iter.Seq2[netip.Addr, model.Key] {
 	}
 }
 
-// addressEditor makes a new table from an old one, which stays as it is.
+// addressEditor makes a new table from an old one, which stays as it is. It puts
+// blocks in order at the end: the first load fills every one of them.
 type addressEditor struct {
 	table addressTable
-	// own are the blocks that have been copied and may be changed in place.
-	own map[netip.Addr][]holder
+	edits map[netip.Addr]*blockEdit
 }
+
+// blockEdit is what changes in a block, in any order; what is in both lists stays.
+type blockEdit struct{ add, remove []holder }
 
 func (t addressTable) edit() *addressEditor {
-	return &addressEditor{t, map[netip.Addr][]holder{}}
+	return &addressEditor{t, map[netip.Addr]*blockEdit{}}
 }
 
-// block returns one to change in place.
-func (e *addressEditor) block(block netip.Addr) []holder {
-	list, ok := e.own[block]
-	if !ok {
-		list, _ = e.table.blocks.Get(block)
-		list = slices.Clone(list)
+func (e *addressEditor) block(block netip.Addr) *blockEdit {
+	b := e.edits[block]
+	if b == nil {
+		b = &blockEdit{}
+		e.edits[block] = b
 	}
-	return list
+	return b
 }
 
 // add notes that a Service has the address. The key is kept.
 func (e *addressEditor) add(a netip.Addr, service *model.Key) {
 	block, last := blockOf(a)
-	list := e.block(block)
-	h := holder{service, last}
-	i, found := slices.BinarySearchFunc(list, h, holder.compare)
-	if !found {
-		list = slices.Insert(list, i, h)
-	}
-	e.own[block] = list
+	b := e.block(block)
+	b.add = append(b.add, holder{service, last})
 }
 
 // remove notes that it has it no more.
 func (e *addressEditor) remove(a netip.Addr, service *model.Key) {
 	block, last := blockOf(a)
-	list := e.block(block)
-	if i, found := slices.BinarySearchFunc(list, holder{service, last}, holder.compare); found {
-		list = slices.Delete(list, i, i+1)
+	b := e.block(block)
+	b.remove = append(b.remove, holder{service, last})
+}
+
+// apply returns the block that a block becomes.
+func (b *blockEdit) apply(old []holder) []holder {
+	slices.SortFunc(b.remove, holder.compare)
+	out := make([]holder, 0, len(old)+len(b.add))
+	for _, h := range old {
+		if _, gone := slices.BinarySearchFunc(b.remove, h, holder.compare); !gone {
+			out = append(out, h)
+		}
 	}
-	e.own[block] = list
+	out = append(out, b.add...)
+	slices.SortFunc(out, holder.compare)
+	out = slices.CompactFunc(out, func(a, b holder) bool { return a.compare(b) == 0 })
+	if len(out) < cap(out) {
+		out = slices.Clone(out) // without the room of what has gone
+	}
+	return out
 }
 
 // done returns the new table; the editor is of no use after it.
 func (e *addressEditor) done() addressTable {
 	blocks := e.table.blocks.Edit()
-	for block, list := range e.own {
-		if len(list) == 0 {
+	for block, b := range e.edits {
+		old, _ := e.table.blocks.Get(block)
+		if list := b.apply(old); len(list) > 0 {
+			blocks.Set(block, list)
+		} else {
 			blocks.Delete(block)
-			continue
 		}
-		blocks.Set(block, slices.Clone(list))
 	}
 	return addressTable{blocks.Table()}
 }
