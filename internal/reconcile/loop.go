@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -202,7 +203,8 @@ func (l *Loop[K, D]) round(ctx context.Context, prev, next *state.Snapshot) bool
 
 func (l *Loop[K, D]) compile(next *state.Snapshot, dirty map[K]struct{}) []Change[K, D] {
 	changes := make([]Change[K, D], 0, len(dirty))
-	for k := range dirty {
+	// Keys are sorted, not changes, which are large.
+	for _, k := range slices.SortedFunc(maps.Keys(dirty), l.o.Compare) {
 		c := Change[K, D]{Key: k}
 		c.Old, c.HadOld = l.applied[k]
 		c.New, c.HasNew = l.o.Compile(next, k)
@@ -216,7 +218,6 @@ func (l *Loop[K, D]) compile(next *state.Snapshot, dirty map[K]struct{}) []Chang
 		}
 		changes = append(changes, c)
 	}
-	slices.SortFunc(changes, func(a, b Change[K, D]) int { return l.o.Compare(a.Key, b.Key) })
 	return changes
 }
 
