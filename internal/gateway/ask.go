@@ -64,9 +64,7 @@ func (n *netClient) relay(t *transaction, b *http1.Backend) error {
 	for name, value := range b.Response.Each() {
 		addHeader(header, name, value)
 	}
-	if alt, ok := t.altSvc(); ok {
-		header.Set(alt.Name, alt.Value)
-	}
+	t.addExtra(header)
 	w.WriteHeader(b.Response.Status)
 	for {
 		data, err := b.NextReady()

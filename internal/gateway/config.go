@@ -60,6 +60,11 @@ func (s *site) pick() *backend {
 	return nil
 }
 
+// has reports whether a session is with one of the site's backends.
+func (s *site) has(session *upstream.Session) bool {
+	return slices.ContainsFunc(s.backends, func(b backend) bool { return b.pool.Has(session) })
+}
+
 func poolKey(b model.Backend, p model.Protocol) upstream.Key {
 	return upstream.Key{Service: b.Service, Port: b.Port, Protocol: p}
 }

@@ -13,9 +13,9 @@ import (
 // as long as the connection, and with it all that a request needs.
 type http1Client struct {
 	transaction
-	conn  *http1.Conn
-	head  []byte         // of the request to the backend
-	extra [1]http1.Field // of the answer
+	conn *http1.Conn
+	head []byte                // of the request to the backend
+	own  [maxExtra]http1.Field // of the answer
 	// peer and port are in words what at and local are.
 	peer, port string
 	at         netip.AddrPort
@@ -103,14 +103,9 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	}
 	t.endpoint = lease.Endpoint
 	if lease.Response.Status == 101 {
-		err = c.Tunnel(lease.Backend)
+		err = c.Tunnel(lease.Backend, t.extra(h.own[:0]))
 	} else {
-		var extra []http1.Field
-		if alt, ok := t.altSvc(); ok {
-			h.extra[0] = alt
-			extra = h.extra[:]
-		}
-		err = c.Relay(lease.Backend, extra)
+		err = c.Relay(lease.Backend, t.extra(h.own[:0]))
 	}
 	b.pool.Done(lease, err)
 	if err != nil {

@@ -191,9 +191,7 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		default:
 			p.FlushInterval = -1
 		}
-		if alt, ok := t.altSvc(); ok {
-			resp.Header.Set(alt.Name, alt.Value)
-		}
+		t.addExtra(resp.Header)
 		if t.grpc && resp.Body != http.NoBody {
 			resp.Body = &grpcBody{ReadCloser: resp.Body, t: t, n: n, answer: resp}
 		}

@@ -182,7 +182,14 @@ func (out *Rehearsed) filters(t *transaction) {
 func (out *Rehearsed) shares(t *transaction, c *config) {
 	filter.Forward(&t.exchange)
 	out.Path, out.Query, out.Header = t.exchange.Path, t.exchange.Query, slices.Clone(t.exchange.Header)
+	held := t.held(c)
 	for _, share := range t.site.canaries.Shares(t.rule, &t.view) {
+		if held != nil && t.site.canaries != nil {
+			share.Part, share.Why = 0, "the session's cookie decides"
+			if share.Rule == held {
+				share.Part = 1
+			}
+		}
 		s := &c.sites[share.Rule.ID]
 		list := RehearsedShare{Share: share}
 		if s.total == 0 {

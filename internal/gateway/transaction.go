@@ -53,6 +53,8 @@ type transaction struct {
 	rule     *router.Rule
 	site     *site
 	pool     *upstream.Pool
+	session  upstream.Session
+	cookie   *router.Rule // whose path the session's cookie has
 	exchange filter.Exchange
 	endpoint string // that answered
 	failure  string // why the gateway answered itself, for the log
@@ -125,14 +127,20 @@ func (t *transaction) admit() *config {
 		t.give(a)
 		return nil
 	}
+	if s := t.exchange.Session; s != nil {
+		t.session = upstream.NewSession(t.exchange.SessionCookie, s.Persistent, s.ChangeOnFailure)
+		t.cookie = t.rule
+	}
 	return c
 }
 
 // forward sends the request to a backend of the rule, or of one of its canaries.
 func (t *transaction) forward(c *config) {
-	if canary := t.site.canaries.Choose(&t.view); canary != nil {
-		t.rule = canary
-		t.site = &c.sites[canary.ID]
+	if t.site.canaries != nil {
+		if canary := t.canary(c); canary != nil {
+			t.rule = canary
+			t.site = &c.sites[canary.ID]
+		}
 	}
 	b := t.site.pick()
 	if b == nil {
@@ -146,6 +154,31 @@ func (t *transaction) forward(c *config) {
 
 // noBackend is why a rule without backends answers 503.
 const noBackend = "the route has no backend"
+
+// canary returns the canary that takes the request; nil for the rule itself.
+func (t *transaction) canary(c *config) *router.Rule {
+	if held := t.held(c); held != nil {
+		return held
+	}
+	return t.site.canaries.Choose(&t.view)
+}
+
+// held returns the rule or canary that the request's session began with, where
+// it stays whatever headers and weights say; nil for none.
+func (t *transaction) held(c *config) *router.Rule {
+	if s := t.exchange.Session; s == nil || s.LegacyCanary {
+		return nil
+	}
+	if t.site.has(&t.session) {
+		return t.rule
+	}
+	for _, canary := range t.rule.Canaries {
+		if c.sites[canary.ID].has(&t.session) {
+			return canary
+		}
+	}
+	return nil
+}
 
 // normalise reads method, host and path from what the client sent. net/http's
 // own reading of the path is not used: it decodes %2F.
@@ -196,6 +229,33 @@ func (t *transaction) altSvc() (http1.Field, bool) {
 		return http1.Field{Name: "Alt-Svc", Value: `h3=":` + digits + `"; ma=86400`}, true
 	}
 	return http1.Field{Name: "Alt-Svc", Value: `h3=":443"; ma=86400`}, true
+}
+
+// maxExtra is how many fields extra may add.
+const maxExtra = 2
+
+// extra adds what the gateway says in a backend's answer.
+func (t *transaction) extra(list []http1.Field) []http1.Field {
+	if alt, ok := t.altSvc(); ok {
+		list = append(list, alt)
+	}
+	if x := &t.exchange; x.Session != nil {
+		if value, ok := t.session.Renewed(); ok {
+			list = append(list, http1.Field{Name: "Set-Cookie", Value: filter.SetCookie(x.Session, t.cookie, t.view.Scheme, value, time.Now())})
+		}
+	}
+	return list
+}
+
+// addExtra does so in a header of net/http's, beside the backend's own cookies.
+func (t *transaction) addExtra(header http.Header) {
+	var space [maxExtra]http1.Field
+	for _, f := range t.extra(space[:0]) {
+		if f.Name != "Set-Cookie" {
+			header.Del(f.Name)
+		}
+		header.Add(f.Name, f.Value)
+	}
 }
 
 // protocolHTTP3 is how quic-go names its protocol.
@@ -279,6 +339,10 @@ func (t *transaction) call(b *backend) upstream.Call {
 	c := upstream.Call{
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
 		ReadTimeout: x.Read, SendTimeout: x.Send,
+		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed},
+	}
+	if x.Session != nil {
+		c.Choice.Session = &t.session
 	}
 	if x.Total > 0 {
 		c.Deadline = t.start.Add(x.Total)

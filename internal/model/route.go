@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -134,6 +135,90 @@ type Filters struct {
 	AllowFrom []netip.Prefix
 	// MaxBodyBytes limits the request body; 0 means the gateway's default, -1 no limit.
 	MaxBodyBytes int64
+	// Session keeps the requests of a client at one endpoint. It goes before
+	// HashBy, and that before Balance.
+	Session *Session
+	// HashBy makes requests that are alike in it go to the same endpoint; empty
+	// for none.
+	HashBy []HashPart
+	// Balance is how endpoints are chosen otherwise.
+	Balance Balance
+}
+
+// Balance is how the endpoints of a backend share its requests.
+type Balance uint8
+
+// The ways to balance.
+const (
+	// BalanceTurns takes endpoints in turns, the less busy of two.
+	BalanceTurns Balance = iota
+	// BalanceEWMA takes of two endpoints the one that has answered faster of
+	// late for the requests that it has under way.
+	BalanceEWMA
+)
+
+// Session is a cookie that says which endpoint a client was served by, in
+// ingress-nginx's terms.
+type Session struct {
+	// Cookie is its name.
+	Cookie string
+	// Path and Domain say where the client sends it; an empty Path means the
+	// rule's path.
+	Path, Domain string
+	// SameSite is "Strict", "Lax", "None" or "".
+	SameSite string
+	// Secure is whether it is sent by TLS only; nil means if it was set by TLS.
+	Secure *bool
+	// MaxAge and Expires are how long the client keeps it; 0 leaves them out.
+	MaxAge, Expires time.Duration
+	// Persistent sessions stay while their endpoint is there. The others are
+	// shared anew, as few as possible, when endpoints are added.
+	Persistent bool
+	// ChangeOnFailure moves a session for good when its endpoint fails;
+	// otherwise it comes back.
+	ChangeOnFailure bool
+	// LegacyCanary lets canaries take requests of sessions.
+	LegacyCanary bool
+}
+
+// HashSource is what a part of a key for hashing is taken from.
+type HashSource uint8
+
+// The sources, with the variables of nginx that ask for them.
+const (
+	HashText   HashSource = iota // the name itself
+	HashURI                      // $request_uri
+	HashPath                     // $uri
+	HashQuery                    // $args
+	HashClient                   // $remote_addr
+	HashHost                     // $host
+	HashMethod                   // $request_method
+	HashScheme                   // $scheme
+	HashHeader                   // $http_NAME, as a header's canonical name
+	HashArg                      // $arg_NAME
+	HashCookie                   // $cookie_NAME
+)
+
+// HashPart is a piece of the key that requests are hashed by.
+type HashPart struct {
+	Source HashSource
+	// Name is the text, or the name of the header, argument or cookie.
+	Name string
+}
+
+// String returns the part as it is asked for.
+func (p HashPart) String() string {
+	if p.Source >= HashHeader {
+		prefix := [...]string{"$http_", "$arg_", "$cookie_"}[p.Source-HashHeader]
+		if p.Source == HashHeader {
+			return prefix + strings.ReplaceAll(strings.ToLower(p.Name), "-", "_")
+		}
+		return prefix + p.Name
+	}
+	if p.Source == HashText {
+		return p.Name
+	}
+	return [...]string{"$request_uri", "$uri", "$args", "$remote_addr", "$host", "$request_method", "$scheme"}[p.Source-HashURI]
 }
 
 // HTTPSRedirect is ssl-redirect and force-ssl-redirect of ingress-nginx.

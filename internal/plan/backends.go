@@ -32,6 +32,36 @@ func Upstreams(svc *model.Service, port model.ServicePort, eps *model.EndpointSe
 	return out
 }
 
+// Serving is an endpoint that can serve.
+type Serving struct {
+	netip.AddrPort
+	// Draining tells that it is about to end.
+	Draining bool
+}
+
+// AllServing returns every endpoint that can serve a port, wherever the gateway
+// is: the ready ones of all zones, and those that are terminating but still
+// serving, each once. What a client began at one of them it may go on with
+// there; what is new goes to [Upstreams].
+func AllServing(port model.ServicePort, eps *model.EndpointSet) []Serving {
+	if eps == nil {
+		return nil
+	}
+	var out []Serving
+	seen := map[netip.AddrPort]struct{}{}
+	for _, ready := range []bool{true, false} {
+		for _, c := range candidates(port, eps, nil, anyFamily) {
+			_, twice := seen[c.AddrPort]
+			if twice || c.Ready != ready || !ready && !c.fallback() {
+				continue
+			}
+			seen[c.AddrPort] = struct{}{}
+			out = append(out, Serving{c.AddrPort, !ready})
+		}
+	}
+	return out
+}
+
 func anyFamily(netip.Addr) bool { return true }
 func only4(a netip.Addr) bool   { return a.Is4() }
 func only6(a netip.Addr) bool   { return a.Is6() }

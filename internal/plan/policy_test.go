@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -340,5 +342,20 @@ func TestPlace(t *testing.T) {
 		if got := isOn(c.node, c.endpoint, netip.MustParseAddr(c.addr)); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
+	}
+}
+
+func TestAllServing(t *testing.T) {
+	eps := endpoints(t, "10.0.0.3 ready zones=a", "10.0.0.1 ready zones=b", "10.0.0.4 serving terminating", "10.0.0.5", "10.0.0.6 terminating", "127.0.0.1 ready", "10.0.0.3 serving terminating")
+	var got []string
+	for _, s := range AllServing(service().Ports[0], eps) {
+		got = append(got, fmt.Sprintf("%s %t", s.Addr(), s.Draining))
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"10.0.0.1 false", "10.0.0.3 false", "10.0.0.4 true"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if AllServing(service().Ports[0], nil) != nil {
+		t.Error("endpoints out of nothing")
 	}
 }

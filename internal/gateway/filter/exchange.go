@@ -7,6 +7,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
 	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/model"
 )
 
 // Exchange is one request on its way through the filters, with what they
@@ -26,6 +27,14 @@ type Exchange struct {
 	// Total limits the whole exchange; Connect, Read and Send limit single
 	// steps at the backend; 0 leaves the gateway's default.
 	Total, Connect, Read, Send time.Duration
+	// Session is the cookie that keeps clients at their endpoints, and
+	// SessionCookie what this one has sent by that name; nil for none.
+	Session       *model.Session
+	SessionCookie string
+	// Hash is what endpoints are chosen by if Hashed, and Balance how otherwise.
+	Hash    uint64
+	Hashed  bool
+	Balance model.Balance
 	// Header are changes to the request's headers, in order: each sets a header,
 	// whose name is in canonical form, in place of what the client sent. An empty
 	// value removes it.

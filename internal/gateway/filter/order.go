@@ -10,6 +10,7 @@ var order = []func(*model.Filters, Environment) Filter{
 	newRedirect,      // as in nginx, whose rewrite phase goes before its access phase
 	newAllowFrom,     // nothing of the backend is given to those who may not see it
 	newTimeouts,      // no effect on others
+	newBalance,       // looks at the path that the client asked for, as the next does
 	newRewrite,       // last: all before look at the path that the client asked for
 }
 

@@ -444,12 +444,15 @@ func (c *Conn) Answer(status int, fields []Field, body string) {
 }
 
 // Tunnel sends the backend's consent to switch protocols, and then carries
-// bytes both ways until both sides have ended.
-func (c *Conn) Tunnel(b *Backend) error {
+// bytes both ways until both sides have ended. Extra are further header fields.
+func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	defer c.Release()
 	r := &b.Response
 	c.Status, c.last, b.spoiled = r.Status, true, true
 	out := appendStatus(c.out[:0], r.Status, r.Reason)
+	for i := range extra {
+		out = appendField(out, extra[i].Name, extra[i].Value)
+	}
 	for i := range r.Fields {
 		if f := &r.Fields[i]; f.kind == upgradeField || !endsHere(f, r.listed) {
 			out = appendField(out, f.Name, f.Value)

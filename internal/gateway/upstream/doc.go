@@ -5,7 +5,8 @@
 // Pools live beside the router. A change of endpoints updates a pool in place,
 // so connections, in-flight counts and ejections of the endpoints that stay
 // are kept; an endpoint that goes gets no new requests while those under way
-// finish. Which endpoints count is package plan's decision.
+// finish. Which endpoints count is package plan's decision; which of them a
+// request goes to is decided in choose.go, for all protocols.
 //
 // The package must not know about routes, filters or clients.
 package upstream

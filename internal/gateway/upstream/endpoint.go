@@ -25,6 +25,7 @@ const maxResponseHeader = 256 << 10
 type endpoint struct {
 	addr string // "address:port" or "name:port"
 	dial dialFunc
+	mark // how cookies and hashes know it
 
 	inflight atomic.Int64
 	removed  atomic.Bool
@@ -34,6 +35,8 @@ type endpoint struct {
 	ejections atomic.Int32 // in a row
 	unreached atomic.Bool  // whether one of these was for a connection that could not be opened
 	ejected   atomic.Int64 // until when, in Unix nanoseconds; 0 for not
+
+	latency latency
 
 	mu         sync.Mutex
 	transports [protocols]*http.Transport

@@ -89,6 +89,12 @@ func (e *endpoint) admits(now time.Time) bool {
 	return now.UnixNano() >= until && e.ejected.CompareAndSwap(until, now.Add(trialTime).UnixNano())
 }
 
+// due reports whether [endpoint.admits] may say yes, and takes nothing.
+func (e *endpoint) due(now time.Time) bool {
+	until := e.ejected.Load()
+	return until == 0 || now.UnixNano() >= until
+}
+
 // healthy reports whether nothing speaks against the endpoint.
 func (e *endpoint) healthy() bool { return e.ejected.Load() == 0 }
 

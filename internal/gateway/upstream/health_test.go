@@ -90,7 +90,7 @@ func TestAllEjected(t *testing.T) {
 	}
 	counts := map[*endpoint]int{}
 	for range 300 {
-		e, err := p.pick(nil, now)
+		e, err := p.pick(&Choice{}, nil, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestAllEjected(t *testing.T) {
 	if counts[all[0]] != 0 || counts[all[1]] < 90 || counts[all[2]] < 90 {
 		t.Errorf("%d for the one that is gone, %d and %d for the others", counts[all[0]], counts[all[1]], counts[all[2]])
 	}
-	if e, _ := p.pick(all[1:], now); e != all[0] {
+	if e, _ := p.pick(&Choice{}, all[1:], now); e != all[0] {
 		t.Error("the last one is not tried")
 	}
 }

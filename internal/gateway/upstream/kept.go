@@ -46,7 +46,8 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 	tried := space[:0]
 	var lastErr error
 	for len(tried) < maxTries {
-		e, err := p.pick(tried, time.Now())
+		now := time.Now()
+		e, err := p.pick(&call.Choice, tried, now)
 		if err != nil {
 			if lastErr == nil {
 				lastErr = err
@@ -58,6 +59,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 		}
 		tried = append(tried, e)
 		l, err := p.sendTo(e, c, head, call, limits)
+		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
 			return l, nil
@@ -87,7 +89,8 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	for len(tried) < maxTries {
-		e, pickErr := p.pick(tried, time.Now())
+		now := time.Now()
+		e, pickErr := p.pick(&call.Choice, tried, now)
 		if pickErr != nil || e == nil {
 			if err == nil {
 				err = pickErr
@@ -95,7 +98,9 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 			break
 		}
 		tried = append(tried, e)
-		if l, release, err = p.askAt(ctx, e, q, call, limits); err == nil {
+		l, release, err = p.askAt(ctx, e, q, call, limits)
+		e.measure(&call.Choice, now)
+		if err == nil {
 			e.succeeded()
 			return l, release, nil
 		}

@@ -2,9 +2,8 @@ package upstream
 
 import (
 	"context"
-	"math/rand/v2"
+	"iter"
 	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +32,14 @@ type Pool struct {
 
 // members are the endpoints as of one moment; never changed.
 type members struct {
-	endpoints   []*endpoint
+	endpoints []*endpoint
+	// others can serve, but get only requests of sessions that they have: those
+	// that other zones are to use, and those that drain.
+	others []*endpoint
+	// draining are those of others whose Pods are about to end.
+	draining    []*endpoint
+	uid         string // the Service's
+	tag         uint32 // of the pool, in cookies
 	appProtocol string
 	err         error // why there are no endpoints
 }
@@ -44,43 +50,6 @@ func (p *Pool) Key() Key { return p.key }
 // Err says why the pool cannot serve: [ErrNoService], [ErrNoPort] or
 // [ErrNoEndpoints], wrapped with the object's key; nil if it can.
 func (p *Pool) Err() error { return p.members.Load().err }
-
-// pick chooses the endpoint for the next request: in turns, but with another at random it compares which has fewer
-// requests under way (the power of two choices). Ejected endpoints wait. If all are, everything is better than nothing:
-// those that could be connected to get their turns, and if there are none, the one that has waited longest. nil means that
-// every endpoint was tried.
-func (p *Pool) pick(tried []*endpoint, now time.Time) (*endpoint, error) {
-	m := p.members.Load()
-	if m.err != nil {
-		return nil, m.err
-	}
-	n := len(m.endpoints)
-	start := int(p.turn.Add(1) % uint64(n))
-	var best, last *endpoint
-	for i := range n {
-		e := m.endpoints[(start+i)%n]
-		if slices.Contains(tried, e) {
-			continue
-		}
-		if e.admits(now) {
-			best = e
-			break
-		}
-		if last == nil || last.unreached.Load() && (!e.unreached.Load() || e.ejected.Load() < last.ejected.Load()) {
-			last = e
-		}
-	}
-	if best == nil {
-		return last, nil
-	}
-	if n > 2 && best.healthy() {
-		other := m.endpoints[rand.IntN(n)]
-		if other.inflight.Load() < best.inflight.Load() && other.healthy() && !slices.Contains(tried, other) {
-			best = other
-		}
-	}
-	return best, nil
-}
 
 // Conn is a connection to an endpoint that counts as under way until it is closed.
 type Conn struct {
@@ -108,7 +77,7 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	for len(tried) < maxTries {
-		e, pickErr := p.pick(tried, time.Now())
+		e, pickErr := p.pick(&Choice{}, tried, time.Now())
 		if pickErr != nil {
 			return nil, pickErr
 		}
@@ -131,17 +100,37 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 	return nil, err
 }
 
-// update makes list the endpoints, keeping those that stay.
+// all yields the endpoints that can serve.
+func (m *members) all() iter.Seq[*endpoint] {
+	return func(yield func(*endpoint) bool) {
+		for _, e := range m.endpoints {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range m.others {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// update makes m the endpoints, keeping those that stay.
 func (p *Pool) update(m *members) {
 	old := p.members.Swap(m)
 	if old == nil {
 		return
 	}
-	stays := make(map[*endpoint]struct{}, len(m.endpoints))
-	for _, e := range m.endpoints {
+	stays := make(map[*endpoint]struct{}, len(m.endpoints)+len(m.others))
+	for e := range m.all() {
 		stays[e] = struct{}{}
 	}
-	for _, e := range old.endpoints {
+	for _, e := range m.draining {
+		// A server that shuts down may wait for its connections: none are kept.
+		delete(stays, e)
+	}
+	for e := range old.all() {
 		if _, ok := stays[e]; !ok {
 			e.remove()
 		}

@@ -24,6 +24,8 @@ type Call struct {
 	ReadTimeout time.Duration
 	// SendTimeout limits the time between two writes of the request body.
 	SendTimeout time.Duration
+	// Choice is how the endpoint is chosen.
+	Choice Choice
 	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
 	// takes it from the request's context instead.
 	Deadline time.Time
@@ -44,7 +46,8 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 	tried := space[:0]
 	var lastErr error
 	for len(tried) < maxTries {
-		e, err := p.pick(tried, time.Now())
+		now := time.Now()
+		e, err := p.pick(&call.Choice, tried, now)
 		if err != nil {
 			if lastErr != nil {
 				return nil, lastErr
@@ -56,6 +59,7 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 		}
 		tried = append(tried, e)
 		resp, err := p.attempt(e, req, src, call)
+		e.measure(&call.Choice, now)
 		if err == nil {
 			return resp, nil
 		}

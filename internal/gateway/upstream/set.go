@@ -103,8 +103,8 @@ func (s *Set) refresh(e *entry, snap *state.Snapshot) {
 	}
 	e.made, e.service, e.set, e.node = true, svc, set, node
 	old := map[string]*endpoint{}
-	if m := e.pool.members.Load(); m != nil {
-		for _, ep := range m.endpoints {
+	if m := e.pool.members.Load(); m != nil && (svc == nil || m.uid == svc.UID) {
+		for ep := range m.all() {
 			old[ep.addr] = ep
 		}
 	}
@@ -119,18 +119,43 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 	if !ok {
 		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoPort)}
 	}
-	m := &members{appProtocol: port.AppProtocol}
+	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
+	chosen := map[string]struct{}{}
 	for _, addr := range addresses(svc, port, set, node) {
 		e := old[addr]
-		if e == nil {
-			e = &endpoint{addr: addr, dial: s.dial}
+		if e == nil || e.removed.Load() {
+			e = &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
 		}
+		chosen[addr] = struct{}{}
 		m.endpoints = append(m.endpoints, e)
 	}
+	s.others(m, svc, port, set, old, chosen)
 	if len(m.endpoints) == 0 {
 		m.err = fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)
 	}
 	return m
+}
+
+// others adds the endpoints that can serve besides those that were chosen.
+func (s *Set) others(m *members, svc *model.Service, port model.ServicePort, set *model.EndpointSet, old map[string]*endpoint, chosen map[string]struct{}) {
+	if set == nil || svc.Type == model.ExternalName || len(m.endpoints) == 0 {
+		return
+	}
+	for _, serving := range plan.AllServing(port, set) {
+		addr := serving.String()
+		if _, ok := chosen[addr]; ok {
+			continue
+		}
+		e := old[addr]
+		if e == nil || !serving.Draining && e.removed.Load() {
+			e = &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
+			e.removed.Store(serving.Draining)
+		}
+		m.others = append(m.others, e)
+		if serving.Draining {
+			m.draining = append(m.draining, e)
+		}
+	}
 }
 
 func addresses(svc *model.Service, port model.ServicePort, set *model.EndpointSet, node *model.Node) []string {

@@ -105,7 +105,7 @@ func TestPick(t *testing.T) {
 	all := p.members.Load().endpoints
 	counts := map[*endpoint]int{}
 	for range 400 {
-		e, err := p.pick(nil, now)
+		e, err := p.pick(&Choice{}, nil, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestPick(t *testing.T) {
 	all[0].inflight.Store(50)
 	clear(counts)
 	for range 400 {
-		e, _ := p.pick(nil, now)
+		e, _ := p.pick(&Choice{}, nil, now)
 		counts[e]++
 	}
 	if counts[all[0]] > 60 {
@@ -129,13 +129,13 @@ func TestPick(t *testing.T) {
 	// An ejected one gets nothing until its time is over.
 	all[1].unreachable(now)
 	for range 100 {
-		if e, _ := p.pick(nil, now); e == all[1] {
+		if e, _ := p.pick(&Choice{}, nil, now); e == all[1] {
 			t.Fatal("an ejected endpoint was picked")
 		}
 	}
 	found := false
 	for range 100 {
-		e, _ := p.pick(nil, now.Add(ejectMin+time.Millisecond))
+		e, _ := p.pick(&Choice{}, nil, now.Add(ejectMin+time.Millisecond))
 		found = found || e == all[1]
 	}
 	if !found {
@@ -147,13 +147,13 @@ func TestPick(t *testing.T) {
 	}
 	var tried []*endpoint
 	for range all {
-		e, err := p.pick(tried, now)
+		e, err := p.pick(&Choice{}, tried, now)
 		if e == nil || err != nil {
 			t.Fatalf("nothing to try after %d: %v", len(tried), err)
 		}
 		tried = append(tried, e)
 	}
-	if e, _ := p.pick(tried, now); e != nil {
+	if e, _ := p.pick(&Choice{}, tried, now); e != nil {
 		t.Error("picked one that was tried")
 	}
 }

@@ -60,6 +60,7 @@ func (in *ingress) settings() settings {
 	in.accessAnnotations(&s)
 	in.bodyAnnotations(&s)
 	in.timeoutAnnotations(&s)
+	in.balanceAnnotations(&s)
 	return s
 }
 

@@ -1,0 +1,131 @@
+package upstream
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"fairway.dev/fairway/internal/model"
+)
+
+// Choice is how the endpoint for a request is chosen: by its session, else by
+// its hash, else by Balance. The zero Choice takes endpoints in turns.
+type Choice struct {
+	Balance model.Balance
+	// Hash sends requests with the same hash to the same endpoint, if Hashed.
+	Hashed bool
+	Hash   uint64
+	// Session is the client's session; nil if it has none. What the client is
+	// to be told about it is there once the request was sent.
+	Session *Session
+}
+
+// pick chooses the endpoint for the next request, in this one place for all
+// protocols. nil means that every endpoint was tried.
+func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, error) {
+	m := p.members.Load()
+	if m.err != nil {
+		return nil, m.err
+	}
+	turn := p.turn.Add(1)
+	var e *endpoint
+	switch {
+	case c.Session != nil:
+		e = m.bySession(c, turn, tried, now)
+	case c.Hashed:
+		e = m.byHash(c.Hash, false, tried, now)
+	}
+	if e == nil {
+		e = m.inTurns(turn, c.Balance, tried, now)
+	}
+	return e, nil
+}
+
+// inTurns takes the endpoints in turns, but with another at random it compares
+// which has fewer requests under way, or costs less time (the power of two
+// choices). Ejected endpoints wait. If all are, everything is better than
+// nothing: those that could be connected to get their turns, and if there are
+// none, the one that has waited longest.
+func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint, now time.Time) *endpoint {
+	n := len(m.endpoints)
+	start := int(turn % uint64(n))
+	at := 0
+	var best, last *endpoint
+	for i := range n {
+		at = (start + i) % n
+		e := m.endpoints[at]
+		if slices.Contains(tried, e) {
+			continue
+		}
+		if e.admits(now) {
+			best = e
+			break
+		}
+		if last == nil || last.unreached.Load() && (!e.unreached.Load() || e.ejected.Load() < last.ejected.Load()) {
+			last = e
+		}
+	}
+	if best == nil {
+		return last
+	}
+	if n < 2 || !best.healthy() {
+		return best
+	}
+	if n == 2 && balance == model.BalanceTurns {
+		return best
+	}
+	other := m.endpoints[(at+1+rand.IntN(n-1))%n]
+	if other.healthy() && !slices.Contains(tried, other) && other.before(best, balance, now) {
+		return other
+	}
+	return best
+}
+
+// before reports whether e should get a request sooner than o.
+func (e *endpoint) before(o *endpoint, balance model.Balance, now time.Time) bool {
+	if balance == model.BalanceEWMA {
+		return faster(e, o, now)
+	}
+	return e.inflight.Load() < o.inflight.Load()
+}
+
+// byHash chooses by rendezvous hashing, as the data path does for Services with
+// ClientIP affinity: each endpoint draws a number from the key, the highest has
+// it. So every gateway makes the same choice without a table, what an endpoint
+// that leaves or fails had is shared by all others, and nothing else moves. It
+// costs 2 ns an endpoint. All includes those that only sessions go to. nil
+// means that none is left.
+func (m *members) byHash(key uint64, all bool, tried []*endpoint, now time.Time) *endpoint {
+	for {
+		e := highest(nil, m.endpoints, key, tried, now)
+		if all {
+			e = highest(e, m.others, key, tried, now)
+		}
+		if e == nil || e.admits(now) {
+			return e
+		}
+		// Another request has just been its trial: it is not due any more.
+	}
+}
+
+// highest returns the endpoint that draws the highest number for a key, among
+// best and those of list that may be asked.
+func highest(best *endpoint, list []*endpoint, key uint64, tried []*endpoint, now time.Time) *endpoint {
+	var top uint64
+	if best != nil {
+		top = mix(best.seed ^ key)
+	}
+	for _, e := range list {
+		if n := mix(e.seed ^ key); (best == nil || n > top) && e.due(now) && !slices.Contains(tried, e) {
+			best, top = e, n
+		}
+	}
+	return best
+}
+
+// mix spreads each bit over all (the finaliser of SplitMix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
