@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"fairway.dev/fairway/internal/gateway"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/source/kube"
 	"fairway.dev/fairway/internal/state"
@@ -36,6 +37,9 @@ type GatewayOptions struct {
 	ProxyProtocol bool
 	// MaxConnectionsPerClient limits the open connections of one client; 0 for no limit.
 	MaxConnectionsPerClient int
+	// ShedMemory is the share of the memory limit from which on new requests are
+	// turned away; 0 for never.
+	ShedMemory float64
 	// MaxBodyBytes limits request bodies where a route sets no limit; 0 for none.
 	MaxBodyBytes int64
 	// AccessLog is a file, "-" for standard output, or empty for none, and
@@ -70,6 +74,9 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
 		AccessLogFormat:         o.AccessLogFormat,
 	}
+	if options.Shedder, err = newShedder(o); err != nil {
+		return err
+	}
 	if o.AccessLog != "" {
 		options.AccessLog = log
 	}
@@ -95,6 +102,26 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		}},
 		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
 	})
+}
+
+// newShedder returns nil if memory has no limit, or is not to be watched.
+func newShedder(o GatewayOptions) (*shed.Shedder, error) {
+	if o.ShedMemory == 0 {
+		return nil, nil
+	}
+	if !(o.ShedMemory >= 0.1 && o.ShedMemory <= 1) {
+		return nil, fmt.Errorf("--shed-memory %v: want a share of the memory limit from 0.1 to 1 such as 0.9, or 0 for never", o.ShedMemory)
+	}
+	memory, err := shed.NewMemory()
+	if err != nil {
+		o.Logger.Warn("the memory limit cannot be found, no requests are turned away when memory is short", "error", err)
+		return nil, nil
+	}
+	if memory == nil {
+		return nil, nil
+	}
+	memory.LimitRuntime(o.ShedMemory - 0.05)
+	return shed.New(shed.Options{Above: o.ShedMemory, Share: memory.Share, Logger: o.Logger})
 }
 
 // onlyHere are the problems that only this machine can see. All others follow

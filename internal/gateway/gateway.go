@@ -19,6 +19,7 @@ import (
 	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/listener"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/reconcile"
@@ -74,6 +75,9 @@ type Options struct {
 	// DrainTimeout is how long what is under way may take when Run ends;
 	// default 30 s.
 	DrainTimeout time.Duration
+	// Shedder turns requests and TCP connections away while it is active. Run
+	// runs it. Optional.
+	Shedder *shed.Shedder
 	// AccessLog gets one line per request; nil for none.
 	AccessLog io.Writer
 	// AccessLogFormat is "json" (the default) or "combined".
@@ -99,6 +103,7 @@ type Gateway struct {
 	metrics  *metrics
 	access   *accessLog
 	trust    filter.Trust
+	shed     *shed.Shedder
 	env      filter.Environment
 
 	buffers   bufferPool
@@ -136,6 +141,7 @@ func New(o Options) (*Gateway, error) {
 		resolver:  certs.NewResolver(certs.NewIndex(fallback)),
 		certs:     newCertificates(fallback),
 		trust:     o.TrustedProxies,
+		shed:      o.Shedder,
 		changed:   make(chan struct{}, 1),
 		started:   make(chan struct{}),
 		applied:   &state.Snapshot{},
@@ -144,7 +150,7 @@ func New(o Options) (*Gateway, error) {
 		discard:   log.New(io.Discard, "", 0),
 	}
 	g.tlsHosts.Store(&hostSet{})
-	if g.metrics, err = newMetrics(o.Registerer); err != nil {
+	if g.metrics, err = newMetrics(o.Registerer, o.Shedder); err != nil {
 		return nil, err
 	}
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat); err != nil {
@@ -168,7 +174,7 @@ func New(o Options) (*Gateway, error) {
 func (g *Gateway) listen() error {
 	ctx := context.Background()
 	clients := listener.NewClients(listener.ClientsOptions{
-		Most: g.options.MaxConnectionsPerClient, Exempt: g.trust.Has, OnRefused: g.metrics.refused.Inc, Logger: g.logger,
+		Most: g.options.MaxConnectionsPerClient, Exempt: g.trust.Has, OnRefused: g.metrics.refusedForLimit.Inc, Logger: g.logger,
 	})
 	open := func(addrs []string, secure bool) error {
 		if len(addrs) == 0 {
@@ -176,7 +182,7 @@ func (g *Gateway) listen() error {
 		}
 		o := listener.HTTPOptions{
 			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
-			DrainTimeout: g.options.DrainTimeout, Logger: g.logger,
+			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, Logger: g.logger,
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
@@ -207,9 +213,19 @@ func (g *Gateway) listen() error {
 	}
 	g.streams = listener.NewStreams(listener.StreamOptions{
 		Host: g.options.StreamHost, Reserved: reserved, ReservedUDP: reservedUDP, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
-		Clients: clients, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
+		Clients: clients, Refuse: g.refuseConnection, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
 	})
 	return nil
+}
+
+// refuseConnection turns TCP connections of stream routes away while memory is short.
+func (g *Gateway) refuseConnection() bool {
+	if !g.shed.Active() {
+		return false
+	}
+	g.shed.Shed()
+	g.metrics.refusedForMemory.Inc()
+	return true
 }
 
 func (g *Gateway) close() error {
@@ -265,6 +281,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { return g.streams.Run(ctx) })
+	if g.shed != nil {
+		group.Go(func() error { return g.shed.Run(ctx) })
+	}
 	group.Go(func() error {
 		return reconcile.Watch(ctx, reconcile.WatchOptions{Store: g.options.Store, Logger: g.logger},
 			func(ctx context.Context, _, next *state.Snapshot) error {

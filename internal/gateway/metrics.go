@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
@@ -23,13 +24,18 @@ type metrics struct {
 	duration    *prometheus.HistogramVec
 	failures    *prometheus.CounterVec
 	connections *prometheus.CounterVec
-	refused     prometheus.Counter
+	refused     *prometheus.CounterVec
+	shed        prometheus.Counter
+	shedding    prometheus.GaugeFunc
+	memory      prometheus.GaugeFunc
 	inFlight    prometheus.Gauge
 	reloads     prometheus.Counter
 	rules       prometheus.Gauge
+
+	refusedForLimit, refusedForMemory prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_requests_total",
 			Help: "HTTP requests, by the route that took them (empty for none)."}, []string{"namespace", "route", "method", "code"}),
@@ -40,16 +46,28 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Failures at backends: connect for each endpoint that could not be connected to, else the code that the client got."}, []string{"namespace", "service", "reason"}),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_stream_connections_total",
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
-			Help: "Connections closed at once because their client had as many as it may."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
+			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short."}, []string{"reason"}),
+		shed: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_requests_shed_total",
+			Help: "Requests that got 503 because memory was short."}),
+		shedding: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairway_gateway_shedding",
+			Help: "1 while memory is short and new requests get 503."}, func() float64 {
+			if shedder.Active() {
+				return 1
+			}
+			return 0
+		}),
+		memory: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairway_gateway_memory_share",
+			Help: "Share of the memory limit in use; 0 where there is no limit."}, shedder.Share),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_requests_in_flight", Help: "HTTP requests under way."}),
 		reloads:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_route_changes_total", Help: "How often changed routes were taken in."}),
 		rules:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_rules", Help: "Rules that can get requests."}),
 	}
+	m.refusedForLimit, m.refusedForMemory = m.refused.WithLabelValues("client_limit"), m.refused.WithLabelValues("memory")
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.inFlight, m.reloads, m.rules} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}

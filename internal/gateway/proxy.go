@@ -116,7 +116,11 @@ type netClient struct {
 func (n *netClient) sent() (int, int64) { return n.answers.status, n.answers.bytes }
 
 // closeAfter implements client.
-func (n *netClient) closeAfter() { n.answers.Header().Set("Connection", "close") }
+func (n *netClient) closeAfter() {
+	if n.request.ProtoMajor < 3 { // HTTP/3 has no such field, and quic-go would send it
+		n.answers.Header().Set("Connection", "close")
+	}
+}
 
 // answer implements client.
 func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {

@@ -91,6 +91,13 @@ func (t *transaction) finished() {
 }
 
 func (t *transaction) serve() {
+	if t.g.shed.Active() {
+		t.g.shed.Shed()
+		t.g.metrics.shed.Inc()
+		t.client.closeAfter()
+		t.fail(http.StatusServiceUnavailable, "the gateway is short of memory")
+		return
+	}
 	if c := t.admit(); c != nil {
 		t.forward(c)
 	}

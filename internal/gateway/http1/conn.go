@@ -30,6 +30,9 @@ const patience = time.Second
 // gets its answer (lingering_timeout of nginx).
 const lingering = 5 * time.Second
 
+// shortWait is how long a connection may be without request while memory is short.
+const shortWait = 5 * time.Second
+
 // gone stands in Conn.waiting once the client was found to have left.
 const gone = -1
 
@@ -152,6 +155,9 @@ func (c *Conn) readHead() (bool, error) {
 	limit := c.server.HeaderTimeout
 	if c.served > 0 && c.have == 0 {
 		limit = c.server.IdleTimeout
+	}
+	if short := c.server.Short; short != nil && short() {
+		limit = min(limit, shortWait)
 	}
 	c.reading.set(&c.server.clock, limit, c.conn.SetReadDeadline)
 	ok, err := c.readWhole()

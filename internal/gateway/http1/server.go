@@ -27,6 +27,9 @@ type Options struct {
 	// HTTP2 gets connections whose client speaks HTTP/2 by prior knowledge.
 	// Optional; without it they are refused.
 	HTTP2 func(net.Conn)
+	// Short says that memory is short: connections that begin to wait for a
+	// request get 5 s then. Optional.
+	Short func() bool
 	// HeaderTimeout limits reading a request's header (default 30 s),
 	// IdleTimeout the pause between requests (75 s), BodyTimeout the wait for
 	// more of a body (60 s), WriteTimeout the wait for a client to take more

@@ -34,6 +34,9 @@ type HTTPOptions struct {
 	// ProxyProtocol makes every connection begin with a PROXY header. Only
 	// turn it on behind a proxy that sends them: it decides the client's address.
 	ProxyProtocol bool
+	// Short says that memory is short: clients by HTTP/1 then do not get long to
+	// send their next request. Optional.
+	Short func() bool
 	// Clients bounds the connections of each client. Optional.
 	Clients *Clients
 	// DrainTimeout is how long requests under way may take at the end; default 30 s.
@@ -88,7 +91,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	base, stop := context.WithCancel(context.Background())
 	h := &HTTP{options: o, listeners: listeners, stop: stop, handoff: newHandoff(listeners[0].Addr()), accepted: make(chan *net.TCPConn), ended: base.Done()}
 	h.http1, err = http1.NewServer(http1.Options{
-		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver,
+		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})
 	if err != nil {

@@ -74,6 +74,18 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// TestShortOfMemory: then clients do not get the idle time to think.
+func TestShortOfMemory(t *testing.T) {
+	t.Parallel() // it waits for some seconds
+	addr := startHTTP(t, HTTPOptions{HeaderTimeout: time.Hour, IdleTimeout: time.Hour, Short: func() bool { return true },
+		HTTP1: handle(func(c *http1.Conn) { c.Answer(http.StatusNoContent, nil, "") })})
+	c := dialHTTP(t, addr, "")
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection was not closed: %v", err)
+	}
+}
+
 // TestClientThatTakesNothing: an answer that nobody takes is given up.
 func TestClientThatTakesNothing(t *testing.T) {
 	failed := make(chan struct{})

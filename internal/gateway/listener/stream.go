@@ -38,6 +38,8 @@ type StreamOptions struct {
 	DrainTimeout time.Duration
 	// Clients bounds the TCP connections of each client. Optional.
 	Clients *Clients
+	// Refuse says whether TCP connections are closed at once, for each. Optional.
+	Refuse func() bool
 	// OnConnection is told of each TCP connection and UDP session that ended;
 	// err is nil unless no backend took it. Optional.
 	OnConnection func(route *model.StreamRoute, err error)

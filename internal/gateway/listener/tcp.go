@@ -54,6 +54,10 @@ func (p *tcpPort) accept() {
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}
+		if refuse := p.streams.options.Refuse; refuse != nil && refuse() {
+			reset(c)
+			continue
+		}
 		p.streams.conns.Add(1)
 		go func() {
 			defer p.streams.conns.Done()

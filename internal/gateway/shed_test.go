@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"io"
+	"log/slog"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/model"
+)
+
+// TestMemoryIsShort fills the memory of this process up to a limit, while a
+// request and a connection are under way.
+func TestMemoryIsShort(t *testing.T) {
+	debug.FreeOSMemory()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	limit := int64(stats.Sys-stats.HeapReleased) + 48<<20
+	old := debug.SetMemoryLimit(limit)
+	t.Cleanup(func() { debug.SetMemoryLimit(old) })
+	memory, err := shed.NewMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	started, release := make(chan struct{}, 1), make(chan struct{})
+	backendServer(t, "10.99.71.1:80", slow(started, release))
+	backendServer(t, "10.99.71.2:80", nil)
+	greeter(t, "10.99.71.3:80", "hi")
+	registry := prometheus.NewRegistry()
+	var log syncBuffer
+	shedder, err := shed.New(shed.Options{Above: 0.9, Share: memory.Share, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, pair := http3World(t, "127.0.0.1:15445", "", "10.99.71.2:80", func(o *Options) { o.Shedder, o.Registerer = shedder, registry })
+	w.service("slow", "", "10.99.71.1:80")
+	w.service("tcp", "", "10.99.71.3:80")
+	w.route(ingress("more", rule("slow.test", "/", "slow"), rule("b.test", "/", "tcp")))
+	w.streams(stream("tcp", model.TCP, 15202, "tcp"))
+
+	_, underWay := w.raw("GET / HTTP/1.1\r\nHost: slow.test\r\n\r\n")
+	<-started
+	opened := dialFrom(t, "127.0.0.1", "127.0.0.1:15202")
+	if !served(opened, "") {
+		t.Fatal("the TCP connection is not served")
+	}
+
+	ballast := make([]byte, limit)
+	for i := 0; i < len(ballast); i += 4096 {
+		ballast[i] = 1
+	}
+	w.eventually("memory is found to be short", shedder.Active)
+
+	conn, r := w.raw(plainRequest)
+	resp, body := answerOf(t, r, "GET")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !resp.Close || !strings.Contains(body, "short of memory") {
+		t.Errorf("HTTP/1.1: %v %q", resp, body)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("HTTP/1.1: the connection goes on: %v", err)
+	}
+	h2 := w.rawHTTP2(t, true)
+	_ = h2.request(1, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.test")
+	if got := h2.outcome(1) + h2.outcome(1); got != "goaway NO_ERROR503" && got != "503goaway NO_ERROR" {
+		t.Errorf("HTTP/2: %s", got)
+	}
+	h3 := http3Client(t, "127.0.0.1:15445", pair)
+	if resp, _ := ask(t, h3, "GET", "https://a.test/", nil); resp.StatusCode != 503 {
+		t.Errorf("HTTP/3: %v", resp)
+	}
+	if served(dialFrom(t, "127.0.0.1", "127.0.0.1:15202"), "") {
+		t.Error("TCP: a new connection was served")
+	}
+	for name, want := range map[string]float64{"fairway_gateway_shedding": 1, "fairway_gateway_requests_shed_total": 3, "fairway_gateway_connections_refused_total": 1} {
+		if got := value(t, registry, name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	if got := value(t, registry, "fairway_gateway_memory_share"); got < 0.85 || math.IsNaN(got) {
+		t.Errorf("share of memory: %v", got)
+	}
+	close(release)
+	if resp, body := answerOf(t, underWay, "GET"); resp.StatusCode != 200 || body != "done" {
+		t.Errorf("the request under way: %v %q", resp, body)
+	}
+	if _, err := io.WriteString(opened, "data\n"); err != nil {
+		t.Errorf("the connection under way: %v", err)
+	}
+	runtime.KeepAlive(ballast)
+	ballast = nil
+	w.eventually("memory is found to be free", func() bool { return !shedder.Active() })
+	if resp, _ := ask(t, h3, "GET", "https://a.test/", nil); resp.StatusCode != 200 {
+		t.Errorf("afterwards: %v", resp)
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings:\n%s", n, &log)
+	}
+}
