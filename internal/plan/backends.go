@@ -39,25 +39,29 @@ type Serving struct {
 	Draining bool
 }
 
-// AllServing returns every endpoint that can serve a port, wherever the gateway
-// is: the ready ones of all zones, and those that are terminating but still
-// serving, each once. What a client began at one of them it may go on with
-// there; what is new goes to [Upstreams].
-func AllServing(port model.ServicePort, eps *model.EndpointSet) []Serving {
+// Others returns the endpoints that can serve a port besides those that
+// [Upstreams] has chosen, each once: the ready ones of other zones, and those
+// that are terminating but still serving. What a client began at one of them it
+// may go on with there; what is new goes to Upstreams.
+func Others(port model.ServicePort, eps *model.EndpointSet, chosen []netip.AddrPort) []Serving {
 	if eps == nil {
 		return nil
 	}
 	var out []Serving
-	seen := map[netip.AddrPort]struct{}{}
-	for _, ready := range []bool{true, false} {
-		for _, c := range candidates(port, eps, nil, anyFamily) {
-			_, twice := seen[c.AddrPort]
-			if twice || c.Ready != ready || !ready && !c.fallback() {
-				continue
-			}
-			seen[c.AddrPort] = struct{}{}
-			out = append(out, Serving{c.AddrPort, !ready})
+	at := map[netip.AddrPort]int{}
+	for _, c := range candidates(port, eps, nil, anyFamily) {
+		if !c.Ready && !c.fallback() {
+			continue
 		}
+		if _, ok := slices.BinarySearchFunc(chosen, c.AddrPort, netip.AddrPort.Compare); ok {
+			continue
+		}
+		if i, twice := at[c.AddrPort]; twice {
+			out[i].Draining = out[i].Draining && !c.Ready
+			continue
+		}
+		at[c.AddrPort] = len(out)
+		out = append(out, Serving{c.AddrPort, !c.Ready})
 	}
 	return out
 }

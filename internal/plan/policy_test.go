@@ -345,17 +345,27 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-func TestAllServing(t *testing.T) {
+func TestOthers(t *testing.T) {
 	eps := endpoints(t, "10.0.0.3 ready zones=a", "10.0.0.1 ready zones=b", "10.0.0.4 serving terminating", "10.0.0.5", "10.0.0.6 terminating", "127.0.0.1 ready", "10.0.0.3 serving terminating")
-	var got []string
-	for _, s := range AllServing(service().Ports[0], eps) {
-		got = append(got, fmt.Sprintf("%s %t", s.Addr(), s.Draining))
+	svc := service()
+	for _, tt := range []struct {
+		node *model.Node
+		want []string
+	}{
+		{nil, []string{"10.0.0.4 true"}},
+		{&model.Node{Name: "n", Zone: "a"}, []string{"10.0.0.1 false", "10.0.0.4 true"}},
+		{&model.Node{Name: "n", Zone: "b"}, []string{"10.0.0.3 false", "10.0.0.4 true"}},
+	} {
+		var got []string
+		for _, s := range Others(svc.Ports[0], eps, Upstreams(svc, svc.Ports[0], eps, tt.node)) {
+			got = append(got, fmt.Sprintf("%s %t", s.Addr(), s.Draining))
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Error(diff)
+		}
 	}
-	slices.Sort(got)
-	if diff := cmp.Diff([]string{"10.0.0.1 false", "10.0.0.3 false", "10.0.0.4 true"}, got); diff != "" {
-		t.Error(diff)
-	}
-	if AllServing(service().Ports[0], nil) != nil {
+	if Others(svc.Ports[0], nil, nil) != nil {
 		t.Error("endpoints out of nothing")
 	}
 }

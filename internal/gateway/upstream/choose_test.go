@@ -311,6 +311,71 @@ func TestDrainingEndpoint(t *testing.T) {
 	}
 }
 
+// TestEndpointsAreKept: endpoints that stay are the same ones, wherever they
+// stand, unless they drained or the Service is another one.
+func TestEndpointsAreKept(t *testing.T) {
+	f := newFleet(t, "uid", 1, 2, 3)
+	find := func(addr string) *endpoint {
+		for e := range f.pool.members.Load().all() {
+			if e.addr == addr {
+				return e
+			}
+		}
+		t.Fatalf("%s is not there", addr)
+		return nil
+	}
+	const addr = "10.0.0.3:8080"
+	first := find(addr)
+	f.change([]int{1, 2}, nil, []int{3})
+	if find(addr) != first || first.removed.Load() {
+		t.Error("an endpoint that another zone got is not the one that it was, or keeps no connections")
+	}
+	f.change(numbers(3), nil, nil)
+	if find(addr) != first {
+		t.Error("an endpoint that is back from another zone is not the one that it was")
+	}
+	f.change([]int{1, 2}, []int{3, 4}, nil)
+	if find(addr) != first || !first.removed.Load() || !find("10.0.0.4:8080").removed.Load() {
+		t.Error("endpoints that drain keep connections, or are other ones")
+	}
+	f.change([]int{1, 2}, []int{3}, nil)
+	if find(addr) != first {
+		t.Error("an endpoint that goes on draining is not the one that it was")
+	}
+	f.change([]int{1, 2}, nil, []int{3})
+	if find(addr) == first || find(addr).removed.Load() {
+		t.Error("an endpoint that serves again keeps no connections")
+	}
+	cookies := f.begin(2, true)
+	f.uid = "another Service of that name"
+	before := find("10.0.0.1:8080")
+	f.change(numbers(3), nil, nil)
+	if find("10.0.0.1:8080") == before || !before.removed.Load() {
+		t.Error("a Service that was made again has the endpoints of the old one")
+	}
+	for cookie := range cookies {
+		if _, after := f.ask(cookie, true, false); after == cookie {
+			t.Error("a Service that was made again knows the cookies of the old one")
+		}
+	}
+}
+
+// TestNoCookieByChance: where no endpoint is sound, one that serves by chance
+// does not get the session.
+func TestNoCookieByChance(t *testing.T) {
+	f := newFleet(t, "uid", 1, 2)
+	s := NewSession("", false, false)
+	c := &Choice{Session: &s}
+	first, _ := f.pool.pick(c, nil, time.Now())
+	for _, e := range f.pool.members.Load().endpoints {
+		e.unreachable(time.Now().Add(time.Hour))
+	}
+	second, _ := f.pool.pick(c, []*endpoint{first}, time.Now())
+	if cookie, ok := s.Renewed(); second == nil || second == first || ok {
+		t.Errorf("the client got %q", cookie)
+	}
+}
+
 func TestHash(t *testing.T) {
 	f, other := newFleet(t, "uid", numbers(10)...), newFleet(t, "uid", numbers(10)...)
 	at := func(f *fleet, key uint64, tried ...*endpoint) *endpoint {

@@ -120,54 +120,38 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoPort)}
 	}
 	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
-	chosen := map[string]struct{}{}
-	for _, addr := range addresses(svc, port, set, node) {
-		e := old[addr]
-		if e == nil || e.removed.Load() {
-			e = &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
-		}
-		chosen[addr] = struct{}{}
-		m.endpoints = append(m.endpoints, e)
+	if svc.Type == model.ExternalName {
+		// The system's resolver answers, at each connection.
+		m.endpoints = []*endpoint{s.endpoint(svc, net.JoinHostPort(svc.ExternalName, strconv.Itoa(int(port.Port))), old, false)}
+		return m
 	}
-	s.others(m, svc, port, set, old, chosen)
-	if len(m.endpoints) == 0 {
+	chosen := plan.Upstreams(svc, port, set, node)
+	if len(chosen) == 0 {
 		m.err = fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)
+		return m
+	}
+	for _, a := range chosen {
+		m.endpoints = append(m.endpoints, s.endpoint(svc, a.String(), old, false))
+	}
+	for _, a := range plan.Others(port, set, chosen) {
+		e := s.endpoint(svc, a.String(), old, a.Draining)
+		m.others = append(m.others, e)
+		if a.Draining {
+			m.draining = append(m.draining, e)
+		}
 	}
 	return m
 }
 
-// others adds the endpoints that can serve besides those that were chosen.
-func (s *Set) others(m *members, svc *model.Service, port model.ServicePort, set *model.EndpointSet, old map[string]*endpoint, chosen map[string]struct{}) {
-	if set == nil || svc.Type == model.ExternalName || len(m.endpoints) == 0 {
-		return
+// endpoint returns the endpoint at an address, the old one if it can go on. One
+// that drains keeps no connections, and when it is back it is another one.
+func (s *Set) endpoint(svc *model.Service, addr string, old map[string]*endpoint, draining bool) *endpoint {
+	if e := old[addr]; e != nil && (draining || !e.removed.Load()) {
+		return e
 	}
-	for _, serving := range plan.AllServing(port, set) {
-		addr := serving.String()
-		if _, ok := chosen[addr]; ok {
-			continue
-		}
-		e := old[addr]
-		if e == nil || !serving.Draining && e.removed.Load() {
-			e = &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
-			e.removed.Store(serving.Draining)
-		}
-		m.others = append(m.others, e)
-		if serving.Draining {
-			m.draining = append(m.draining, e)
-		}
-	}
-}
-
-func addresses(svc *model.Service, port model.ServicePort, set *model.EndpointSet, node *model.Node) []string {
-	if svc.Type == model.ExternalName {
-		// The system's resolver answers, at each connection.
-		return []string{net.JoinHostPort(svc.ExternalName, strconv.Itoa(int(port.Port)))}
-	}
-	var list []string
-	for _, a := range plan.Upstreams(svc, port, set, node) {
-		list = append(list, a.String())
-	}
-	return list
+	e := &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
+	e.removed.Store(draining)
+	return e
 }
 
 // findPort returns the port that k names. An ExternalName Service need not
