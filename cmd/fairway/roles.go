@@ -169,6 +169,7 @@ func newGatewayCommand() *cobra.Command {
 	f.IntVar(&o.MaxConnectionsPerClient, "max-connections-per-client", 10000, "open connections that one client, an IPv4 address or an IPv6 /64, may have; 0 for any number")
 	f.Float64Var(&o.ShedMemory, "shed-memory", 0.9, "`share` of the memory limit (of the cgroup, or GOMEMLIMIT) from which on new requests get 503; 0 for never")
 	f.StringVar(&o.AccessLog, "access-log", "", "`file` for an access log; - for standard output (default: none)")
+	f.StringVar(&o.AccessLogSample, "access-log-sample", "all", "requests to log: all, errors (status 400 and more, and what broke off), or errors and a `share` of all such as 1%")
 	f.StringVar(&o.AccessLogFormat, "access-log-format", "json", "json or combined")
 	return cmd
 }

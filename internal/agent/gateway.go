@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 
+	"fairway.dev/fairway/internal/dns"
 	"fairway.dev/fairway/internal/gateway"
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
@@ -45,6 +46,9 @@ type GatewayOptions struct {
 	// AccessLog is a file, "-" for standard output, or empty for none, and
 	// AccessLogFormat "json" or "combined".
 	AccessLog, AccessLogFormat string
+	// AccessLogSample says which requests are logged, in the form of
+	// NodeOptions.DNSLog: all, errors, or a share such as 1%, with all errors.
+	AccessLogSample string
 }
 
 // RunGateway runs the gateway role until ctx ends.
@@ -52,6 +56,10 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	config, err := o.restConfig("gateway")
 	if err != nil {
 		return err
+	}
+	sample, err := dns.ParseQueryLog(o.AccessLogSample)
+	if err != nil || !sample.Errors {
+		return fmt.Errorf("--access-log-sample %q: want all, errors, or a share such as 1%%", o.AccessLogSample)
 	}
 	store := state.New()
 	source, err := kube.New(kube.Options{
@@ -72,7 +80,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
 		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
-		AccessLogFormat:         o.AccessLogFormat,
+		AccessLogSkip:           100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
 	}
 	if options.Shedder, err = newShedder(o); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -12,16 +13,19 @@ import (
 
 // accessLog writes a line per request.
 type accessLog struct {
+	skip float64      // percent of the requests that went well
 	json *slog.Logger // nil for the combined format
 
 	mu       sync.Mutex
 	combined io.Writer
 }
 
-func newAccessLog(w io.Writer, format string) (*accessLog, error) {
+func newAccessLog(w io.Writer, format string, skip float64) (*accessLog, error) {
 	switch {
 	case w == nil:
 		return nil, nil
+	case !(skip >= 0 && skip <= 100):
+		return nil, fmt.Errorf("access log that skips %v%%: want 0 to 100", skip)
 	case format == "" || format == "json":
 		drop := func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.LevelKey || a.Key == slog.MessageKey {
@@ -29,11 +33,24 @@ func newAccessLog(w io.Writer, format string) (*accessLog, error) {
 			}
 			return a
 		}
-		return &accessLog{json: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: drop}))}, nil
+		return &accessLog{skip: skip, json: slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{ReplaceAttr: drop}))}, nil
 	case format == "combined":
-		return &accessLog{combined: w}, nil
+		return &accessLog{skip: skip, combined: w}, nil
 	}
 	return nil, fmt.Errorf("access log format %q is unknown: use json or combined", format)
+}
+
+// wants reports whether a request is to be logged. Those that failed always
+// are, also if that shows only in the log: a client that did not wait, an answer
+// that broke off.
+func (l *accessLog) wants(t *transaction, status int) bool {
+	switch {
+	case l == nil:
+		return false
+	case l.skip == 0 || status >= 400 || t.failure != "":
+		return true
+	}
+	return rand.Float64()*100 >= l.skip
 }
 
 func (l *accessLog) write(t *transaction, status int, bytes int64, took time.Duration) {

@@ -82,6 +82,9 @@ type Options struct {
 	AccessLog io.Writer
 	// AccessLogFormat is "json" (the default) or "combined".
 	AccessLogFormat string
+	// AccessLogSkip is the percentage of requests that get no line, chosen at
+	// random. Those that failed, or got a status of 400 or more, always do.
+	AccessLogSkip float64
 	// Registerer gets the metrics. Optional.
 	Registerer prometheus.Registerer
 }
@@ -153,7 +156,7 @@ func New(o Options) (*Gateway, error) {
 	if g.metrics, err = newMetrics(o.Registerer, o.Shedder); err != nil {
 		return nil, err
 	}
-	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat); err != nil {
+	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
 		return nil, err
 	}
 	g.pools = upstream.NewSet(upstream.Options{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -199,6 +200,43 @@ func TestConnectionsPerClientBehindProxy(t *testing.T) {
 	} {
 		if got := open(tt.from); got != tt.want {
 			t.Errorf("connection %d, %s: served %v, want %v", i, tt.from, got, tt.want)
+		}
+	}
+}
+
+// TestAccessLogSample: a share of what went well is logged, and all that did not.
+func TestAccessLogSample(t *testing.T) {
+	backendServer(t, "10.99.70.3:80", nil)
+	for skip, want := range map[float64]func(int) bool{
+		0:   func(n int) bool { return n == 400 },
+		50:  func(n int) bool { return n > 100 && n < 300 }, // ten times the standard deviation
+		100: func(n int) bool { return n == 0 },
+	} {
+		var log syncBuffer
+		w := newWorld(t, func(o *Options) { o.AccessLog, o.AccessLogFormat, o.AccessLogSkip = &log, "combined", skip })
+		w.service("a", "", "10.99.70.3:80")
+		w.route(ingress("main", rule("a.test", "/", "a")))
+		conn, r := w.raw("")
+		for range 400 {
+			_, _ = io.WriteString(conn, plainRequest)
+			if resp, _ := answerOf(t, r, "GET"); resp.StatusCode != 200 {
+				t.Fatal(resp.Status)
+			}
+		}
+		for range 20 {
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+			if resp, _ := answerOf(t, r, "GET"); resp.StatusCode != 404 {
+				t.Fatal(resp.Status)
+			}
+		}
+		w.eventually("the failed requests are logged", func() bool { return strings.Count(log.String(), `" 404 `) == 20 })
+		if n := strings.Count(log.String(), `" 200 `); !want(n) {
+			t.Errorf("of 400 requests, with %v%% left out, %d are logged", skip, n)
+		}
+	}
+	for _, skip := range []float64{-1, 100.5, math.NaN()} {
+		if _, err := newAccessLog(io.Discard, "json", skip); err == nil {
+			t.Errorf("%v was taken", skip)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func (t *transaction) finished() {
 		status = http.StatusOK
 	}
 	t.g.metrics.request(t, status, took)
-	if t.g.access != nil {
+	if t.g.access.wants(t, status) {
 		t.g.access.write(t, status, bytes, took)
 	}
 }
