@@ -117,3 +117,44 @@ func TestLongNames(t *testing.T) {
 		t.Errorf("parts are %s", got)
 	}
 }
+
+// TestReadsWhole has a set walked whose elements are moved about meanwhile, so
+// that some are visited twice and others not at all.
+func TestReadsWhole(t *testing.T) {
+	e := func(key string) element { return element{set: endpoints, key: key} }
+	walks := 0
+	walk := func(list ...string) func(func(element, string)) error {
+		return func(visit func(element, string)) error {
+			keys := list[min(walks, len(list)-1)]
+			walks++
+			for _, key := range strings.Split(keys, "") {
+				visit(e(key), key)
+			}
+			return nil
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		walks []string
+		want  string
+		times int
+	}{
+		{"at rest", []string{"abc"}, "abc", 1},
+		{"moved about once", []string{"abb", "cab"}, "abc", 2},
+		{"moved about twice, and begun again", []string{"abb", "ababc", "cba"}, "abc", 3},
+		{"never at rest", []string{"abb"}, "ab", walkTries},
+	} {
+		walks = 0
+		m := elements{e("of another set"): ""}
+		want := maps.Clone(m)
+		for _, key := range strings.Split(tt.want, "") {
+			want[e(key)] = key
+		}
+		if err := m.addWhole(walk(tt.walks...)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, m, cmp.AllowUnexported(element{})); diff != "" || walks != tt.times {
+			t.Errorf("%s: walked %d times, want %d: %s", tt.name, walks, tt.times, diff)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -194,11 +195,42 @@ func (k *kernel) readElements(family fam, into elements) error {
 		if id.packets() {
 			continue
 		}
-		err := k.walk(k.families[family], id, func(e walked) {
-			into[element{fam: family, set: id, end: e.end, key: e.key}] = e.value
+		err := into.addWhole(func(visit func(element, string)) error {
+			return k.walk(k.families[family], id, func(e walked) {
+				visit(element{fam: family, set: id, end: e.end, key: e.key}, e.value)
+			})
 		})
 		if err != nil {
 			return fmt.Errorf("set %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// walkTries bounds how often a set is walked that the kernel is rebuilding, and
+// walkPause is from one time to the next.
+const (
+	walkTries = 20
+	walkPause = 20 * time.Millisecond
+)
+
+// addWhole adds all elements of a set, once walk has visited each of them. While
+// the kernel rebuilds a map that has grown, which goes on after the change that
+// made it grow, a walk leaves out some elements and visits as many others twice.
+// What is missing in the end is found when it is written and refused.
+func (m elements) addWhole(walk func(visit func(element, string)) error) error {
+	before := len(m)
+	for try := range walkTries {
+		if try > 0 {
+			time.Sleep(walkPause)
+		}
+		visited := 0
+		err := walk(func(e element, value string) {
+			visited++
+			m[e] = value
+		})
+		if err != nil || visited == len(m)-before {
+			return err
 		}
 	}
 	return nil
