@@ -9,9 +9,16 @@ import (
 func TestStrings(t *testing.T) {
 	ref := Ref{Kind: "Service", Key: Key{"default", "web"}, UID: "u"}
 	for got, want := range map[string]string{
-		Key{"default", "web"}.String():  "default/web",
-		Key{"", "node-1"}.String():      "node-1",
-		ref.String():                    "Service default/web",
+		Key{"default", "web"}.String():               "default/web",
+		Key{"", "node-1"}.String():                   "node-1",
+		ref.String():                                 "Service default/web",
+		(HashPart{HashText, "a-"}).String():          "a-",
+		(HashPart{Source: HashURI}).String():         "$request_uri",
+		(HashPart{Source: HashClient}).String():      "$remote_addr",
+		(HashPart{Source: HashScheme}).String():      "$scheme",
+		(HashPart{HashHeader, "X-User-Id"}).String(): "$http_x_user_id",
+		(HashPart{HashArg, "user"}).String():         "$arg_user",
+		(HashPart{HashCookie, "session"}).String():   "$cookie_session",
 		TCP.String():                    "TCP",
 		UDP.String():                    "UDP",
 		SCTP.String():                   "SCTP",
