@@ -3,6 +3,7 @@ package nft
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -51,8 +52,12 @@ type Dataplane struct {
 	// remembered is true while clients may be remembered with endpoints that
 	// have left.
 	remembered bool
-	// generation is the kernel's after our last change.
+	// generation is the kernel's up to which nobody else has changed anything
+	// that we have not looked at; changes counts ours.
 	generation uint32
+	changes    uint64
+	// betweenReadAndRepair is for tests: Verify calls it, if set, without the lock.
+	betweenReadAndRepair func()
 }
 
 // owner is a Service, or the node, that wants elements.
@@ -77,6 +82,10 @@ func New(o Options) (*Dataplane, error) {
 	d := &Dataplane{
 		log: o.Logger, kernel: kernel{netns: o.NetNS, families: families()},
 		claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
+	}
+	var err error
+	if d.generation, err = d.kernel.generation(); err != nil {
+		return nil, err
 	}
 	if err := d.read(); err != nil {
 		return nil, err
@@ -315,7 +324,7 @@ func (d *Dataplane) forget() error {
 	if !d.remembered {
 		return nil
 	}
-	err := d.kernel.forget(func(frontend element, endpoint string) bool {
+	changed, err := d.kernel.forget(func(frontend element, endpoint string) bool {
 		_, ok := block(d.have[frontend.subject()]).value(frontend.set, endpoint)
 		return ok
 	})
@@ -323,12 +332,17 @@ func (d *Dataplane) forget() error {
 		return err
 	}
 	d.remembered = false
-	d.noteGeneration()
+	if changed {
+		d.noteGeneration()
+	}
 	return nil
 }
 
+// noteGeneration is called after each change of ours. When others have changed
+// something as well, the generation stays behind and Verify looks what it was.
 func (d *Dataplane) noteGeneration() {
-	if g, err := d.kernel.generation(); err == nil {
+	d.changes++
+	if g, err := d.kernel.generation(); err == nil && g == d.generation+1 {
 		d.generation = g
 	}
 }
@@ -577,24 +591,65 @@ func (d *Dataplane) SetNode(ctx context.Context, n dataplane.Node) error {
 	return nil
 }
 
+// verifyTries is how often Verify reads the kernel while changes go on.
+const verifyTries = 3
+
 // Verify implements dataplane.Dataplane. As long as nobody has changed any
-// rules in the network namespace it costs one question to the kernel.
+// rules in the network namespace it costs one question to the kernel. Changes
+// go on while it reads; when there were some it reads again, at last with the
+// changes waiting.
 func (d *Dataplane) Verify(ctx context.Context) error {
+	reader := kernel{netns: d.kernel.netns, families: d.kernel.families}
+	for range verifyTries {
+		changes, now, due, err := d.verifyDue()
+		if err != nil || !due {
+			return err
+		}
+		tables, all, err := reader.read()
+		if err = errors.Join(err, reader.close()); err != nil {
+			return err
+		}
+		have := group(all)
+		if d.betweenReadAndRepair != nil {
+			d.betweenReadAndRepair()
+		}
+		if done, err := d.adopt(tables, have, changes, now); done {
+			return err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.staged {
-		return nil
-	}
 	now, err := d.kernel.generation()
 	if err != nil {
 		return err
-	}
-	if now == d.generation {
-		return nil
 	}
 	if err := d.read(); err != nil {
 		return err
 	}
 	d.generation = now
 	return d.repair()
+}
+
+// verifyDue tells whether somebody else has changed rules, the number of our
+// changes, and the kernel's generation.
+func (d *Dataplane) verifyDue() (changes uint64, now uint32, due bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.staged {
+		return 0, 0, false, nil
+	}
+	now, err = d.kernel.generation()
+	return d.changes, now, now != d.generation, err
+}
+
+// adopt takes what has been read since generation now for what the kernel has,
+// and repairs it; it does nothing when there were changes of ours meanwhile.
+func (d *Dataplane) adopt(tables [2]tableState, have holding, changes uint64, now uint32) (done bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.changes != changes || d.staged {
+		return d.staged, nil
+	}
+	d.tables, d.have, d.generation = tables, have, now
+	return true, d.repair()
 }

@@ -475,27 +475,26 @@ func (a *addition) toSet() nftables.SetElement {
 }
 
 // forget removes what is remembered of clients whose endpoint is not current
-// any more. Elements that expire by themselves while this runs make the kernel
+// any more, and tells whether there was any. Elements that expire by themselves while this runs make the kernel
 // refuse the whole, so it starts over then.
-func (k *kernel) forget(current func(frontend element, endpoint string) bool) error {
+func (k *kernel) forget(current func(frontend element, endpoint string) bool) (changed bool, err error) {
 	const tries = 5
-	var err error
 	for range tries {
-		if err = k.tryForget(current); !errors.Is(err, unix.ENOENT) {
+		if changed, err = k.tryForget(current); !errors.Is(err, unix.ENOENT) {
 			break
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("nftables: forgetting clients of endpoints that left: %w", err)
+		return false, fmt.Errorf("nftables: forgetting clients of endpoints that left: %w", err)
 	}
-	return nil
+	return changed, nil
 }
 
-func (k *kernel) tryForget(current func(frontend element, endpoint string) bool) (err error) {
+func (k *kernel) tryForget(current func(frontend element, endpoint string) bool) (changed bool, err error) {
 	defer k.closeAfter(&err)
 	conn, err := k.open()
 	if err != nil {
-		return err
+		return false, err
 	}
 	var gone batch
 	seen := map[element]struct{}{} // a map that grows meanwhile shows elements twice
@@ -510,17 +509,17 @@ func (k *kernel) tryForget(current func(frontend element, endpoint string) bool)
 				}
 			})
 			if err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	if len(seen) == 0 {
-		return nil
+		return false, nil
 	}
 	if err := k.removeElements(conn, &gone); err != nil {
-		return err
+		return false, err
 	}
-	return conn.Flush()
+	return true, conn.Flush()
 }
 
 // walked is an element as the kernel tells it. The value of a verdict is the

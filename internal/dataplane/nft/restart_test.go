@@ -323,6 +323,40 @@ func TestIncrementalEqualsFresh(t *testing.T) {
 	}
 }
 
+// TestChangesDuringVerify makes changes while Verify has read and not repaired
+// yet: they neither wait nor get lost, and damage is repaired all the same.
+func TestChangesDuringVerify(t *testing.T) {
+	for _, every := range []bool{false, true} { // also with changes each time it reads
+		n := newNode(t)
+		n.put(n.service("a", nil, "10.0.0.1", "10.0.0.2"))
+		n.prune()
+		conn, err := nftables.New(nftables.WithNetNSFd(int(n.ns.Handle)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.FlushSet(&nftables.Set{Table: n.dp.kernel.families[v4].table, Name: endpoints.String()})
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		times := 0
+		n.dp.betweenReadAndRepair = func() {
+			if times++; times > 1 && !every {
+				return
+			}
+			n.put(n.service(fmt.Sprint("new-", times), func(s *model.Service) {
+				s.ClusterIPs[0] = netip.AddrFrom4([4]byte{10, 96, 2, byte(times)})
+			}, "10.0.0.7"))
+		}
+		if err := n.dp.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if want := map[bool]int{false: 2, true: verifyTries}[every]; times != want {
+			t.Errorf("the kernel was read %d times without the lock, want %d", times, want)
+		}
+		n.check()
+	}
+}
+
 func TestDamage(t *testing.T) {
 	addr := netip.MustParseAddr("10.96.0.1")
 	front := element{fam: v4, set: frontends, key: frontendKey(addr, model.TCP, 80)}
