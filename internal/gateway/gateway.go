@@ -185,7 +185,7 @@ func (g *Gateway) listen() error {
 		}
 		o := listener.HTTPOptions{
 			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
-			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, Logger: g.logger,
+			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, OnFlood: g.metrics.flooded, Logger: g.logger,
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")

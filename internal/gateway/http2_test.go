@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -107,7 +108,8 @@ func TestHTTP2Floods(t *testing.T) {
 		served.Add(1)
 		_, _ = io.WriteString(w, "ok")
 	})
-	w := newWorld(t, nil)
+	registry, counted := prometheus.NewRegistry(), 0.
+	w := newWorld(t, func(o *Options) { o.Registerer = registry })
 	w.service("a", "", "10.99.34.1:80")
 	w.route(ingress("main", rule("", "/", "a")))
 	get := []string{":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a"}
@@ -140,9 +142,19 @@ func TestHTTP2Floods(t *testing.T) {
 				served.Store(0)
 				c := w.rawHTTP2(t, secure)
 				ended := make(chan struct{})
+				var last string
 				go func() { // a client that reads, to be given all chances
 					defer close(ended)
-					_, _ = io.Copy(io.Discard, c.Conn)
+					for {
+						f, err := c.ReadFrame()
+						if err != nil {
+							return
+						}
+						last = f.Header().Type.String()
+						if goAway, ok := f.(*http2.GoAwayFrame); ok {
+							last += " " + goAway.ErrCode.String()
+						}
+					}
 				}()
 				sent := 0
 				var err error
@@ -153,7 +165,16 @@ func TestHTTP2Floods(t *testing.T) {
 				select {
 				case <-ended:
 				case <-time.After(10 * time.Second):
-					t.Errorf("%d rounds went through", sent)
+					t.Fatalf("%d rounds went through", sent)
+				}
+				if name != "big continuation" { // net/http finds that one too large first
+					counted++
+					if last != "GOAWAY ENHANCE_YOUR_CALM" {
+						t.Errorf("the last that was heard is %s", last)
+					}
+				}
+				if got := value(t, registry, "fairway_gateway_connections_ended_total"); got != counted {
+					t.Errorf("%v connections counted, want %v", got, counted)
 				}
 				if n := served.Load(); n > 3000 {
 					t.Errorf("the backend got %d requests", n)

@@ -25,6 +25,7 @@ type metrics struct {
 	failures    *prometheus.CounterVec
 	connections *prometheus.CounterVec
 	refused     *prometheus.CounterVec
+	ended       *prometheus.CounterVec
 	shed        prometheus.Counter
 	shedding    prometheus.GaugeFunc
 	memory      prometheus.GaugeFunc
@@ -48,6 +49,8 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
 			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short."}, []string{"reason"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_ended_total",
+			Help: "HTTP/2 and HTTP/3 connections ended because their client made work for nothing."}, []string{"reason"}),
 		shed: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_requests_shed_total",
 			Help: "Requests that got 503 because memory was short."}),
 		shedding: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairway_gateway_shedding",
@@ -67,13 +70,16 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
 	}
 	return m, nil
 }
+
+// flooded counts a connection that was ended for what its client did.
+func (m *metrics) flooded(reason string) { m.ended.WithLabelValues(reason).Inc() }
 
 func (m *metrics) reloaded(rules int) {
 	m.reloads.Inc()

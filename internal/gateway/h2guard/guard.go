@@ -3,7 +3,6 @@ package h2guard
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -37,7 +36,7 @@ type Options struct {
 	// behind refuses more. Required.
 	MaxHeaderBytes int
 	// OnFlood is told why a connection is ended. Optional.
-	OnFlood func(error)
+	OnFlood func(*Flood)
 }
 
 // Conn is a client's connection as the server shall see it.
@@ -58,6 +57,9 @@ type Conn struct {
 	resets  budget
 	chores  budget
 	written atomic.Int64
+	latest  uint32 // stream
+	ended   atomic.Bool
+	out     out
 }
 
 // block is a header block under way.
@@ -82,13 +84,6 @@ func New(conn net.Conn, o Options) *Conn {
 	// gRPC measures round trips by PING while it receives.
 	c.chores = budget{most: 1000, perSecond: 200, perByte: 1. / 32}
 	return c
-}
-
-// Write implements net.Conn.
-func (c *Conn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.written.Add(int64(n))
-	return n, err
 }
 
 // Read implements net.Conn.
@@ -119,6 +114,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			need, err := c.judge()
 			if err != nil {
 				c.failed = err
+				c.end(err)
 				if c.options.OnFlood != nil {
 					c.options.OnFlood(err)
 				}
@@ -157,7 +153,7 @@ func (c *Conn) fill(need int) error {
 
 // judge looks at the next frame. It returns how many bytes it needs for that,
 // 0 once it is done.
-func (c *Conn) judge() (need int, err error) {
+func (c *Conn) judge() (need int, err *Flood) {
 	if !c.greeted {
 		n := min(len(c.buf), len(http2.ClientPreface))
 		if string(c.buf[:n]) != http2.ClientPreface[:n] {
@@ -194,28 +190,28 @@ func (c *Conn) judge() (need int, err error) {
 			return 0, nil
 		}
 		c.settings(frame)
-		return 0, c.charge(&c.chores, 1, kind)
+		return 0, c.charge(&c.chores, 1, Frames, kind)
 	}
 	c.judged, c.pass = frameHeader, length
 	switch {
 	case kind == http2.FrameRSTStream:
-		err = c.charge(&c.resets, 1, kind)
+		err = c.charge(&c.resets, 1, Resets, kind)
 	case kind == http2.FrameData && (length > 0 || flags.Has(http2.FlagDataEndStream)):
 		// A body: the windows bound it.
 	case kind == http2.FrameWindowUpdate:
 		// Up to two for each frame of an answer are normal.
-		err = c.charge(&c.chores, 0.25, kind)
+		err = c.charge(&c.chores, 0.25, Frames, kind)
 	default:
-		err = c.charge(&c.chores, 1, kind)
+		err = c.charge(&c.chores, 1, Frames, kind)
 	}
 	return 0, err
 }
 
-func (c *Conn) charge(b *budget, cost float64, kind http2.FrameType) error {
+func (c *Conn) charge(b *budget, cost float64, reason string, kind http2.FrameType) *Flood {
 	if b.take(cost, time.Now(), c.written.Load()) {
 		return nil
 	}
-	return fmt.Errorf("%w: too many %s frames", ErrFlood, kind)
+	return tooMany(reason, "too many %s frames", kind)
 }
 
 // settings drops all but the last value of what a frame sets more than once:
@@ -255,11 +251,12 @@ func (c *Conn) setLength(length int) {
 }
 
 // headers reads a part of a header block.
-func (c *Conn) headers(frame []byte, kind http2.FrameType, flags http2.Flags, stream uint32) error {
+func (c *Conn) headers(frame []byte, kind http2.FrameType, flags http2.Flags, stream uint32) *Flood {
 	b := &c.block
 	fragment, padding := frame[frameHeader:], 0
 	if kind == http2.FrameHeaders {
 		*b = block{open: true, stream: stream}
+		c.latest = max(c.latest, stream)
 		if flags.Has(http2.FlagHeadersPadded) && len(fragment) > 0 {
 			padding, fragment = int(fragment[0]), fragment[1:]
 		}
@@ -273,7 +270,7 @@ func (c *Conn) headers(frame []byte, kind http2.FrameType, flags http2.Flags, st
 		fragment = fragment[:len(fragment)-padding]
 		c.decoder.SetEmitEnabled(true)
 	} else if b.continuations++; b.continuations > maxContinuations {
-		return fmt.Errorf("%w: a header in more than %d CONTINUATION frames", ErrFlood, maxContinuations)
+		return tooMany(Continuations, "a header in more than %d CONTINUATION frames", maxContinuations)
 	}
 	if _, err := c.decoder.Write(fragment); err != nil {
 		c.blind = true // the server behind comes to the same end

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -22,6 +23,8 @@ type stream struct {
 
 func (s stream) Read(p []byte) (int, error)  { return s.Reader.Read(p) }
 func (s stream) Write(p []byte) (int, error) { return len(p), nil }
+
+func (s stream) SetWriteDeadline(time.Time) error { return nil }
 
 // script writes what a client says.
 type script struct {
@@ -201,7 +204,7 @@ func TestFloods(t *testing.T) {
 				write(s, id)
 			}
 			var told error
-			c := New(stream{Reader: s}, Options{MaxHeaderBytes: 64 << 10, OnFlood: func(err error) { told = err }})
+			c := New(stream{Reader: s}, Options{MaxHeaderBytes: 64 << 10, OnFlood: func(f *Flood) { told = f }})
 			if _, err := io.Copy(io.Discard, c); !errors.Is(err, ErrFlood) || told == nil {
 				t.Errorf("got %v, told %v", err, told)
 			}

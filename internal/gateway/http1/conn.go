@@ -540,6 +540,12 @@ type begunConn struct {
 	begun []byte
 }
 
+// CloseWrite tells the other end that there is no more to come.
+func (c *begunConn) CloseWrite() error {
+	closeWrite(c.Conn)
+	return nil
+}
+
 func (c *begunConn) Read(p []byte) (int, error) {
 	if len(c.begun) > 0 {
 		n := copy(p, c.begun)

@@ -37,6 +37,9 @@ type HTTPOptions struct {
 	// Short says that memory is short: clients by HTTP/1 then do not get long to
 	// send their next request. Optional.
 	Short func() bool
+	// OnFlood is told of each connection that is ended because its client makes
+	// work for nothing: one of h2guard's reasons, or ReasonRequests. Optional.
+	OnFlood func(reason string)
 	// Clients bounds the connections of each client. Optional.
 	Clients *Clients
 	// DrainTimeout is how long requests under way may take at the end; default 30 s.
@@ -81,6 +84,9 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, defaultIdleTimeout)
 	o.BodyTimeout = cmp.Or(o.BodyTimeout, defaultBodyTimeout)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, defaultWriteTimeout)
+	if o.OnFlood == nil {
+		o.OnFlood = func(string) {}
+	}
 	if o.HTTP3 && (o.TLS == nil || o.ProxyProtocol) {
 		return nil, errors.New("HTTP/3 needs TLS, and clients that connect without a PROXY header")
 	}
@@ -154,8 +160,9 @@ func (h *HTTP) handOver(conn net.Conn) {
 	client := conn.RemoteAddr().String()
 	guest := &guest{Conn: h2guard.New(conn, h2guard.Options{
 		MaxHeaderBytes: maxHeaderBytes,
-		OnFlood: func(err error) {
-			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", err)
+		OnFlood: func(f *h2guard.Flood) {
+			h.options.OnFlood(f.Reason)
+			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", f)
 		},
 	}), client: h.options.Clients.stay(conn.RemoteAddr())}
 	if !h.handoff.give(guest) {

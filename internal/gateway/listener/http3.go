@@ -14,6 +14,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/time/rate"
+
+	"fairway.dev/fairway/internal/gateway/h2guard"
 )
 
 // quicServer is the half of an [HTTP] server that speaks HTTP/3, at the UDP
@@ -171,6 +173,7 @@ func (s *quicServer) close() {
 type quicConn struct {
 	*quic.Conn
 	cancels *rate.Limiter // requests that the client gives up
+	flooded atomic.Bool
 
 	mu      sync.Mutex
 	running int
@@ -231,7 +234,7 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.active.Add(-1)
 	defer s.end(c, r)
 	if !c.start() {
-		s.flood(c, "too many requests at a time")
+		s.flood(c, ReasonRequests, "too many requests at a time")
 		return
 	}
 	out := &quicWriter{ResponseWriter: w, controller: http.NewResponseController(w), timeout: s.options.WriteTimeout}
@@ -261,11 +264,19 @@ func (s *quicServer) end(c *quicConn, r *http.Request) {
 	}
 	c.mu.Unlock()
 	if r.Context().Err() != nil && !c.cancels.Allow() {
-		s.flood(c, "too many requests that the client gave up")
+		s.flood(c, h2guard.Resets, "too many requests that the client gave up")
 	}
 }
 
-func (s *quicServer) flood(c *quicConn, why string) {
+// ReasonRequests is the reason of a flood by HTTP/3: more requests under way than
+// a client may have.
+const ReasonRequests = "requests"
+
+func (s *quicServer) flood(c *quicConn, reason, why string) {
+	if c.flooded.Swap(true) {
+		return // its other requests end as well
+	}
+	s.options.OnFlood(reason)
 	s.options.Logger.Debug("HTTP/3 connection ended", "client", c.RemoteAddr().String(), "error", why)
 	_ = c.CloseWithError(errorExcessiveLoad, why)
 }
