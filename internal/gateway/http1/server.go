@@ -68,8 +68,9 @@ func NewServer(o Options) (*Server, error) {
 }
 
 // ServeConn serves a client's connection until its end. Secure tells that
-// conn is encrypted; tcp is the connection beneath it.
-func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) {
+// conn is encrypted; tcp is the connection beneath it. Handed tells that it went
+// to [Options.HTTP2] in place of that.
+func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) (handed bool) {
 	c := newConn(s, conn, tcp, secure)
 	s.mu.Lock()
 	ended := s.ended
@@ -79,7 +80,7 @@ func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) {
 	s.mu.Unlock()
 	if ended {
 		_ = conn.Close()
-		return
+		return false
 	}
 	done := false
 	defer func() {
@@ -90,6 +91,7 @@ func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) {
 	}()
 	c.serve()
 	done = true
+	return c.handed
 }
 
 func (s *Server) forget(c *Conn) {

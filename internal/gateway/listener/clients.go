@@ -102,18 +102,6 @@ func (c *Clients) enter(from net.Addr) (client netip.Addr, ok bool) {
 	return client, ok
 }
 
-// stay counts a connection that was let in already, for somebody else who will
-// see its end.
-func (c *Clients) stay(from net.Addr) (client netip.Addr) {
-	if client = c.client(from); client.IsValid() {
-		s := c.shard(client)
-		s.mu.Lock()
-		s.open[client]++
-		s.mu.Unlock()
-	}
-	return client
-}
-
 // full reports whether another connection would be refused, and counts it as
 // refused then.
 func (c *Clients) full(from net.Addr) bool {

@@ -164,14 +164,14 @@ func (h *HTTP) handOver(conn net.Conn) {
 			h.options.OnFlood(f.Reason)
 			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", f)
 		},
-	}), client: h.options.Clients.stay(conn.RemoteAddr())}
+	}), client: h.options.Clients.client(conn.RemoteAddr())}
 	if !h.handoff.give(guest) {
 		h.count(guest, http.StateClosed)
 		_ = conn.Close()
 	}
 }
 
-// guest is a connection by HTTP/2, counted for its client.
+// guest is a connection by HTTP/2, counted for its client since it was greeted.
 type guest struct {
 	*h2guard.Conn
 	client netip.Addr
@@ -276,9 +276,14 @@ func (h *HTTP) greet(tcp *net.TCPConn) {
 	if conn == nil {
 		return
 	}
-	defer h.options.Clients.leave(client)
-	if conn = h.greeted(conn, tcp); conn != nil {
-		h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
+	handed := false // to who counts it out then
+	defer func() {
+		if !handed {
+			h.options.Clients.leave(client)
+		}
+	}()
+	if conn, handed = h.greeted(conn, tcp); conn != nil {
+		handed = h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
 	}
 }
 
@@ -305,8 +310,8 @@ func (h *HTTP) admitted(tcp *net.TCPConn) (net.Conn, netip.Addr) {
 }
 
 // greeted returns a connection that speaks HTTP/1.1; nil if it does not, and
-// has been seen to.
-func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) net.Conn {
+// was closed, or handed over as one that speaks HTTP/2.
+func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) (_ net.Conn, handed bool) {
 	if h.options.TLS != nil {
 		secure := tls.Server(conn, h.options.TLS)
 		ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
@@ -316,15 +321,15 @@ func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) net.Conn {
 			refusePlain(err)
 			h.options.Logger.Debug("TLS handshake failed", "client", tcp.RemoteAddr().String(), "error", err)
 			_ = tcp.Close()
-			return nil
+			return nil, false
 		}
 		if secure.ConnectionState().NegotiatedProtocol == "h2" {
 			h.handOver(secure)
-			return nil
+			return nil, true
 		}
 		conn = secure
 	}
-	return conn
+	return conn, false
 }
 
 // refusePlain tells a client that speaks plain HTTP to the HTTPS port so.
