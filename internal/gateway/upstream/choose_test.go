@@ -244,7 +244,7 @@ func TestSessionWhenItsEndpointFails(t *testing.T) {
 				if e, _ := f.pool.pick(c, nil, time.Now()); e != home {
 					t.Fatal("the session is not at its endpoint")
 				}
-				home.unreachable(time.Now().Add(time.Hour))
+				home.unreachable(time.Now().Add(time.Hour), time.Now().Add(time.Hour))
 				second, err := f.pool.pick(c, []*endpoint{home}, time.Now())
 				if err != nil || second == nil || second == home {
 					t.Fatalf("no other endpoint: %v", err)
@@ -271,7 +271,7 @@ func TestSessionWhenItsEndpointFails(t *testing.T) {
 				}
 				// With all of them out it is served all the same, and stays as it is.
 				for _, e := range f.pool.members.Load().endpoints {
-					e.unreachable(time.Now().Add(time.Hour))
+					e.unreachable(time.Now().Add(time.Hour), time.Now().Add(time.Hour))
 				}
 				if _, after := f.ask(cookie, persistent, change); after != cookie {
 					t.Error("renewed while no endpoint is sound")
@@ -285,7 +285,7 @@ func TestSessionWhenItsEndpointFails(t *testing.T) {
 func TestEjectedEndpointIsTried(t *testing.T) {
 	f := newFleet(t, "uid", 1, 2)
 	e := f.pool.members.Load().endpoints[0]
-	e.unreachable(time.Now().Add(-time.Minute))
+	e.unreachable(time.Now().Add(-time.Minute), time.Now().Add(-time.Minute))
 	for range 200 {
 		if got, _ := f.ask("", false, false); got == e {
 			return
@@ -368,7 +368,7 @@ func TestNoCookieByChance(t *testing.T) {
 	c := &Choice{Session: &s}
 	first, _ := f.pool.pick(c, nil, time.Now())
 	for _, e := range f.pool.members.Load().endpoints {
-		e.unreachable(time.Now().Add(time.Hour))
+		e.unreachable(time.Now().Add(time.Hour), time.Now().Add(time.Hour))
 	}
 	second, _ := f.pool.pick(c, []*endpoint{first}, time.Now())
 	if cookie, ok := s.Renewed(); second == nil || second == first || ok {
@@ -426,7 +426,7 @@ func TestHash(t *testing.T) {
 		break
 	}
 	for _, e := range f.pool.members.Load().endpoints {
-		e.unreachable(time.Now().Add(time.Hour))
+		e.unreachable(time.Now().Add(time.Hour), time.Now().Add(time.Hour))
 	}
 	at(f, 1)
 }

@@ -35,6 +35,7 @@ type endpoint struct {
 	ejections atomic.Int32 // in a row
 	unreached atomic.Bool  // whether one of these was for a connection that could not be opened
 	ejected   atomic.Int64 // until when, in Unix nanoseconds; 0 for not
+	ejectedAt atomic.Int64 // when it was last, in Unix nanoseconds
 
 	latency latency
 

@@ -23,33 +23,32 @@ const trialTime = 5 * time.Second
 const maxStrikes = 5
 
 // unreachable ejects an endpoint that could not be connected to.
-func (e *endpoint) unreachable(now time.Time) {
+func (e *endpoint) unreachable(begun, now time.Time) {
 	e.unreached.Store(true)
-	e.eject(now)
+	e.eject(begun, now)
 }
 
 // unanswered notes that a request was sent in vain, and reports whether the endpoint is ejected for it.
-func (e *endpoint) unanswered(now time.Time) bool {
-	if e.strikes.Add(1) < maxStrikes {
-		return false
-	}
-	e.eject(now)
-	return true
+func (e *endpoint) unanswered(begun, now time.Time) bool {
+	return e.strikes.Add(1) >= maxStrikes && e.eject(begun, now)
 }
 
-func (e *endpoint) eject(now time.Time) {
+// eject ejects an endpoint for what was begun at a time, and reports whether it did: what was under way together when
+// the endpoint failed is one failure, however many requests it was.
+func (e *endpoint) eject(begun, now time.Time) bool {
+	last := e.ejectedAt.Load()
+	if begun.UnixNano() < last || !e.ejectedAt.CompareAndSwap(last, now.UnixNano()) {
+		return false
+	}
 	n := e.ejections.Add(1)
 	d := min(ejectMin<<min(n-1, 8), ejectMax)
 	e.ejected.Store(now.Add(d).UnixNano())
+	return true
 }
 
 // brokeOff notes that an answer ended before its end, and reports whether the endpoint is ejected for it.
-func (e *endpoint) brokeOff(now time.Time) bool {
-	if e.broken.Add(1) < maxStrikes {
-		return false
-	}
-	e.eject(now)
-	return true
+func (e *endpoint) brokeOff(begun, now time.Time) bool {
+	return e.broken.Add(1) >= maxStrikes && e.eject(begun, now)
 }
 
 // succeeded notes that a connection was opened or an answer begun, and forgets what went wrong before that. Like
@@ -99,14 +98,14 @@ func (e *endpoint) due(now time.Time) bool {
 func (e *endpoint) healthy() bool { return e.ejected.Load() == 0 }
 
 // blame notes a failed attempt at an endpoint, and reports whether nothing was sent to it.
-func (p *Pool) blame(e *endpoint, err error) (dialFailed bool) {
+func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) {
 	now := time.Now()
 	if isDialError(err) {
-		e.unreachable(now)
+		e.unreachable(begun, now)
 		p.tell("connect", e)
 		return true
 	}
-	if !clientsFault(err) && e.unanswered(now) {
+	if !clientsFault(err) && e.unanswered(begun, now) {
 		p.tell("ejected", e)
 	}
 	return false
@@ -114,12 +113,12 @@ func (p *Pool) blame(e *endpoint, err error) (dialFailed bool) {
 
 // ended notes how an answer that had begun came to its end. One that took too long says nothing of its endpoint: streams
 // may have nothing to say.
-func (p *Pool) ended(e *endpoint, err error) {
+func (p *Pool) ended(e *endpoint, err error, begun time.Time) {
 	switch {
 	case err == nil:
 		e.completed()
 	case clientsFault(err) || errors.Is(err, ErrTimeout):
-	case e.brokeOff(time.Now()):
+	case e.brokeOff(begun, time.Now()):
 		p.tell("ejected", e)
 	}
 }

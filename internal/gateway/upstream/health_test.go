@@ -12,7 +12,7 @@ import (
 func TestEjectionGrows(t *testing.T) {
 	e, now := &endpoint{}, time.Now()
 	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
-		e.unreachable(now)
+		e.unreachable(now, now)
 		if got := time.Unix(0, e.ejected.Load()).Sub(now).Round(time.Second); got != want*time.Second {
 			t.Errorf("ejected for %v, want %v", got, want*time.Second)
 		}
@@ -21,7 +21,7 @@ func TestEjectionGrows(t *testing.T) {
 	if !e.healthy() || !e.admits(now) {
 		t.Error("still ejected after a success")
 	}
-	e.unreachable(now)
+	e.unreachable(now, now)
 	if got := time.Unix(0, e.ejected.Load()).Sub(now).Round(time.Second); got != time.Second {
 		t.Errorf("ejected for %v after it had served, want 1s", got)
 	}
@@ -30,7 +30,7 @@ func TestEjectionGrows(t *testing.T) {
 // TestTrial: after its ejection an endpoint gets one request, and the others once that has succeeded.
 func TestTrial(t *testing.T) {
 	e, now := &endpoint{}, time.Now()
-	e.unreachable(now)
+	e.unreachable(now, now)
 	if e.admits(now.Add(ejectMin - time.Millisecond)) {
 		t.Fatal("admitted while it is ejected")
 	}
@@ -58,21 +58,39 @@ func TestStrikes(t *testing.T) {
 	e := &endpoint{}
 	broken := errors.New("broken")
 	for range maxStrikes - 1 {
-		p.blame(e, broken)
+		p.blame(e, broken, time.Now())
 	}
 	e.succeeded()
 	for range maxStrikes - 1 {
-		p.blame(e, ErrTimeout)
-		p.blame(e, http1.ErrGone) // not the endpoint's fault
+		p.blame(e, ErrTimeout, time.Now())
+		p.blame(e, http1.ErrGone, time.Now()) // not the endpoint's fault
 	}
 	if !e.healthy() || len(told) != 0 {
 		t.Fatalf("ejected after %d failures in a row: %v", maxStrikes-1, told)
 	}
-	if p.blame(e, broken); e.healthy() || len(told) != 1 || told[0] != "ejected" {
+	if p.blame(e, broken, time.Now()); e.healthy() || len(told) != 1 || told[0] != "ejected" {
 		t.Errorf("healthy %v after %d failures in a row: %v", e.healthy(), maxStrikes, told)
 	}
-	if !p.blame(e, &DialError{"a", broken}) || told[len(told)-1] != "connect" {
+	if !p.blame(e, &DialError{"a", broken}, time.Now()) || told[len(told)-1] != "connect" {
 		t.Errorf("a failed connection: %v", told)
+	}
+}
+
+// TestOneFailure: however many requests were under way when an endpoint failed, it is ejected once for them.
+func TestOneFailure(t *testing.T) {
+	p, e := &Pool{}, &endpoint{}
+	begun := time.Now()
+	broken := errors.New("broken")
+	for range 10 * maxStrikes {
+		p.blame(e, broken, begun)
+		p.ended(e, broken, begun)
+		p.blame(e, &DialError{"a", broken}, begun)
+	}
+	if n := e.ejections.Load(); n != 1 {
+		t.Errorf("ejected %d times", n)
+	}
+	if p.blame(e, broken, time.Now()); e.ejections.Load() != 2 {
+		t.Errorf("ejected %d times after a trial has failed", e.ejections.Load())
 	}
 }
 
@@ -82,10 +100,10 @@ func TestAllEjected(t *testing.T) {
 	s.Sync(map[Key]struct{}{webKey: {}}, put(state.New(), httpPort, "10.0.0.1", "10.0.0.2", "10.0.0.3"))
 	p, now := s.Pool(webKey), time.Now()
 	all := p.members.Load().endpoints
-	all[0].unreachable(now)
+	all[0].unreachable(now, now)
 	for _, e := range all[1:] {
 		for range maxStrikes {
-			e.unanswered(now)
+			e.unanswered(now, now)
 		}
 	}
 	counts := map[*endpoint]int{}

@@ -27,6 +27,7 @@ type Lease struct {
 
 	endpoint *endpoint
 	protocol protocol
+	begun    time.Time
 }
 
 // HTTP1 reports whether the pool's endpoints are spoken to by HTTP/1.1, so
@@ -62,10 +63,11 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
+			l.begun = now
 			return l, nil
 		}
 		lastErr = err
-		dialFailed := p.blame(e, err)
+		dialFailed := p.blame(e, err, now)
 		if call.over() || !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
@@ -102,12 +104,13 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
+			l.begun = now
 			return l, release, nil
 		}
 		if ctx.Err() != nil {
 			return Lease{}, nil, http1.ErrGone
 		}
-		dialFailed := p.blame(e, err)
+		dialFailed := p.blame(e, err, now)
 		if call.over() || !q.MayRepeat(dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
@@ -181,7 +184,7 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 func (p *Pool) Done(l Lease, err error) {
 	now := time.Now()
 	if l.Response.Status != http.StatusSwitchingProtocols {
-		p.ended(l.endpoint, err)
+		p.ended(l.endpoint, err, l.begun)
 	}
 	if !l.Backend.Done(now) || !l.endpoint.keep(l.protocol, l.Backend, now) {
 		l.Backend.Close()

@@ -77,7 +77,8 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	for len(tried) < maxTries {
-		e, pickErr := p.pick(&Choice{}, tried, time.Now())
+		now := time.Now()
+		e, pickErr := p.pick(&Choice{}, tried, now)
 		if pickErr != nil {
 			return nil, pickErr
 		}
@@ -95,7 +96,7 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		p.blame(e, err)
+		p.blame(e, err, now)
 	}
 	return nil, err
 }

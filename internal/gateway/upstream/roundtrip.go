@@ -58,13 +58,13 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 			break
 		}
 		tried = append(tried, e)
-		resp, err := p.attempt(e, req, src, call)
+		resp, err := p.attempt(e, req, src, call, now)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			return resp, nil
 		}
 		lastErr = err
-		if !p.mayRetry(e, req, src, err) {
+		if !p.mayRetry(e, req, src, err, now) {
 			break
 		}
 	}
@@ -73,18 +73,18 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 
 // mayRetry judges a failed attempt: whether the endpoint is to blame, and
 // whether another may be asked without the request being served twice.
-func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error) bool {
+func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error, begun time.Time) bool {
 	if req.Context().Err() != nil {
 		return false
 	}
-	dialFailed := p.blame(e, err)
+	dialFailed := p.blame(e, err, begun)
 	if src != nil && !src.untouched() {
 		return false
 	}
 	return dialFailed || src == nil && http1.Safe(req.Method) && req.Header.Get("Upgrade") == "" && p.mayRepeat()
 }
 
-func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call) (*http.Response, error) {
+func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, begun time.Time) (*http.Response, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() && req.Header.Get("Upgrade") != "" {
 		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
@@ -120,7 +120,7 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call) (
 	}
 	e.succeeded()
 	dog.disarm(&dog.reading)
-	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err) }}
+	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err, begun) }}
 	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		body.ended = func(error) {}
 		resp.Body = &tunnelBody{answerBody: body, Writer: w}

@@ -79,7 +79,7 @@ func TestSyncKeepsWhatStays(t *testing.T) {
 	}
 	s.Sync(keys, put(store, httpPort, "10.0.0.1", "10.0.0.2"))
 	first := p.members.Load().endpoints
-	first[1].unreachable(time.Now())
+	first[1].unreachable(time.Now(), time.Now())
 	s.Sync(keys, put(store, httpPort, "10.0.0.2", "10.0.0.3"))
 	second := p.members.Load().endpoints
 	if second[0] != first[1] || second[0].healthy() {
@@ -127,7 +127,7 @@ func TestPick(t *testing.T) {
 		t.Errorf("a loaded endpoint got %d of 400", counts[all[0]])
 	}
 	// An ejected one gets nothing until its time is over.
-	all[1].unreachable(now)
+	all[1].unreachable(now, now)
 	for range 100 {
 		if e, _ := p.pick(&Choice{}, nil, now); e == all[1] {
 			t.Fatal("an ejected endpoint was picked")
@@ -143,7 +143,7 @@ func TestPick(t *testing.T) {
 	}
 	// With all ejected there is still one to try, and tried ones are left out.
 	for _, e := range all {
-		e.unreachable(now)
+		e.unreachable(now, now)
 	}
 	var tried []*endpoint
 	for range all {

@@ -224,7 +224,7 @@ func (a *api) testAddresses() {
 	a.eventually("first address", func() bool { return a.addrs("one") == a.lbPool.Addr().Next().String() })
 	a.service("two")
 	a.service("three")
-	a.eventually("two addresses", func() bool { return a.addrs("two") != "" || a.addrs("three") != "" })
+	a.eventually("the last addresses", func() bool { return a.addrs("two") != "" && a.addrs("three") != "" })
 	a.service("four", func(s *corev1.Service) { s.Annotations["fairway.dev/adress-pool"] = "x" })
 	a.event("Service four PoolExhausted", `no IPv4 address is free in pool "default"; add addresses`)
 	a.event("Service four NotSupported", "metadata.annotations[fairway.dev/adress-pool]", "check its spelling")

@@ -21,6 +21,7 @@ type backend struct {
 	addr   string
 	server *http.Server
 	raw    net.Listener // of a sick one
+	served atomic.Int64 // requests, by the server
 }
 
 func backendAt(i int) *backend { return &backend{addr: fmt.Sprintf("10.99.1.%d", 1+i)} }
@@ -36,6 +37,7 @@ func (b *backend) start() error {
 		return err
 	}
 	b.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.served.Add(1)
 		n, _ := io.Copy(io.Discard, r.Body)
 		_, _ = fmt.Fprintf(w, "%s %s %d\n", b.addr, r.Method, n)
 	})}

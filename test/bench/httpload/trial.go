@@ -299,6 +299,10 @@ func (t *trial) sicken(ctx context.Context, do func(net.Conn)) error {
 	if err := b.start(); err != nil {
 		return err
 	}
-	// A hanging endpoint has requests for as long as the route lets it.
-	return sleep(ctx, 3*time.Second)
+	before := b.served.Load()
+	if err := t.eventually(ctx, "requests for the endpoint that is well again", func() bool { return b.served.Load() > before+10 }); err != nil {
+		return err
+	}
+	// Those that hung have ended by then as well.
+	return sleep(ctx, 2*time.Second)
 }
