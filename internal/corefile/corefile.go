@@ -86,6 +86,12 @@ func Parse(o Options) (*model.DNSConfig, []Note, error) {
 	if err := c.blocks(list); err != nil {
 		return nil, nil, err
 	}
+	if len(c.config.Blocks) == 0 {
+		// Taken as it stands it would refuse every name outside the cluster, which
+		// is what somebody gets who clears a key, and what nobody asks for.
+		return nil, nil, token{file: o.Name, line: 1}.errorf("no block that serves DNS, so that all names outside the cluster would be refused; " +
+			"write one, .:53 { with the line forward . /etc/resolv.conf in it, or delete the Corefile and its ConfigMap for Fairway's defaults")
+	}
 	return c.config, n.list, nil
 }
 

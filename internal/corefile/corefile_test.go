@@ -106,7 +106,6 @@ func TestParse(t *testing.T) {
 			b.Cache = &model.DNSCache{MaxTTL: 30 * time.Second, MaxNegativeTTL: 30 * time.Second, NoSuccess: []string{"cluster.local."}, NoDenial: []string{"cluster.local."}}
 			b.Forwards = []model.DNSForward{{From: ".", Policy: "random", NodeServers: true, MaxConcurrent: 1000}}
 		}), nil},
-		"nothing":          {"", &model.DNSConfig{}, nil},
 		"comments":         {"# a\n. { # b\n  errors # c\n}\n#d", empty, nil},
 		"no braces":        {".\nforward . 192.0.2.1\nerrors", forwards(random(server("192.0.2.1:53"))), nil},
 		"one line":         {". {\n forward . 192.0.2.1 { policy sequential }\n}", forwards(model.DNSForward{From: ".", Policy: "sequential", Servers: []model.DNSServer{server("192.0.2.1:53")}}), nil},
@@ -219,6 +218,11 @@ func quarter(a, b int) []string {
 // TestErrors: what cannot be read names its line and says what to do.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
+		"":                                       "line 1: no block that serves DNS",
+		"\n# a comment\n":                        "line 1: no block that serves DNS",
+		"(a) {\n errors\n}":                      "line 1: no block that serves DNS",
+		"import none.server":                     "line 1: no block that serves DNS",
+		"tls://. {\n forward . 192.0.2.1\n}":     "line 1: no block that serves DNS",
 		". {\n errors\n":                         "line 1: the brace of block . is never closed",
 		"}":                                      "line 1: a closing brace",
 		". {\n}\n}":                              "line 3: a closing brace",
