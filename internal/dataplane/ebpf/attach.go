@@ -141,28 +141,31 @@ func usesMap(id ebpf.ProgramID, m ebpf.MapID) bool {
 	return false
 }
 
-// attach sees to it that every program is attached, and pinned.
-func (a *attachment) attach(p pins) error {
+// attach sees to it that every program is attached, and pinned, and notes what
+// was not.
+func (a *attachment) attach(p pins, fixed repairs) error {
 	id, err := cgroupID(a.cgroup)
 	if err != nil {
 		return err
 	}
 	for _, name := range programOrder {
-		if err := a.attachOne(p, name, a.programs[name], id); err != nil {
+		if err := a.attachOne(p, name, a.programs[name], id, fixed); err != nil {
 			return fmt.Errorf("attach %s to cgroup %s: %w", name, a.cgroup, err)
 		}
 	}
 	return nil
 }
 
-func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgroup uint64) error {
+func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgroup uint64, fixed repairs) error {
 	pin := a.pin(p, name)
 	if l := a.links[name]; l != nil {
-		if attached(l, pin, cgroup, program) {
-			return nil
+		ok := attached(l, cgroup, program)
+		if !ok && l.Update(program) == nil && attached(l, cgroup, program) {
+			fixed.add(repairedPrograms, 1)
+			ok = true
 		}
-		if l.Update(program) == nil && attached(l, pin, cgroup, program) {
-			return nil
+		if ok { // it serves all the while, also when nothing leads to it
+			return pinAgain(l, pin, fixed)
 		}
 		_ = l.Close()
 		delete(a.links, name)
@@ -176,15 +179,15 @@ func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgrou
 		return errors.Join(err, l.Close())
 	}
 	if err := l.Pin(pin); err != nil {
-		return errors.Join(err, l.Close())
+		return errors.Join(fmt.Errorf("pin %s: %w", pin, err), l.Close())
 	}
 	a.links[name] = l
+	fixed.add(repairedPrograms, 1)
 	return nil
 }
 
-// attached reports whether a link is what it shall be: pinned, and on the
-// cgroup with our program.
-func attached(l link.Link, pin string, cgroup uint64, program *ebpf.Program) bool {
+// attached reports whether a link is on the cgroup with our program.
+func attached(l link.Link, cgroup uint64, program *ebpf.Program) bool {
 	info, err := l.Info()
 	if err != nil {
 		return false
@@ -195,8 +198,7 @@ func attached(l link.Link, pin string, cgroup uint64, program *ebpf.Program) boo
 	}
 	id, _ := want.ID()
 	c := info.Cgroup()
-	_, err = os.Stat(pin)
-	return err == nil && c != nil && c.CgroupId == cgroup && info.Program == id
+	return c != nil && c.CgroupId == cgroup && info.Program == id
 }
 
 // removeOtherLinks removes links of attachments that are not wanted any more.

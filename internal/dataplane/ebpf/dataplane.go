@@ -648,17 +648,18 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 	if err := d.pruneSources(); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
-	if err := d.attach(); err != nil {
+	if err := d.attach(nil); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
 	d.sweeper.wake() // an earlier process may have stopped before it did
 	return nil
 }
 
-// attach attaches the programs and removes what is pinned and not wanted any more.
-func (d *Dataplane) attach() error {
+// attach attaches the programs and removes what is pinned and not wanted any
+// more. It notes what was not attached or pinned.
+func (d *Dataplane) attach(fixed repairs) error {
 	for _, a := range d.attachments {
-		if err := a.attach(d.pins); err != nil {
+		if err := a.attach(d.pins, fixed); err != nil {
 			return err
 		}
 	}
@@ -667,7 +668,7 @@ func (d *Dataplane) attach() error {
 		if err := removeIngress(d.o.NetNS, d.pins); err != nil {
 			return err
 		}
-	} else if err := d.ingress.start(); err != nil {
+	} else if err := d.ingress.start(fixed); err != nil {
 		return err
 	}
 	if !d.live {

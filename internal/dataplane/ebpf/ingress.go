@@ -90,7 +90,7 @@ func (g *ingress) open(o ingressOptions, maps map[string]*ebpf.Map) error {
 	if g.live, err = g.interfaces.live(ours); err != nil {
 		return err
 	}
-	if err := g.sync(); err != nil {
+	if err := g.sync(nil); err != nil {
 		return err
 	}
 	g.stop = followInterfaces(o.netns, o.log, g.interfacesChanged)
@@ -106,19 +106,19 @@ func netlinkAt(fd int) (*netlink.Handle, error) {
 }
 
 // start has the programs on all interfaces from now on.
-func (g *ingress) start() error {
+func (g *ingress) start(fixed repairs) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.live = true
-	return g.sync()
+	return g.sync(fixed)
 }
 
 // sync is without effect before everything is known.
-func (g *ingress) sync() error {
+func (g *ingress) sync(fixed repairs) error {
 	if !g.live {
 		return nil
 	}
-	return g.interfaces.sync(g.pods)
+	return g.interfaces.sync(g.pods, fixed)
 }
 
 // setPods tells which interfaces lead to Pods of this node.
@@ -126,21 +126,21 @@ func (g *ingress) setPods(prefixes []string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.pods = prefixes
-	return g.sync()
+	return g.sync(nil)
 }
 
 // verify repairs the table and the attachments.
-func (g *ingress) verify() error {
+func (g *ingress) verify(fixed repairs) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return errors.Join(g.netfilter.ensure(), g.sync())
+	return errors.Join(g.netfilter.ensure(), g.sync(fixed))
 }
 
 // interfacesChanged is called when interfaces came or went.
 func (g *ingress) interfacesChanged() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.sync(); err != nil {
+	if err := g.sync(nil); err != nil {
 		g.log.Warn("eBPF: not every interface has its program, trying again with the next check", "error", err)
 	}
 }

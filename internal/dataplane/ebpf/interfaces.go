@@ -103,7 +103,7 @@ func (i *interfaces) live(m ebpf.MapID) (bool, error) {
 // sync attaches programs where they are missing, updates those that an earlier
 // process attached, and forgets interfaces that went. What fails is tried again
 // with the next change or Verify.
-func (i *interfaces) sync(pods []string) error {
+func (i *interfaces) sync(pods []string, fixed repairs) error {
 	links, err := i.handle.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("interfaces: %w", err)
@@ -116,7 +116,7 @@ func (i *interfaces) sync(pods []string) error {
 	var errs []error
 	for index, l := range byIndex {
 		want := roleOf(l, master, pods, i.covered)
-		if err := i.set(index, want); err != nil {
+		if err := i.set(index, want, fixed); err != nil {
 			errs = append(errs, fmt.Errorf("interface %s: %w", l.Attrs().Name, err))
 		}
 	}
@@ -126,14 +126,14 @@ func (i *interfaces) sync(pods []string) error {
 	}
 	for _, index := range pinned {
 		if byIndex[index] == nil {
-			errs = append(errs, i.set(index, roleNone))
+			errs = append(errs, i.set(index, roleNone, fixed))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// set gives an interface the program of a role.
-func (i *interfaces) set(index int, want role) error {
+// set gives an interface the program of a role, and notes what of it had gone.
+func (i *interfaces) set(index int, want role, fixed repairs) error {
 	have, ok := i.attached[index]
 	if !ok {
 		if l := i.adopt(index); l != nil {
@@ -143,6 +143,9 @@ func (i *interfaces) set(index int, want role) error {
 	if ok && !alive(have.link, index) { // its interface went, and the number came again
 		i.drop(index, have.link)
 		ok = false
+		if want != roleNone {
+			fixed.add(repairedPrograms, 1)
+		}
 	}
 	switch {
 	case want == roleNone:
@@ -162,7 +165,7 @@ func (i *interfaces) set(index int, want role) error {
 		}
 	}
 	i.attached[index] = attachedProgram{have.link, want}
-	return nil
+	return pinAgain(have.link, i.pin(index), fixed)
 }
 
 // adopt returns the link that an earlier process pinned for an interface.

@@ -113,6 +113,43 @@ func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (map[string]*ebpf.Map, er
 	return out, nil
 }
 
+// pinMapsAgain makes the directories again that somebody removed, and pins the
+// maps in them that the process has open: an empty directory would have the
+// next process begin with nothing.
+func (p pins) pinMapsAgain(maps map[string]*ebpf.Map, layout string, fixed repairs) error {
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	dir := filepath.Join(string(p), layout)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("directory for pinned maps: %w", err)
+	}
+	var errs []error
+	for name, m := range maps {
+		errs = append(errs, pinAgain(m, filepath.Join(dir, name), fixed))
+	}
+	return errors.Join(errs...)
+}
+
+// pinAgain pins what the process has open and somebody has unpinned.
+func pinAgain(o interface {
+	Pin(path string) error
+	Unpin() error
+}, path string, fixed repairs) error {
+	switch _, err := os.Stat(path); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	// It takes itself for pinned there until told otherwise.
+	if err := errors.Join(o.Unpin(), o.Pin(path)); err != nil {
+		return fmt.Errorf("pin %s: %w", path, err)
+	}
+	fixed.add(repairedPins, 1)
+	return nil
+}
+
 func closeAll(m map[string]*ebpf.Map) {
 	for _, each := range m {
 		_ = each.Close()

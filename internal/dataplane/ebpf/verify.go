@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
+	"strings"
 )
 
 // verifyPiece is how much Verify compares and repairs before it lets others go
@@ -28,6 +30,8 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 		return fmt.Errorf("eBPF: %w", err)
 	}
 	var errs []error
+	fixed := repairs{}
+	d.locked(func() { errs = append(errs, d.pins.pinMapsAgain(d.maps, d.layout, fixed)) })
 	d.locked(func() {
 		// Under the lock, lest what setAddresses is told meanwhile be undone.
 		if addrs, err := d.listAddresses(); err != nil {
@@ -50,16 +54,44 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	})
 	d.locked(func() {
 		if d.pruned {
-			errs = append(errs, d.attach())
+			errs = append(errs, d.attach(fixed))
 		}
 	})
 	if d.ingress != nil {
-		errs = append(errs, d.ingress.verify())
+		errs = append(errs, d.ingress.verify(fixed))
+	}
+	if len(fixed) > 0 {
+		d.log.Warn("eBPF: put back what somebody else had removed", "what", fixed.String(), "directory", string(d.pins))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
 	return nil
+}
+
+// What Verify puts back.
+const (
+	repairedPins     = "pins"     // of maps and links
+	repairedPrograms = "programs" // attached again
+)
+
+// repairs counts what was put back. Nothing is counted in nil, where programs
+// are attached that never were.
+type repairs map[string]int
+
+func (r repairs) add(what string, n int) {
+	if r != nil && n > 0 {
+		r[what] += n
+	}
+}
+
+// String lists what was put back, for people.
+func (r repairs) String() string {
+	var all []string
+	for _, what := range slices.Sorted(maps.Keys(r)) {
+		all = append(all, fmt.Sprint(r[what], " ", what))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (d *Dataplane) locked(fn func()) {

@@ -3,10 +3,16 @@ package ebpf
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"fairway.dev/fairway/internal/dataplane/cases"
 	"fairway.dev/fairway/internal/model"
@@ -134,4 +140,73 @@ func TestChangesDuringVerify(t *testing.T) {
 	}
 	verify()
 	holds("with damage and changes")
+}
+
+// TestPinsRepaired has somebody remove the directory of what is pinned, with its
+// parent. The next check pins the same maps and links again, while clients are
+// served on, and a process that comes after a crash goes on with them.
+func TestPinsRepaired(t *testing.T) {
+	e := newEdge(t)
+	var said bytes.Buffer
+	e.o.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	web := balanced("web", vip4, model.TCP, podB(vip4, 8080))
+	e.restart(t, web)
+	pinned := func() (out []string) {
+		t.Helper()
+		err := filepath.WalkDir(filepath.Join(e.o.Pins), func(path string, f fs.DirEntry, err error) error {
+			if err == nil && !f.IsDir() {
+				out = append(out, path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	serves := func(when string) {
+		t.Helper()
+		if _, err := e.ask("tcp", vip4, netip.AddrPort{}); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		if _, err := e.Hosts["node-1"].Ask("tcp", netip.AddrPort{}, netip.AddrPortFrom(vip4, 80), 5*time.Second); err != nil {
+			t.Errorf("%s, from the node: %v", when, err)
+		}
+	}
+	serves("before")
+	all, links := pinned(), e.links(t)
+	if err := os.RemoveAll(e.o.Pins); err != nil {
+		t.Fatal(err)
+	}
+	serves("with nothing pinned")
+	said.Reset()
+	if err := e.d.Verify(t.Context()); err != nil {
+		t.Errorf("the check says %v", err)
+	}
+	if now := pinned(); !slices.Equal(now, all) {
+		t.Errorf("after the check there are pinned\n%q, want\n%q", now, all)
+	}
+	if now := e.links(t); !maps.Equal(now, links) {
+		t.Errorf("the links are other ones: %v, want %v", now, links)
+	}
+	if lines := strings.Count(said.String(), "\n"); lines != 1 || !strings.Contains(said.String(), "level=WARN") || !strings.Contains(said.String(), fmt.Sprintf("%d pins", len(all))) {
+		t.Errorf("the log says of %d pins:\n%s", len(all), &said)
+	}
+	said.Reset()
+	if err := e.d.Verify(t.Context()); err != nil || said.Len() > 0 {
+		t.Errorf("with nothing to repair: %v\n%s", err, &said)
+	}
+	before := e.d.have.frontends
+	if err := e.d.Close(); err != nil { // as a crash has it: what is pinned stays
+		t.Fatal(err)
+	}
+	serves("without a process")
+	var err error
+	if e.d, err = New(e.o); err != nil {
+		t.Fatal(err)
+	}
+	if !e.d.live || !maps.Equal(e.d.have.frontends, before) {
+		t.Errorf("the next process finds programs: %t, and frontends %v, want %v", e.d.live, e.d.have.frontends, before)
+	}
+	serves("with another process that knows nothing yet")
 }
