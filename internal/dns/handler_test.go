@@ -297,6 +297,23 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
+// TestOthersSayNothingOfTheZone: what upstream says of the cluster's names, or
+// of localhost, is not passed on; neither just asked nor from the cache.
+func TestOthersSayNothingOfTheZone(t *testing.T) {
+	for _, target := range []string{"db.default.svc.cluster.local.", "none.default.svc.cluster.local.", "4.0.244.10.in-addr.arpa.", "localhost."} {
+		up := dnstest.New(t, func(q *dns.Msg, _ string) [][]byte {
+			return dnstest.Reply(t, q, nil, q.Question[0].Name+" 60 IN CNAME "+target, target+" 60 IN A 192.0.2.66")
+		})
+		s := newServer(t, Options{Store: cluster(), Upstreams: forward.Plain(up.Addr), ReverseRanges: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+		s.update()
+		for range 2 {
+			if m := exchange(t, s, question("www.example.com.", dns.TypeA), false); len(m.Answer) != 1 || m.Answer[0].Header().Rrtype != dns.TypeCNAME {
+				t.Errorf("%s: %v", target, m)
+			}
+		}
+	}
+}
+
 func TestNothingInTheZoneIsForwarded(t *testing.T) {
 	up := dnstest.New(t, func(q *dns.Msg, _ string) [][]byte { return dnstest.Reply(t, q, nil) })
 	unsynced := state.New()

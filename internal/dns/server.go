@@ -178,7 +178,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("dns: %w", err)
 	}
 	f, err := forward.New(forward.Options{
-		Upstreams: o.Upstreams, Policy: o.UpstreamPolicy, Stubs: o.Stubs, ResolvConf: o.ResolvConf, Self: self, Cache: c,
+		Upstreams: o.Upstreams, Policy: o.UpstreamPolicy, Stubs: o.Stubs, ResolvConf: o.ResolvConf, Self: self, Cache: c, Own: z.Owns,
 		Timeout: o.UpstreamTimeout, Registerer: o.Registerer, Name: serverLabel(o.Listen[0]), Logger: o.Logger,
 	})
 	if err != nil {

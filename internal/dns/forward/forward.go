@@ -38,6 +38,9 @@ type Options struct {
 	ResolvConf string
 	// Self are addresses that lead back here and are never asked. Optional.
 	Self []netip.AddrPort
+	// Own reports whether a name is answered by who asks here: what servers say
+	// of it is left out of their answers. Default: none is.
+	Own func(name string) bool
 	// Cache remembers answers. Required.
 	Cache *cache.Cache
 	// Timeout bounds one question, over all servers. Default 2 s.
@@ -155,6 +158,9 @@ func New(o Options) (*Forwarder, error) {
 	}
 	if o.MaxConcurrent == 0 {
 		o.MaxConcurrent = 1000
+	}
+	if o.Own == nil {
+		o.Own = func(string) bool { return false }
 	}
 	switch o.Policy {
 	case "", Sequential, RoundRobin, Random:
@@ -317,9 +323,6 @@ func (f *Forwarder) fetch(q Query, key cache.Key) <-chan singleflight.Result {
 			return nil, err
 		}
 		msg := a.msg
-		msg.Extra = slices.DeleteFunc(msg.Extra, func(rr dns.RR) bool {
-			return rr.Header().Rrtype == dns.TypeOPT || rr.Header().Rrtype == dns.TypeTSIG
-		})
 		if limits := d.limits(q.Name); limits != nil && q.Domain == "" {
 			f.opts.Cache.PutWithin(limits, key, msg)
 			if f.routes.Load() != rs {
@@ -469,6 +472,11 @@ func (r *race) attempt(u *upstream) {
 	msg, err := u.exchange(r.ctx, r.q)
 	if err == nil {
 		r.f.metrics.exchanged(u.server, msg.Rcode, time.Since(start))
+		if !trim(msg, r.q, r.f.opts.Own) {
+			// Trouble, and no failure of the server: with a name that makes it say
+			// so anybody could have it taken for down.
+			msg.Rcode, msg.Ns, msg.Extra = dns.RcodeServerFailure, nil, nil
+		}
 	} else {
 		err = fmt.Errorf("ask %s for %s: %w", u.server, r.q.Name, err)
 	}

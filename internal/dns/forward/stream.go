@@ -250,8 +250,8 @@ func (s *stream) read() {
 		if _, err := io.ReadFull(s.conn, buf); err != nil {
 			return
 		}
-		reply := new(dns.Msg)
-		if reply.Unpack(buf) != nil {
+		reply, err := unpackReply(buf)
+		if err != nil {
 			return
 		}
 		s.touch()

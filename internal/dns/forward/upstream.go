@@ -141,8 +141,7 @@ func udpRoundTrip(conn net.Conn, m *dns.Msg, packed []byte) (*dns.Msg, error) {
 		if n < 12 || binary.BigEndian.Uint16(buf) != m.Id {
 			continue
 		}
-		reply := new(dns.Msg)
-		err = reply.Unpack(buf[:n])
+		reply, err := unpackReply(buf[:n])
 		truncated := buf[2]&0x02 != 0
 		switch {
 		case !answers(reply, m):
@@ -150,7 +149,7 @@ func udpRoundTrip(conn net.Conn, m *dns.Msg, packed []byte) (*dns.Msg, error) {
 		case truncated:
 			return nil, errTruncated
 		case err != nil:
-			return nil, fmt.Errorf("unpack answer: %w", err)
+			return nil, err
 		}
 		return reply, nil
 	}
@@ -168,9 +167,9 @@ func tcpRoundTrip(conn net.Conn, m *dns.Msg, packed []byte) (*dns.Msg, error) {
 	if _, err := io.ReadFull(conn, buf); err != nil {
 		return nil, err
 	}
-	reply := new(dns.Msg)
-	if err := reply.Unpack(buf); err != nil {
-		return nil, fmt.Errorf("unpack answer: %w", err)
+	reply, err := unpackReply(buf)
+	if err != nil {
+		return nil, err
 	}
 	if reply.Id != m.Id || !answers(reply, m) || reply.Truncated {
 		return nil, errors.New("answer does not match the question")

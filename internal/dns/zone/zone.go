@@ -121,6 +121,13 @@ func (z *Zone) HasService(namespace, name string) bool {
 	return ok
 }
 
+// Owns reports whether a name is the zone's to answer, whether there is
+// something at it or not. It is for whoever has time, as Answer is.
+func (z *Zone) Owns(name string) bool {
+	_, ours := z.Answer(dns.Question{Name: name, Qtype: dns.TypeSOA, Qclass: dns.ClassINET})
+	return ours
+}
+
 // Kind tells what a name stands for.
 type Kind uint8
 
