@@ -175,9 +175,34 @@ func (c *compiler) blocks(list []block) error {
 				c.add(d.name, name, "Fairway's DNS does not have it")
 			}
 		}
+		c.inCluster(b, out)
 		c.config.Blocks = append(c.config.Blocks, out)
 	}
 	return nil
+}
+
+// inCluster notes what is forwarded of the cluster's own names. A block that
+// rewrites is not meant: its servers are asked for what names are rewritten to.
+func (c *compiler) inCluster(b block, out model.DNSBlock) {
+	if len(out.Rewrites) > 0 {
+		return
+	}
+	for _, d := range b.directives {
+		if d.name.text != "forward" {
+			continue
+		}
+		why := func(what string) {
+			c.add(d.name, what, "names of %s are answered from the cluster and never asked of others; give hosts for single names, or take a domain outside of it", c.domain)
+		}
+		for _, z := range out.Zones {
+			if within(z, c.domain) {
+				why("forward in block " + z)
+			}
+		}
+		if from, err := zoneList(d.args[:1]); err == nil && within(from[0], c.domain) {
+			why("forward " + from[0])
+		}
+	}
 }
 
 // splitKey cuts a block's key into its parts.

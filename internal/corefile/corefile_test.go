@@ -146,6 +146,17 @@ func TestParse(t *testing.T) {
 		"several forwards":          {". {\n forward corp.example 192.0.2.1\n forward . /run/systemd/resolve/resolv.conf 192.0.2.2\n}", forwards(model.DNSForward{From: "corp.example.", Policy: "random", Servers: []model.DNSServer{server("192.0.2.1:53")}}, model.DNSForward{From: ".", Policy: "random", NodeServers: true, Servers: []model.DNSServer{server("192.0.2.2:53")}}), nil},
 		"servers that are left out": {". {\n forward . dns.example.com https://192.0.2.1 192.0.2.2\n}", forwards(random(server("192.0.2.2:53"))), []string{"forward to dns.example.com", "forward to https://192.0.2.1"}},
 
+		"blocks in the cluster": {". {\n forward . 192.0.2.1\n forward X.cluster.local 192.0.2.1\n}\ncluster.local:53 {\n forward . 192.0.2.1\n}\nT.svc.cluster.local {\n errors\n forward . 192.0.2.1\n}\nu.cluster.local {\n rewrite name a.u.cluster.local b.example\n forward . 192.0.2.1\n}\nxcluster.local local {\n forward . 192.0.2.1\n}\n", &model.DNSConfig{Blocks: []model.DNSBlock{
+			{Zones: []string{"."}, Forwards: []model.DNSForward{random(server("192.0.2.1:53")), {From: "x.cluster.local.", Policy: "random", Servers: []model.DNSServer{server("192.0.2.1:53")}}}},
+			{Zones: []string{"cluster.local."}, Forwards: []model.DNSForward{random(server("192.0.2.1:53"))}},
+			{Zones: []string{"t.svc.cluster.local."}, Forwards: []model.DNSForward{random(server("192.0.2.1:53"))}},
+			{Zones: []string{"u.cluster.local."}, Forwards: []model.DNSForward{random(server("192.0.2.1:53"))}, Rewrites: []model.DNSRewrite{{Match: "exact", From: "a.u.cluster.local.", To: "b.example.", Auto: true}}},
+			{Zones: []string{"xcluster.local.", "local."}, Forwards: []model.DNSForward{random(server("192.0.2.1:53"))}},
+		}}, []string{
+			"line 3: forward x.cluster.local. is ignored: names of cluster.local. are answered from the cluster and never asked of others; give hosts for single names, or take a domain outside of it",
+			"line 6: forward in block cluster.local. is ignored", "line 10: forward in block t.svc.cluster.local. is ignored",
+		}},
+
 		"hosts": {". {\n hosts {\n 192.0.2.1 A.example b.example\n 2001:db8::1 a.example\n ttl 60\n no_reverse\n reload 10s\n fallthrough\n }\n}", hosts(model.DNSHosts{
 			TTL: time.Minute, NoReverse: true, Fallthrough: []string{"."},
 			Entries: []model.DNSHost{host("a.example.", "192.0.2.1"), host("b.example.", "192.0.2.1"), host("a.example.", "2001:db8::1")},
