@@ -8,7 +8,8 @@
 //
 // It owns the veths named fwp..., the Pods' addresses, the nftables table
 // "fairway-podnet" (host ports, and masquerading of what Pods send to the
-// outside) and the forwarding sysctls of the network namespace that New is
-// called in. It must not know Services, and must not touch routes, rules and
-// links of others.
+// outside), which it puts back within seconds when somebody else changes it,
+// and the forwarding sysctls of the network namespace that New is called in.
+// It must not know Services, and must not touch routes, rules and links of
+// others.
 package podnet

@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Options configure the Pod network of a node.
@@ -30,6 +32,9 @@ type Options struct {
 	NodeIPs []netip.Addr
 	// Logger receives what needs attention. Required.
 	Logger *slog.Logger
+	// VerifyEvery is how often the kernel's packet rules are compared with what
+	// they should be, and put back. Default 15 s.
+	VerifyEvery time.Duration
 }
 
 // Network is the Pod network of one node, in one network namespace.
@@ -41,6 +46,10 @@ type Network struct {
 
 	mu   sync.Mutex
 	pods map[string]*attachment
+
+	closing chan struct{} // closed by close
+	close   func()
+	keeper  sync.WaitGroup
 }
 
 // attachment is what a Pod has.
@@ -74,9 +83,11 @@ type Pod struct {
 }
 
 // New readies the network namespace that it is called in: it removes what an
-// earlier run left, turns on forwarding and makes the table.
+// earlier run left, turns on forwarding and makes the table, which it puts back
+// from then on when somebody else takes from it.
 func New(opts Options) (*Network, error) {
-	n := &Network{opts: opts, pods: map[string]*attachment{}}
+	n := &Network{opts: opts, pods: map[string]*attachment{}, closing: make(chan struct{})}
+	n.close = sync.OnceFunc(func() { close(n.closing) })
 	if !hasIPv6() {
 		n.opts.PodCIDRs = onlyIPv4(opts.PodCIDRs)
 		if len(n.opts.PodCIDRs) < len(opts.PodCIDRs) {
@@ -106,6 +117,11 @@ func New(opts Options) (*Network, error) {
 	if n.rules, err = newRules(n.opts.PodCIDRs, opts.ClusterCIDRs); err != nil {
 		return nil, err
 	}
+	every := opts.VerifyEvery
+	if every == 0 {
+		every = verifyEvery
+	}
+	n.keeper.Go(func() { n.keepRules(every) })
 	return n, nil
 }
 
@@ -138,7 +154,11 @@ func (n *Network) applyPorts(a *attachment) error {
 	if len(a.ports) == 0 {
 		return nil
 	}
-	if err := n.rules.setPorts(n.pods); err != nil {
+	err := n.rules.setPorts(n.pods)
+	if errors.Is(err, unix.ENOENT) { // somebody took the table or a set away
+		err = n.repair()
+	}
+	if err != nil {
 		return err
 	}
 	return forgetConnections(a.ports, hasFamily(a.addresses, netip.Addr.Is6))
@@ -189,6 +209,8 @@ func (n *Network) Usage(id string) (Usage, error) {
 // Close removes all links and the table. The forwarding sysctls stay: others
 // may rely on them by now.
 func (n *Network) Close() error {
+	n.close()
+	n.keeper.Wait() // it must not put back what is removed here
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id := range n.pods {

@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -324,4 +327,102 @@ func TestFirewallWarning(t *testing.T) {
 			t.Errorf("the cure does not work: %v %s", err, out)
 		}
 	}
+}
+
+// TestRulesArePutBack has the table again after others took it or a part of it,
+// with the host ports, and says once what was missing.
+func TestRulesArePutBack(t *testing.T) {
+	var log lockedLog
+	n := newNetwork(t, "a", func(o *Options) {
+		o.Logger, o.VerifyEvery = slog.New(slog.NewTextHandler(&log, nil)), 20*time.Millisecond
+	})
+	ports := []Port{{Protocol: unix.IPPROTO_TCP, HostPort: 80, PodPort: 8080}, {Protocol: unix.IPPROTO_UDP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 53, PodPort: 53}}
+	if _, err := n.Attach(Pod{ID: "one", Name: "x/one", Namespace: namespace(t), Ports: ports}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := readTable(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(before) != 12 || before["set hostports4"] == "" || before["set hairpins6"] == "" {
+		t.Fatalf("the table is %q", before)
+	}
+	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	postrouting := &nftables.Chain{Table: table, Name: "postrouting"}
+	for _, damage := range []struct {
+		name, said string
+		do         func()
+	}{
+		{"all tables of the machine", "the table is missing", conn.FlushRuleset},
+		{"the table", "the table is missing", func() { conn.DelTable(table) }},
+		{"the rules of a chain", "chain postrouting is another", func() { conn.FlushChain(postrouting) }},
+		{"a host port", "set hostports4 is another", func() { conn.FlushSet(&nftables.Set{Table: table, Name: "hostports4"}) }},
+		{"a chain more", "chain theirs is not ours", func() { conn.AddChain(&nftables.Chain{Table: table, Name: "theirs"}) }},
+	} {
+		log.reset()
+		damage.do()
+		if err := conn.Flush(); err != nil {
+			t.Fatalf("%s: %v", damage.name, err)
+		}
+		for until := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "put back"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%s: nobody puts it back", damage.name)
+			}
+		}
+		after, err := readTable(conn)
+		if err != nil || !maps.Equal(before, after) {
+			t.Errorf("%s: the table is %q after %q: %v", damage.name, after, before, err)
+		}
+		if said := log.String(); strings.Count(said, "level=WARN") != 1 || !strings.Contains(said, damage.said) {
+			t.Errorf("%s: log %q", damage.name, said)
+		}
+	}
+}
+
+// TestAttachWithoutTable starts a Pod with host ports though somebody took the
+// table away.
+func TestAttachWithoutTable(t *testing.T) {
+	n := newNetwork(t, "a")
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.FlushRuleset()
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Attach(Pod{ID: "one", Name: "x/one", Namespace: namespace(t), Ports: []Port{{Protocol: unix.IPPROTO_TCP, HostPort: 80, PodPort: 80}}}); err != nil {
+		t.Fatal(err)
+	}
+	if damage, err := n.rules.damage(); err != nil || damage != "" {
+		t.Errorf("damaged: %s %v", damage, err)
+	}
+}
+
+// lockedLog is what was logged.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lockedLog) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
 }

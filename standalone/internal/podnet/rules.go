@@ -3,6 +3,7 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -43,39 +44,65 @@ type family struct {
 // rules is the table.
 type rules struct {
 	table    *nftables.Table
+	inside   []netip.Prefix
 	families []*family
+	// want is the table as the kernel told it when it was made, with the ports
+	// that were set since; see readTable.
+	want map[string]string
 }
 
-// newRules makes the table anew, in one transaction.
+// newRules makes the table anew.
 func newRules(pods, cluster []netip.Prefix) (*rules, error) {
+	r := &rules{
+		table:  &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet},
+		inside: append(append([]netip.Prefix(nil), pods...), cluster...),
+	}
+	return r, r.make(nil)
+}
+
+// make makes the table anew with the host ports of the given Pods, in one
+// transaction.
+func (r *rules) make(pods map[string]*attachment) error {
 	conn, err := nftables.New()
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
+		return fmt.Errorf("nftables: %w", err)
 	}
-	r := &rules{table: &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}}
 	// Adding before deleting: deleting what does not exist is an error.
 	conn.AddTable(r.table)
 	conn.DelTable(r.table)
 	conn.AddTable(r.table)
-	inside := append(append([]netip.Prefix(nil), pods...), cluster...)
-	if hasRange(inside, netip.Addr.Is4) {
+	r.families = nil
+	if hasRange(r.inside, netip.Addr.Is4) {
 		r.families = append(r.families, &family{name: "4", proto: proto4, size: 4, src: 12, dst: 16, address: nftables.TypeIPAddr})
 	}
-	if hasRange(inside, netip.Addr.Is6) {
+	if hasRange(r.inside, netip.Addr.Is6) {
 		r.families = append(r.families, &family{name: "6", proto: proto6, size: 16, src: 8, dst: 24, address: nftables.TypeIP6Addr})
 	}
 	for _, f := range r.families {
 		if err := r.addSets(conn, f); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	r.addGuard(conn)
 	r.addHostPorts(conn)
-	r.addMasquerade(conn, inside)
-	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("nftables table %s: %w", tableName, err)
+	r.addMasquerade(conn, r.inside)
+	ports, err := r.fill(conn, pods)
+	if err != nil {
+		return err
 	}
-	return r, nil
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("nftables table %s: %w", tableName, err)
+	}
+	want, err := readTable(conn)
+	if err != nil {
+		return err
+	}
+	if want == nil { // gone already: the next comparison sees it
+		want = map[string]string{}
+	}
+	maps.Copy(want, ports)
+	r.want = want
+	return nil
 }
 
 func (r *rules) addSets(conn *nftables.Conn, f *family) error {
@@ -188,25 +215,38 @@ func (r *rules) setPorts(pods map[string]*attachment) error {
 	if err != nil {
 		return fmt.Errorf("nftables: %w", err)
 	}
+	ports, err := r.fill(conn, pods)
+	if err != nil {
+		return err
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("host ports: %w", err)
+	}
+	maps.Copy(r.want, ports)
+	return nil
+}
+
+// fill has conn replace the elements of all sets, and returns what they are
+// then, as readTable does.
+func (r *rules) fill(conn *nftables.Conn, pods map[string]*attachment) (map[string]string, error) {
+	parts := map[string]string{}
 	for _, f := range r.families {
 		anyPorts, boundPorts, hairpins := f.elements(pods)
 		for _, s := range []struct {
 			set      *nftables.Set
 			elements []nftables.SetElement
 		}{{f.anyPorts, anyPorts}, {f.boundPorts, boundPorts}, {f.hairpins, hairpins}} {
+			parts[setPart(s.set)] = elementsText(s.elements)
 			conn.FlushSet(s.set)
 			if len(s.elements) == 0 {
 				continue
 			}
 			if err := conn.SetAddElements(s.set, s.elements); err != nil {
-				return fmt.Errorf("host ports: %w", err)
+				return nil, fmt.Errorf("host ports: %w", err)
 			}
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("host ports: %w", err)
-	}
-	return nil
+	return parts, nil
 }
 
 // elements are those of the family's three sets. Of two Pods that ask for the
