@@ -14,6 +14,9 @@ import (
 	"fairway.dev/fairway/internal/up/supervise"
 )
 
+// verifyEvery is how often our packet rules are compared with what they should be.
+const verifyEvery = 15 * time.Second
+
 // Cluster is a standalone cluster. It runs once.
 type Cluster struct {
 	o      Options
@@ -85,7 +88,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	err = c.start(ctx, node1)
 	if err == nil {
 		c.announce(time.Since(began))
-		<-ctx.Done()
+		node1.KeepMasquerade(ctx, c.plan.network(c.state), verifyEvery, c.o.Logger)
 	} else if ctx.Err() != nil {
 		err = errors.New("interrupted before everything was ready")
 	}

@@ -1,8 +1,16 @@
 package machine
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -22,11 +30,20 @@ func (n *Namespace) addMasquerade(o Options) error {
 	if err := o.Journal.Record(Thing{Kind: KindTable, Name: masqueradeTable}); err != nil {
 		return err
 	}
+	return n.makeMasquerade(o)
+}
+
+// makeMasquerade makes the table anew, in one transaction, and remembers what the kernel has then.
+func (n *Namespace) makeMasquerade(o Options) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(n.fd)))
 	if err != nil {
 		return err
 	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: masqueradeTable})
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: masqueradeTable}
+	// Adding before deleting: deleting what does not exist is an error.
+	c.AddTable(table)
+	c.DelTable(table)
+	c.AddTable(table)
 	chain := c.AddChain(&nftables.Chain{
 		Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
@@ -60,7 +77,137 @@ func (n *Namespace) addMasquerade(o Options) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables table %s: %w", masqueradeTable, err)
 	}
+	n.masquerade, err = readMasquerade(c)
+	return err
+}
+
+// KeepMasquerade puts back what others take from the table of Build, as "nft flush ruleset" does, until ctx ends. It
+// looks every interval. o is that of Build.
+func (n *Namespace) KeepMasquerade(ctx context.Context, o Options, every time.Duration, logger *slog.Logger) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := n.repairMasquerade(o, logger); err != nil {
+			logger.Warn("the packet rules that give Pods an address of the machine cannot be compared with what they should be", "error", err)
+		}
+	}
+}
+
+func (n *Namespace) repairMasquerade(o Options, logger *slog.Logger) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(n.fd)))
+	if err != nil {
+		return err
+	}
+	want := n.masquerade
+	found, err := readMasquerade(c)
+	if err != nil || maps.Equal(found, want) {
+		return err
+	}
+	damage := []string{"the table is missing"}
+	if len(found) > 0 {
+		damage = differences(want, found)
+	}
+	if err := n.makeMasquerade(o); err != nil {
+		return err
+	}
+	logger.Warn("somebody else changed the packet rules that give Pods an address of the machine; they are put back",
+		"table", "inet "+masqueradeTable, "changed", strings.Join(damage, ", "))
 	return nil
+}
+
+// differences says in words how found differs from want.
+func differences(want, found map[string]string) []string {
+	var list []string
+	for _, what := range slices.Sorted(maps.Keys(want)) {
+		switch is, ok := found[what]; {
+		case !ok:
+			list = append(list, what+" is missing")
+		case is != want[what]:
+			list = append(list, what+" is another")
+		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(found)) {
+		if _, ok := want[what]; !ok {
+			list = append(list, what+" is not ours")
+		}
+	}
+	return list
+}
+
+// readMasquerade returns all parts of the table by what they are, without what the kernel numbers anew each time; none
+// where there is no table.
+func readMasquerade(c *nftables.Conn) (map[string]string, error) {
+	parts, err := readParts(c)
+	if errors.Is(err, unix.ENOENT) { // deleted while we read
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading nftables table %s: %w", masqueradeTable, err)
+	}
+	return parts, nil
+}
+
+func readParts(c *nftables.Conn) (map[string]string, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == masqueradeTable })
+	if i < 0 {
+		return nil, nil
+	}
+	table := tables[i]
+	parts := map[string]string{"the table": fmt.Sprint("flags ", table.Flags)}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, err
+	}
+	for _, chain := range chains {
+		if chain.Table.Name != masqueradeTable {
+			continue
+		}
+		rules, err := c.GetRules(table, chain)
+		if err != nil {
+			return nil, err
+		}
+		content := struct {
+			Hook     *nftables.ChainHook
+			Priority *nftables.ChainPriority
+			Type     nftables.ChainType
+			Policy   *nftables.ChainPolicy
+			Rules    [][]expr.Any
+		}{Hook: chain.Hooknum, Priority: chain.Priority, Type: chain.Type, Policy: chain.Policy}
+		for _, rule := range rules {
+			content.Rules = append(content.Rules, rule.Exprs)
+		}
+		text, err := json.Marshal(content)
+		if err != nil {
+			return nil, err
+		}
+		parts["chain "+chain.Name] = string(text)
+	}
+	sets, err := c.GetSets(table)
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range sets {
+		elements, err := c.GetSetElements(set)
+		if err != nil {
+			return nil, err
+		}
+		var lines []string
+		for _, e := range elements {
+			lines = append(lines, fmt.Sprintf("%x %t", e.Key, e.IntervalEnd))
+		}
+		slices.Sort(lines)
+		parts["set "+set.Name] = strings.Join(lines, ",")
+	}
+	return parts, nil
 }
 
 // family is where an IP header holds its addresses.

@@ -28,6 +28,8 @@ type Namespace struct {
 	links  *netlink.Handle
 	inode  uint64
 	fd     netns.NsHandle
+	// masquerade is what the kernel had of that table when it was made; see readMasquerade.
+	masquerade map[string]string
 }
 
 // Current returns the namespace the calling process was started in.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -539,4 +540,80 @@ func TestForwardDroppers(t *testing.T) {
 	if diff := cmp.Diff([]string{"table filter chain FORWARD"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+// What gives Pods an address of the machine is put back after others took it, said once, and Undo still removes it.
+func TestMasqueradeIsPutBack(t *testing.T) {
+	w := newWorld(t)
+	node1 := w.nodes[0]
+	var log lockedLog
+	ctx, cancel := context.WithCancel(t.Context())
+	var kept sync.WaitGroup
+	kept.Go(func() {
+		node1.KeepMasquerade(ctx, testOptions(w.journal), 20*time.Millisecond, slog.New(slog.NewTextHandler(&log, nil)))
+	})
+	stop := func() { cancel(); kept.Wait() }
+	defer stop()
+	c, err := nftables.New(nftables.WithNetNSFd(int(node1.fd)))
+	must(t, err)
+	before, err := readMasquerade(c)
+	must(t, err)
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: masqueradeTable}
+	for _, damage := range []struct {
+		name, said string
+		do         func()
+	}{
+		{"all tables", "the table is missing", c.FlushRuleset},
+		{"the table", "the table is missing", func() { c.DelTable(table) }},
+		{"the rules", "chain postrouting is another", func() { c.FlushChain(&nftables.Chain{Table: table, Name: "postrouting"}) }},
+		{"a range", "set own-v4 is another", func() { c.FlushSet(&nftables.Set{Table: table, Name: "own-v4"}) }},
+	} {
+		log.reset()
+		damage.do()
+		must(t, c.Flush())
+		for until := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "put back"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%s: nobody puts it back", damage.name)
+			}
+		}
+		after, err := readMasquerade(c)
+		if err != nil || !cmp.Equal(before, after) {
+			t.Errorf("%s: the table differs (%v):\n%s", damage.name, err, cmp.Diff(before, after))
+		}
+		if said := log.String(); strings.Count(said, "level=WARN") != 1 || !strings.Contains(said, damage.said) {
+			t.Errorf("%s: log %q", damage.name, said)
+		}
+		if got := ask(w.pod, "192.0.2.1:8080", 5*time.Second); got != "outside saw 192.0.2.2" {
+			t.Errorf("%s: Pod to the outside: %s", damage.name, got)
+		}
+	}
+	stop()
+	must(t, Undo(node1, *w.journal))
+	if diff := cmp.Diff(w.before, inventory(t, node1)); diff != "" {
+		t.Errorf("after Undo (-before +after):\n%s", diff)
+	}
+}
+
+// lockedLog is what was logged.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *lockedLog) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
 }
