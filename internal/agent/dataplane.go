@@ -91,15 +91,16 @@ func (c *chosenDataplane) mode() string {
 // chooseDataplane starts the data path that was asked for. With auto that is
 // eBPF where it passes a trial, else nftables. Sockets may work where packets
 // do not, which nftables serves then.
-func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf BPFOptions) (*chosenDataplane, error) {
-	packets, err := nft.New(nft.Options{Logger: logger})
+func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf BPFOptions, repairs *dataplane.RepairCounter) (*chosenDataplane, error) {
+	packets, err := nft.New(nft.Options{Logger: logger, Repairs: repairs})
 	if err != nil {
 		return nil, err
 	}
 	c := &chosenDataplane{name: DataplaneNFT, reason: "--dataplane nft"}
 	var o ebpf.Options
 	if want != DataplaneNFT {
-		if o, err = bpf.options(logger); err == nil {
+		o, err = bpf.options(logger)
+		if o.Repairs = repairs; err == nil {
 			err = ebpf.ProbeSockets(o)
 		}
 		if err == nil {

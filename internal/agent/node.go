@@ -215,7 +215,11 @@ func (n *node) planOptions() plan.Options {
 }
 
 func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer) error {
-	path, err := chooseDataplane(ctx, n.Logger, n.Dataplane, n.BPF)
+	repairs, err := dataplane.NewRepairCounter(registry)
+	if err != nil {
+		return err
+	}
+	path, err := chooseDataplane(ctx, n.Logger, n.Dataplane, n.BPF, repairs)
 	if err != nil {
 		return fmt.Errorf("data path: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // attachment is the socket programs on one cgroup.
@@ -143,7 +145,7 @@ func usesMap(id ebpf.ProgramID, m ebpf.MapID) bool {
 
 // attach sees to it that every program is attached, and pinned, and notes what
 // was not.
-func (a *attachment) attach(p pins, fixed repairs) error {
+func (a *attachment) attach(p pins, fixed dataplane.Repairs) error {
 	id, err := cgroupID(a.cgroup)
 	if err != nil {
 		return err
@@ -156,12 +158,12 @@ func (a *attachment) attach(p pins, fixed repairs) error {
 	return nil
 }
 
-func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgroup uint64, fixed repairs) error {
+func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgroup uint64, fixed dataplane.Repairs) error {
 	pin := a.pin(p, name)
 	if l := a.links[name]; l != nil {
 		ok := attached(l, cgroup, program)
 		if !ok && l.Update(program) == nil && attached(l, cgroup, program) {
-			fixed.add(repairedPrograms, 1)
+			fixed.Add(repairedPrograms, 1)
 			ok = true
 		}
 		if ok { // it serves all the while, also when nothing leads to it
@@ -182,7 +184,7 @@ func (a *attachment) attachOne(p pins, name string, program *ebpf.Program, cgrou
 		return errors.Join(fmt.Errorf("pin %s: %w", pin, err), l.Close())
 	}
 	a.links[name] = l
-	fixed.add(repairedPrograms, 1)
+	fixed.Add(repairedPrograms, 1)
 	return nil
 }
 

@@ -49,6 +49,8 @@ type Options struct {
 	// MaxFrontends and MaxBackends bound the maps; defaults 262144 and 524288.
 	// MaxBackends is rounded up to a power of two, and takes 24 bytes for each.
 	MaxFrontends, MaxBackends uint32
+	// Repairs counts what was put back. Optional.
+	Repairs *dataplane.RepairCounter
 }
 
 // Dataplane implements dataplane.Dataplane by eBPF.
@@ -197,7 +199,7 @@ func (d *Dataplane) open() error {
 	if err := d.inherit(); err != nil {
 		return err
 	}
-	if err := d.setNamespaces(); err != nil {
+	if err := d.setNamespaces(nil); err != nil {
 		return err
 	}
 	for _, a := range []struct {
@@ -259,12 +261,18 @@ func (d *Dataplane) mapSpecs() (map[string]*ebpf.MapSpec, error) {
 	return specs, nil
 }
 
-func (d *Dataplane) setNamespaces() error {
+// setNamespaces notes which were missing.
+func (d *Dataplane) setNamespaces(fixed dataplane.Repairs) error {
 	for _, fd := range append([]int{d.o.NetNS}, d.o.Namespaces...) {
 		cookie, err := netnsCookie(fd)
 		if err != nil {
 			return err
 		}
+		var is uint8
+		if err := d.maps[socketMapNamespaces].Lookup(cookie, &is); err == nil && is == 1 {
+			continue
+		}
+		fixed.Add(repairedSettings, 1)
 		if err := d.maps[socketMapNamespaces].Put(cookie, uint8(1)); err != nil {
 			return fmt.Errorf("map %s: %w", socketMapNamespaces, err)
 		}
@@ -657,7 +665,7 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 
 // attach attaches the programs and removes what is pinned and not wanted any
 // more. It notes what was not attached or pinned.
-func (d *Dataplane) attach(fixed repairs) error {
+func (d *Dataplane) attach(fixed dataplane.Repairs) error {
 	for _, a := range d.attachments {
 		if err := a.attach(d.pins, fixed); err != nil {
 			return err

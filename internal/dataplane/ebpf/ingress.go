@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 )
@@ -52,7 +53,7 @@ func newIngress(o ingressOptions, maps map[string]*ebpf.Map) (*ingress, error) {
 }
 
 func (g *ingress) open(o ingressOptions, maps map[string]*ebpf.Map) error {
-	if err := g.netfilter.ensure(); err != nil {
+	if err := g.netfilter.ensure(nil); err != nil {
 		return err
 	}
 	spec, err := loadIngress()
@@ -106,7 +107,7 @@ func netlinkAt(fd int) (*netlink.Handle, error) {
 }
 
 // start has the programs on all interfaces from now on.
-func (g *ingress) start(fixed repairs) error {
+func (g *ingress) start(fixed dataplane.Repairs) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.live = true
@@ -114,7 +115,7 @@ func (g *ingress) start(fixed repairs) error {
 }
 
 // sync is without effect before everything is known.
-func (g *ingress) sync(fixed repairs) error {
+func (g *ingress) sync(fixed dataplane.Repairs) error {
 	if !g.live {
 		return nil
 	}
@@ -130,10 +131,10 @@ func (g *ingress) setPods(prefixes []string) error {
 }
 
 // verify repairs the table and the attachments.
-func (g *ingress) verify(fixed repairs) error {
+func (g *ingress) verify(fixed dataplane.Repairs) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return errors.Join(g.netfilter.ensure(), g.sync(fixed))
+	return errors.Join(g.netfilter.ensure(fixed), g.sync(fixed))
 }
 
 // interfacesChanged is called when interfaces came or went.

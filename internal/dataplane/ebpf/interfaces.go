@@ -18,6 +18,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // role is what an interface is to the ingress programs.
@@ -103,7 +105,7 @@ func (i *interfaces) live(m ebpf.MapID) (bool, error) {
 // sync attaches programs where they are missing, updates those that an earlier
 // process attached, and forgets interfaces that went. What fails is tried again
 // with the next change or Verify.
-func (i *interfaces) sync(pods []string, fixed repairs) error {
+func (i *interfaces) sync(pods []string, fixed dataplane.Repairs) error {
 	links, err := i.handle.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("interfaces: %w", err)
@@ -133,7 +135,7 @@ func (i *interfaces) sync(pods []string, fixed repairs) error {
 }
 
 // set gives an interface the program of a role, and notes what of it had gone.
-func (i *interfaces) set(index int, want role, fixed repairs) error {
+func (i *interfaces) set(index int, want role, fixed dataplane.Repairs) error {
 	have, ok := i.attached[index]
 	if !ok {
 		if l := i.adopt(index); l != nil {
@@ -144,7 +146,7 @@ func (i *interfaces) set(index int, want role, fixed repairs) error {
 		i.drop(index, have.link)
 		ok = false
 		if want != roleNone {
-			fixed.add(repairedPrograms, 1)
+			fixed.Add(repairedPrograms, 1)
 		}
 	}
 	switch {

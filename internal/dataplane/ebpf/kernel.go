@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // batch is how many elements one system call reads or writes.
@@ -115,6 +117,17 @@ func rowOf(all []backend, p pool) []backend {
 		return all[from:to]
 	}
 	return nil
+}
+
+// readRow reads what stands in a row now.
+func (d *Dataplane) readRow(p pool) ([]backend, error) {
+	out := make([]backend, p.Count)
+	for i := range out {
+		if err := d.maps[socketMapBackends].Lookup(p.Base+uint32(i), &out[i]); err != nil {
+			return nil, fmt.Errorf("read map %s: %w", socketMapBackends, err)
+		}
+	}
+	return out, nil
 }
 
 // toWrite has a row written with the next commit.
@@ -254,13 +267,14 @@ func (d *Dataplane) commitNode() error {
 		}
 	}
 	if d.nodeKnown {
-		errs = append(errs, d.commitSettings(want))
+		errs = append(errs, d.commitSettings(want, nil))
 	}
 	return errors.Join(errs...)
 }
 
-// commitSettings brings the node's settings in line that are no addresses.
-func (d *Dataplane) commitSettings(want nodeSettings) error {
+// commitSettings brings the node's settings in line that are no addresses, and
+// notes which were not.
+func (d *Dataplane) commitSettings(want nodeSettings, fixed dataplane.Repairs) error {
 	var errs []error
 	for k, flags := range want.ranges {
 		if had, ok := d.have.ranges[k]; !ok || had != flags {
@@ -269,6 +283,7 @@ func (d *Dataplane) commitSettings(want nodeSettings) error {
 				continue
 			}
 			d.have.ranges[k] = flags
+			fixed.Add(repairedSettings, 1)
 		}
 	}
 	for k := range d.have.ranges {
@@ -280,6 +295,7 @@ func (d *Dataplane) commitSettings(want nodeSettings) error {
 			continue
 		}
 		delete(d.have.ranges, k)
+		fixed.Add(repairedSettings, 1)
 	}
 	for i, b := range want.proxies {
 		if d.have.proxies[i] != b {
@@ -288,6 +304,7 @@ func (d *Dataplane) commitSettings(want nodeSettings) error {
 				continue
 			}
 			d.have.proxies[i] = b
+			fixed.Add(repairedSettings, 1)
 		}
 	}
 	return errors.Join(errs...)

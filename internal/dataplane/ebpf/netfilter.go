@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // Packet marks by which the ingress programs tell the rules of our table what
@@ -89,9 +91,9 @@ func (n netfilter) chains() []netfilterChain {
 
 func word(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-// ensure makes the table what it should be, in one transaction, and leaves it
-// alone if it is.
-func (n netfilter) ensure() error {
+// ensure makes the table what it should be, in one transaction, and notes that.
+// It leaves the table alone if it is.
+func (n netfilter) ensure(fixed dataplane.Repairs) error {
 	conn, err := n.conn()
 	if err != nil {
 		return err
@@ -113,6 +115,7 @@ func (n netfilter) ensure() error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("nftables: creating table inet %s: %w", netfilterTable, err)
 	}
+	fixed.Add(repairedTables, 1)
 	return nil
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // DefaultPins is where the directories with what is pinned are, by default.
@@ -116,7 +118,7 @@ func (p pins) openMaps(specs map[string]*ebpf.MapSpec) (map[string]*ebpf.Map, er
 // pinMapsAgain makes the directories again that somebody removed, and pins the
 // maps in them that the process has open: an empty directory would have the
 // next process begin with nothing.
-func (p pins) pinMapsAgain(maps map[string]*ebpf.Map, layout string, fixed repairs) error {
+func (p pins) pinMapsAgain(maps map[string]*ebpf.Map, layout string, fixed dataplane.Repairs) error {
 	if err := p.prepare(); err != nil {
 		return err
 	}
@@ -135,7 +137,7 @@ func (p pins) pinMapsAgain(maps map[string]*ebpf.Map, layout string, fixed repai
 func pinAgain(o interface {
 	Pin(path string) error
 	Unpin() error
-}, path string, fixed repairs) error {
+}, path string, fixed dataplane.Repairs) error {
 	switch _, err := os.Stat(path); {
 	case err == nil:
 		return nil
@@ -146,7 +148,7 @@ func pinAgain(o interface {
 	if err := errors.Join(o.Unpin(), o.Pin(path)); err != nil {
 		return fmt.Errorf("pin %s: %w", path, err)
 	}
-	fixed.add(repairedPins, 1)
+	fixed.Add(repairedPins, 1)
 	return nil
 }
 

@@ -43,7 +43,7 @@ func ProbeIngress(ctx context.Context) error {
 	}
 	defer away.close()
 	// The table first: it makes the kernel load the modules that have the functions.
-	if err := (netfilter{int(node.ns)}).ensure(); err != nil {
+	if err := (netfilter{int(node.ns)}).ensure(nil); err != nil {
 		return err
 	}
 	spec, err := loadIngress()

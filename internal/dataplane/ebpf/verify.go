@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
-	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"fairway.dev/fairway/internal/dataplane"
 )
 
 // verifyPiece is how much Verify compares and repairs before it lets others go
@@ -30,7 +32,7 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 		return fmt.Errorf("eBPF: %w", err)
 	}
 	var errs []error
-	fixed := repairs{}
+	fixed := dataplane.Repairs{}
 	d.locked(func() { errs = append(errs, d.pins.pinMapsAgain(d.maps, d.layout, fixed)) })
 	d.locked(func() {
 		// Under the lock, lest what setAddresses is told meanwhile be undone.
@@ -41,15 +43,15 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 		}
 	})
 	d.breathe()
-	d.verifyRows(backends)
-	errs = append(errs, d.verifyFrontends(is.frontends)...)
-	errs = append(errs, d.verifySources()...)
-	errs = append(errs, d.verifyAddresses(is.addresses)...)
+	errs = append(errs, d.verifyRows(backends, fixed)...)
+	errs = append(errs, d.verifyFrontends(is.frontends, fixed)...)
+	errs = append(errs, d.verifySources(fixed)...)
+	errs = append(errs, d.verifyAddresses(is.addresses, fixed)...)
 	d.locked(func() {
 		// They are few, so they are read anew.
 		errs = append(errs, d.have.readSettings(d.maps))
 		if d.nodeKnown {
-			errs = append(errs, d.setNamespaces(), d.commitSettings(compileNode(d.node, d.nodeAddrs)))
+			errs = append(errs, d.setNamespaces(fixed), d.commitSettings(compileNode(d.node, d.nodeAddrs), fixed))
 		}
 	})
 	d.locked(func() {
@@ -60,9 +62,7 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	if d.ingress != nil {
 		errs = append(errs, d.ingress.verify(fixed))
 	}
-	if len(fixed) > 0 {
-		d.log.Warn("eBPF: put back what somebody else had removed", "what", fixed.String(), "directory", string(d.pins))
-	}
+	d.o.Repairs.Report(d.log, "ebpf", fixed)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
@@ -71,28 +71,15 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 
 // What Verify puts back.
 const (
-	repairedPins     = "pins"     // of maps and links
-	repairedPrograms = "programs" // attached again
+	repairedPins         = "pins"     // of maps and links
+	repairedPrograms     = "programs" // attached again
+	repairedTables       = "tables"
+	repairedFrontends    = "frontends"
+	repairedEndpoints    = "endpoint lists" // those of a pool
+	repairedAddresses    = "addresses"
+	repairedSourceRanges = "source ranges"
+	repairedSettings     = "settings"
 )
-
-// repairs counts what was put back. Nothing is counted in nil, where programs
-// are attached that never were.
-type repairs map[string]int
-
-func (r repairs) add(what string, n int) {
-	if r != nil && n > 0 {
-		r[what] += n
-	}
-}
-
-// String lists what was put back, for people.
-func (r repairs) String() string {
-	var all []string
-	for _, what := range slices.Sorted(maps.Keys(r)) {
-		all = append(all, fmt.Sprint(r[what], " ", what))
-	}
-	return strings.Join(all, ", ")
-}
 
 func (d *Dataplane) locked(fn func()) {
 	d.mu.Lock()
@@ -113,8 +100,8 @@ func inPieces[T any](d *Dataplane, list []T, fn func(piece []T)) {
 func yieldLock() { runtime.Gosched() }
 
 // verifyRows has rows written again that are not what they should be. One that
-// came after the kernel was read is written once more, which does no harm.
-func (d *Dataplane) verifyRows(is []backend) {
+// differs is looked at again, for it may have come after the kernel was read.
+func (d *Dataplane) verifyRows(is []backend, fixed dataplane.Repairs) (errs []error) {
 	var owners []*owner
 	d.locked(func() {
 		owners = make([]*owner, 0, len(d.owners))
@@ -128,17 +115,25 @@ func (d *Dataplane) verifyRows(is []backend) {
 				continue // it has gone meanwhile
 			}
 			for _, r := range o.rows {
-				if !slices.Equal(rowOf(is, r.pool), r.backends) {
+				if slices.Equal(rowOf(is, r.pool), r.backends) {
+					continue
+				}
+				switch now, err := d.readRow(r.pool); {
+				case err != nil:
+					errs = append(errs, err)
+				case !slices.Equal(now, r.backends):
 					d.toWrite(r)
+					fixed.Add(repairedEndpoints, 1)
 				}
 			}
 		}
 	})
+	return errs
 }
 
 // verifyFrontends brings frontends in line, once more those that were refused,
 // and writes the rows that are to be written.
-func (d *Dataplane) verifyFrontends(is map[frontendKey]frontend) []error {
+func (d *Dataplane) verifyFrontends(is map[frontendKey]frontend, fixed dataplane.Repairs) []error {
 	keys := make([]frontendKey, 0, len(is))
 	for key := range is {
 		keys = append(keys, key)
@@ -156,7 +151,6 @@ func (d *Dataplane) verifyFrontends(is map[frontendKey]frontend) []error {
 		}
 	})
 	var errs []error
-	changed := 0
 	inPieces(d, keys, func(piece []frontendKey) {
 		wrong := map[frontendKey]struct{}{}
 		for _, key := range piece {
@@ -173,7 +167,7 @@ func (d *Dataplane) verifyFrontends(is map[frontendKey]frontend) []error {
 			if wanted && (!there || now != want) || !wanted && there && d.pruned {
 				wrong[key] = struct{}{}
 				if _, refused := d.dirty[key]; !refused {
-					changed++
+					fixed.Add(repairedFrontends, 1)
 				}
 			}
 		}
@@ -181,35 +175,43 @@ func (d *Dataplane) verifyFrontends(is map[frontendKey]frontend) []error {
 			errs = append(errs, d.commitAll(wrong)...)
 		}
 	})
-	if changed > 0 {
-		d.log.Warn("eBPF: frontends were changed by somebody else and are made again", "frontends", changed)
-	}
 	d.locked(func() { errs = append(errs, d.commitAll(map[frontendKey]struct{}{})...) })
 	return errs
 }
 
-// verifySources writes the source ranges that are in use again: reading them
-// would take longer.
-func (d *Dataplane) verifySources() (errs []error) {
+// verifySources writes source ranges again that are missing. A number's ranges
+// never change, so those of numbers that came after the kernel was read are left.
+func (d *Dataplane) verifySources(fixed dataplane.Repairs) (errs []error) {
 	var guards []uint32
 	d.locked(func() {
 		for g := range d.guards {
 			guards = append(guards, g)
 		}
 	})
+	if len(guards) == 0 {
+		return nil
+	}
+	is, err := readTrie[sourceKey, uint8](d.maps[socketMapSources])
+	if err != nil {
+		return []error{fmt.Errorf("read map %s: %w", socketMapSources, err)}
+	}
 	inPieces(d, guards, func(piece []uint32) {
 		for _, g := range piece {
 			for _, k := range d.guards[g] {
+				if _, ok := is[k]; ok {
+					continue
+				}
 				errs = append(errs, d.maps[socketMapSources].Put(k, uint8(1)))
+				fixed.Add(repairedSourceRanges, 1)
 			}
 		}
 	})
 	return errs
 }
 
-// verifyAddresses brings the flags of addresses in line. One that has changed
-// after the kernel was read is written once more, which does no harm.
-func (d *Dataplane) verifyAddresses(is map[address]uint32) (errs []error) {
+// verifyAddresses brings the flags of addresses in line. One that differs is
+// looked at again, for it may have changed after the kernel was read.
+func (d *Dataplane) verifyAddresses(is map[address]uint32, fixed dataplane.Repairs) (errs []error) {
 	all := make([]address, 0, len(is))
 	for a := range is {
 		all = append(all, a)
@@ -234,12 +236,24 @@ func (d *Dataplane) verifyAddresses(is map[address]uint32) (errs []error) {
 		}
 		node := compileNode(d.node, d.nodeAddrs).addresses
 		for _, a := range piece {
-			if flags, ok := is[a]; ok {
-				d.have.addresses[a] = flags
-			} else {
-				delete(d.have.addresses, a)
+			flags, ok := is[a]
+			if want := d.wantedAddress(a, node); flags == want && ok == (want != 0) && d.have.addresses[a] == want {
+				continue
 			}
-			errs = append(errs, d.writeAddress(a, d.wantedAddress(a, node)))
+			switch err := d.maps[socketMapAddresses].Lookup(a, &flags); {
+			case err == nil:
+				d.have.addresses[a] = flags
+			case errors.Is(err, ebpf.ErrKeyNotExist):
+				delete(d.have.addresses, a)
+			default:
+				errs = append(errs, fmt.Errorf("read map %s: %w", socketMapAddresses, err))
+				continue
+			}
+			want := d.wantedAddress(a, node)
+			if d.have.addresses[a] != want {
+				fixed.Add(repairedAddresses, 1)
+			}
+			errs = append(errs, d.writeAddress(a, want))
 		}
 	})
 	return errs

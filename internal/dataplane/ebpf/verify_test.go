@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dataplane/cases"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
@@ -138,8 +141,12 @@ func TestChangesDuringVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	said.Reset()
 	verify()
 	holds("with damage and changes")
+	if told := said.String(); strings.Count(told, "\n") != 1 || !strings.Contains(told, " addresses, ") || !strings.Contains(told, " endpoint lists, ") || !strings.Contains(told, " frontends") {
+		t.Errorf("of the damage the log says:\n%s", told)
+	}
 }
 
 // TestPinsRepaired has somebody remove the directory of what is pinned, with its
@@ -189,7 +196,7 @@ func TestPinsRepaired(t *testing.T) {
 	if now := e.links(t); !maps.Equal(now, links) {
 		t.Errorf("the links are other ones: %v, want %v", now, links)
 	}
-	if lines := strings.Count(said.String(), "\n"); lines != 1 || !strings.Contains(said.String(), "level=WARN") || !strings.Contains(said.String(), fmt.Sprintf("%d pins", len(all))) {
+	if lines := strings.Count(said.String(), "\n"); lines != 1 || !strings.Contains(said.String(), "level=WARN") || !strings.Contains(said.String(), fmt.Sprintf(`dataplane=ebpf what="%d pins"`, len(all))) {
 		t.Errorf("the log says of %d pins:\n%s", len(all), &said)
 	}
 	said.Reset()
@@ -209,4 +216,64 @@ func TestPinsRepaired(t *testing.T) {
 		t.Errorf("the next process finds programs: %t, and frontends %v, want %v", e.d.live, e.d.have.frontends, before)
 	}
 	serves("with another process that knows nothing yet")
+}
+
+// TestRepairsTold damages one thing of each kind: the log tells of all of them
+// in one line, they are counted, and the check after that has nothing to tell.
+func TestRepairsTold(t *testing.T) {
+	e := newEdge(t)
+	var said bytes.Buffer
+	reg := prometheus.NewRegistry()
+	repairs, err := dataplane.NewRepairCounter(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.o.Logger, e.o.Repairs = slog.New(slog.NewTextHandler(&said, nil)), repairs
+	web, bank := balanced("web", vip4, model.TCP, podB(vip4, 8080)), balanced("bank", vip6, model.TCP, podB(vip6, 8080))
+	bank.Frontends[0].Restricted, bank.Frontends[0].SourceRanges = true, []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}
+	e.restart(t, web, bank)
+	settled := func() {
+		t.Helper()
+		said.Reset()
+		if err := e.d.Verify(t.Context()); err != nil || said.Len() > 0 {
+			t.Errorf("with nothing to repair: %v\n%s", err, &said)
+		}
+	}
+	settled()
+	key, other := frontendKeyOf(&web.Frontends[0]), frontendKeyOf(&bank.Frontends[0])
+	guard := e.d.have.frontends[other].Guard
+	link, err := e.Hosts["node-1"].Netlink.LinkByName("wan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var addr address
+	for addr = range e.d.have.addresses {
+	}
+	for i, err := range []error{
+		e.d.maps[socketMapFrontends].Delete(key),
+		e.d.maps[socketMapBackends].Put(e.d.have.frontends[other].Pools[outside].Base, backend{}),
+		e.d.maps[socketMapAddresses].Delete(addr),
+		e.d.maps[socketMapSources].Delete(e.d.guards[guard][0]),
+		e.d.maps[socketMapNamespaces].Delete(e.d.cookie),
+		os.Remove(filepath.Join(string(e.d.pins), linksDir, pinPrefix+fmt.Sprint(link.Attrs().Index))),
+	} {
+		if err != nil {
+			t.Fatalf("damage %d: %v", i, err)
+		}
+	}
+	e.Hosts["node-1"].Run("nft", "delete", "table", "inet", netfilterTable)
+	said.Reset()
+	if err := e.d.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	want := `level=WARN msg="data path: somebody else had removed or changed what it has in the kernel; it is put back" dataplane=ebpf ` +
+		`what="1 addresses, 1 endpoint lists, 1 frontends, 1 pins, 1 settings, 1 source ranges, 1 tables"` + "\n"
+	if _, told, _ := strings.Cut(said.String(), " "); told != want {
+		t.Errorf("the log says\n%s, want\n%s", told, want)
+	}
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "fairway_dataplane_repairs_total" || len(families[0].GetMetric()) != 7 {
+		t.Errorf("counted are %v, %v", families, err)
+	}
+	settled()
 }

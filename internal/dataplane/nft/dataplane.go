@@ -26,12 +26,15 @@ type Options struct {
 	// NetNS is a file descriptor of the network namespace to work in; 0 means
 	// the one of the calling thread.
 	NetNS int
+	// Repairs counts what was put back. Optional.
+	Repairs *dataplane.RepairCounter
 }
 
 // Dataplane implements dataplane.Dataplane by nftables.
 type Dataplane struct {
-	log    *slog.Logger
-	kernel kernel
+	log     *slog.Logger
+	repairs *dataplane.RepairCounter
+	kernel  kernel
 
 	mu sync.Mutex
 	// have is what the kernel holds, claims what is wanted: a subject may be
@@ -80,7 +83,7 @@ func New(o Options) (*Dataplane, error) {
 		return nil, fmt.Errorf("nftables: Logger is required")
 	}
 	d := &Dataplane{
-		log: o.Logger, kernel: kernel{netns: o.NetNS, families: families()},
+		log: o.Logger, repairs: o.Repairs, kernel: kernel{netns: o.NetNS, families: families()},
 		claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
 	}
 	var err error
@@ -400,8 +403,7 @@ func (d *Dataplane) recover() error {
 	}
 	for i, t := range d.tables {
 		if before[i].present && !(t.present && t.current) {
-			d.log.Warn("nftables: a table was changed by somebody else and is made again", "table", d.kernel.families[i].label())
-			return d.repair()
+			return d.repair(before)
 		}
 	}
 	return nil
@@ -410,43 +412,70 @@ func (d *Dataplane) recover() error {
 // repairBatch is the number of subjects in one transaction when much is to do.
 const repairBatch = 1000
 
-// repair brings everything in line.
-func (d *Dataplane) repair() error {
+// repair brings everything in line, and tells what was not; before is what
+// tables there were.
+func (d *Dataplane) repair(before [2]tableState) error {
 	if d.staged {
 		return nil
 	}
-	for _, t := range d.tables {
-		if t.present && !t.current {
-			return d.replace()
+	fixed := dataplane.Repairs{}
+	note := func(e element) {
+		switch {
+		case e.set == frontends: // with all that belongs to it
+			fixed.Add("frontends", 1)
+		case e.set.settings():
+			fixed.Add("settings", 1)
+		default:
+			fixed.Add("addresses", 1)
 		}
 	}
-	var wrong []element
+	replace := false
+	for i, t := range d.tables {
+		if before[i].present && !(t.present && t.current) {
+			fixed.Add("tables", 1)
+		}
+		replace = replace || t.present && !t.current
+	}
+	var wrong, gone []element
 	for e := range d.claims.first {
 		want, wanted := d.wanted(e)
 		if value, had := d.have[e]; had != wanted || value != want {
 			wrong = append(wrong, e)
+			note(e)
 		} else {
 			d.have[e] = want // one string in place of two
 		}
 	}
-	if err := d.commitBatches(wrong); err != nil {
+	if d.pruned {
+		gone = d.unclaimed()
+		for _, e := range gone {
+			note(e)
+		}
+	}
+	var err error
+	if replace {
+		err = d.replace()
+	} else if err = d.commitBatches(wrong); err == nil {
+		err = d.commitBatches(gone)
+	}
+	if err != nil {
 		return err
 	}
-	if d.pruned {
-		return d.removeUnclaimed()
-	}
+	d.repairs.Report(d.log, "nftables", fixed)
 	return nil
 }
 
 // removeUnclaimed removes what nobody claims.
-func (d *Dataplane) removeUnclaimed() error {
-	var gone []element
+func (d *Dataplane) removeUnclaimed() error { return d.commitBatches(d.unclaimed()) }
+
+// unclaimed returns what nobody claims.
+func (d *Dataplane) unclaimed() (gone []element) {
 	for e := range d.have {
 		if d.claims.first[e] == nil && (d.nodeKnown || !e.set.settings()) {
 			gone = append(gone, e)
 		}
 	}
-	return d.commitBatches(gone)
+	return gone
 }
 
 // commitBatches commits many subjects, ranges together, since half a range is
@@ -623,11 +652,12 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before := d.tables
 	if err := d.read(); err != nil {
 		return err
 	}
 	d.generation = now
-	return d.repair()
+	return d.repair(before)
 }
 
 // verifyDue tells whether somebody else has changed rules, the number of our
@@ -650,6 +680,7 @@ func (d *Dataplane) adopt(tables [2]tableState, have holding, changes uint64, no
 	if d.changes != changes || d.staged {
 		return d.staged, nil
 	}
+	before := d.tables
 	d.tables, d.have, d.generation = tables, have, now
-	return true, d.repair()
+	return true, d.repair(before)
 }

@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dataplane/cases"
@@ -409,6 +412,58 @@ func TestDamage(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRepairsTold damages what is there: the log says in one line what was put
+// back, which is counted, and the check after that has nothing to tell.
+func TestRepairsTold(t *testing.T) {
+	n := newNode(t)
+	n.put(n.service("a", nil, "10.0.0.1", "10.0.0.2"), n.service("b", func(s *model.Service) { s.ClusterIPs[0] = netip.MustParseAddr("10.96.0.2") }, "10.0.0.4"))
+	if err := n.dp.SetNode(t.Context(), dataplane.Node{Cluster: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}); err != nil {
+		t.Fatal(err)
+	}
+	n.prune()
+	var said bytes.Buffer
+	reg := prometheus.NewRegistry()
+	repairs, err := dataplane.NewRepairCounter(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.dp.log, n.dp.repairs = slog.New(slog.NewTextHandler(&said, nil)), repairs
+	conn, err := n.dp.kernel.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := n.dp.kernel.families[v4].table
+	for _, tt := range []struct {
+		damage func()
+		want   string
+	}{
+		{func() { conn.DelTable(table) }, "2 addresses, 2 frontends, 5 settings, 1 tables"},
+		{func() { conn.FlushSet(&nftables.Set{Table: table, Name: endpoints.String()}) }, "2 frontends"},
+		{func() {
+			conn.AddChain(&nftables.Chain{Name: "of-others", Table: conn.AddTable(&nftables.Table{Name: "others", Family: nftables.TableFamilyIPv4})})
+		}, ""},
+	} {
+		tt.damage()
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{tt.want, ""} {
+			said.Reset()
+			if err := n.dp.Verify(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if told := said.String(); want == "" && told != "" || want != "" && (strings.Count(told, "\n") != 1 || !strings.Contains(told, "level=WARN") || !strings.Contains(told, `dataplane=nftables what="`+want+`"`)) {
+				t.Errorf("the log says\n%s, want %q", told, want)
+			}
+		}
+		n.check()
+	}
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || len(families[0].GetMetric()) != 4 || families[0].GetMetric()[1].GetCounter().GetValue() != 4 {
+		t.Errorf("counted are %v, %v", families, err)
 	}
 }
 
