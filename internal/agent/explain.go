@@ -110,7 +110,10 @@ func readKernel() ([]dataplane.HeldPart, error) {
 			rest.Takes = ebpf.Remainder
 		}
 	}
-	if rest.Holdings, err = nft.Read(nft.Options{}); err != nil {
+	switch rest.Holdings, err = nft.Read(nft.Options{}); {
+	case errors.Is(err, nft.ErrAbsent): // then it serves nothing of what it should
+		rest.Missing = "there are no tables ip fairway and ip6 fairway"
+	case err != nil:
 		return out, err
 	}
 	return append(out, rest), nil

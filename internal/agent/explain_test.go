@@ -68,7 +68,8 @@ func TestExplainKernel(t *testing.T) {
 			t.Errorf("%s: %q, want %q", when, got, want)
 		}
 	}
-	wants("nothing is there", "; false; "+nft.ErrAbsent.Error())
+	const absent = "the kernel does not have it; nftables: there are no tables ip fairway and ip6 fairway"
+	wants("nothing is there", "nftables; true; "+strings.Replace(absent, "nftables: ", "", 1))
 
 	root, err := fwebpf.CgroupRoot()
 	if err != nil {
@@ -119,6 +120,14 @@ func TestExplainKernel(t *testing.T) {
 	program(packets, nil)
 	wants("nftables has nothing", "ebpf and nftables; true; nftables: the kernel does not have it")
 	program(packets, all)
+	if err := nft.Cleanup(nft.Options{NetNS: int(node.Handle)}); err != nil {
+		t.Fatal(err)
+	}
+	wants("its tables are gone", "ebpf and nftables; true; nftables: "+absent)
+	if err := packets.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wants("its tables are back", "ebpf and nftables; false; ")
 
 	pinned, err := filepath.Glob(filepath.Join(sockets.Pins, "netns-*", "maps-*", "backends"))
 	if err != nil || len(pinned) != 1 {

@@ -36,4 +36,7 @@ type HeldPart struct {
 	Holdings
 	// Takes reports whether the data path serves a frontend; nil means all.
 	Takes func(*plan.Frontend) bool
+	// Missing says what none of its frontends can do without and is not there,
+	// for people; empty if all is.
+	Missing string
 }

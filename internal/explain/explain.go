@@ -378,6 +378,9 @@ func (x *explainer) parts(f *plan.Frontend, taken bool) []heldPart {
 				p.others = k.Differences(f)
 			}
 		}
+		if k.Missing != "" {
+			p.others = append(p.others, k.Missing)
+		}
 		out = append(out, p)
 	}
 	return out

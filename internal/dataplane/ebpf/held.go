@@ -30,6 +30,9 @@ type Holdings struct {
 	proxies   [2]backend
 	// sockets and ingress tell whether programs with these maps are attached.
 	sockets, ingress bool
+	// translates tells whether the table is there without which packets that the
+	// ingress programs have decided on go on as they are.
+	translates bool
 }
 
 var _ dataplane.Holdings = (*Holdings)(nil)
@@ -73,6 +76,14 @@ func Read(o Options) (*Holdings, error) {
 		return nil, errors.New("eBPF: the maps are those of another version of Fairway")
 	case out == nil:
 		return nil, ErrAbsent
+	}
+	n := netfilter{o.NetNS}
+	conn, err := n.conn()
+	if err == nil {
+		out.translates, err = n.intact(conn)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("eBPF: %w", err)
 	}
 	return out, nil
 }
@@ -195,6 +206,9 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 	}
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if h.ingress && !h.translates {
+		say("table inet %s is missing or was changed: packets that arrive are not translated", netfilterTable)
+	}
 	if v.Kind != uint8(f.Kind) {
 		say("it is not taken for an address of kind %s", f.Kind)
 	}

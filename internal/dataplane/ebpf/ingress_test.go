@@ -629,7 +629,21 @@ func TestOthersUntouched(t *testing.T) {
 func TestTableRepaired(t *testing.T) {
 	e := newEdge(t)
 	e.apply(t, balanced("web", vip4, model.TCP, podB(vip4, 8080)), balanced("nobody", vip6, model.TCP))
+	differences := func() []string {
+		t.Helper()
+		held, err := Read(e.o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return held.Differences(&balanced("web", vip4, model.TCP, podB(vip4, 8080)).Frontends[0])
+	}
+	if got := differences(); len(got) > 0 {
+		t.Errorf("before, there are differences: %q", got)
+	}
 	e.Hosts["node-1"].Run("nft", "flush", "ruleset")
+	if got := differences(); len(got) != 1 || !strings.Contains(got[0], "table inet fairway-ebpf is missing") {
+		t.Errorf("the missing table is told as %q", got)
+	}
 	if _, err := e.ask("tcp", vip6, netip.AddrPort{}); errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatal("the table is not needed?")
 	}

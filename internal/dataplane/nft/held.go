@@ -12,7 +12,8 @@ import (
 	"fairway.dev/fairway/internal/plan"
 )
 
-// ErrAbsent is returned by Read where there are no tables of Fairway's.
+// ErrAbsent is returned by Read where there are no tables of Fairway's, with
+// holdings that have nothing.
 var ErrAbsent = errors.New("nftables: there are no tables of Fairway's in this network namespace")
 
 // Read returns what the kernel holds now. It changes nothing, and takes no
@@ -34,7 +35,7 @@ func Read(o Options) (dataplane.Holdings, error) {
 		}
 	}
 	if !d.tables[v4].present && !d.tables[v6].present {
-		return nil, ErrAbsent
+		return holdings{}, ErrAbsent
 	}
 	return holdings(d.have), nil
 }
