@@ -60,7 +60,7 @@ func (n *node) readCorefile() {
 		return found
 	}
 	c, notes, err := corefile.Parse(corefile.Options{
-		Name: n.DNSCorefile, Text: text, Files: files, Env: os.LookupEnv, Domain: n.ClusterDomain,
+		Name: n.DNSCorefile, Text: text, Files: files, Env: os.LookupEnv, Domain: n.ClusterDomain, Self: n.DNSAddresses,
 	})
 	if all == n.corefile {
 		return

@@ -109,6 +109,7 @@ func corefileInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	clusterDNS := []netip.Addr{netip.MustParseAddr("10.96.0.10")}
 	start := func(edit func(*NodeOptions)) *role {
 		ctx, cancel := context.WithCancel(t.Context())
 		r := &role{t: t, log: &lockedBuffer{}, cancel: cancel, done: make(chan error, 1)}
@@ -116,6 +117,7 @@ func corefileInside(t *testing.T) {
 			Common:   Common{Kubeconfig: kubeconfig, MetricsAddress: "127.0.0.1:10249", Logger: slog.New(slog.NewTextHandler(r.log, nil))},
 			NodeName: "node-1", Dataplane: "nft", ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, TLSPort: DefaultTLSPort,
 			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, DNSCorefileConfigMap: key,
+			DNSAddresses: clusterDNS,
 		}
 		edit(&o)
 		go func() { r.done <- RunNode(ctx, o) }()
@@ -136,7 +138,7 @@ func corefileInside(t *testing.T) {
 	go func() {
 		done <- RunController(ctx, ControllerOptions{
 			Common:               Common{Kubeconfig: kubeconfig, Logger: slog.New(slog.NewTextHandler(controllerLog, nil))},
-			DNSCorefileConfigMap: key, ClusterDomain: "cluster.local",
+			DNSCorefileConfigMap: key, ClusterDomain: "cluster.local", DNSAddresses: clusterDNS,
 		})
 	}()
 	defer func() {
@@ -230,6 +232,10 @@ func corefileInside(t *testing.T) {
 	wants(t, "the rest in use", func() bool {
 		return asks("udp", "c.example.") == "192.0.2.2" && asks("udp", "c.lab.example.") == "192.0.2.1"
 	})
+	// One that leads nowhere is in use as it stands, and said to be so.
+	api.Put(configMap(".:53 {\n forward . 10.96.0.10\n}"))
+	wants(t, "an Event about servers", event("data[Corefile] line 2: ", "all names outside the cluster fail"))
+	wants(t, "a line in the log about servers", func() bool { return strings.Contains(node.log.String(), "all names outside the cluster fail") })
 	api.Delete(configMap(""))
 	wants(t, "what there is without a Corefile", func() bool { return asks("udp", "env.lan.") == "SERVFAIL" })
 	node.stop()

@@ -2,6 +2,7 @@ package corefile
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ type Options struct {
 	Env func(name string) (string, bool)
 	// Domain is the cluster domain. Default "cluster.local".
 	Domain string
+	// Self are addresses of cluster DNS, which is not forwarded to. Optional.
+	Self []netip.Addr
 }
 
 // FilesOf are the files of a map, by their names.
@@ -82,7 +85,7 @@ func Parse(o Options) (*model.DNSConfig, []Note, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &compiler{notes: n, files: o.Files, domain: strings.ToLower(dns.Fqdn(o.Domain)), config: &model.DNSConfig{}}
+	c := &compiler{notes: n, files: o.Files, domain: strings.ToLower(dns.Fqdn(o.Domain)), self: o.Self, config: &model.DNSConfig{}}
 	if err := c.blocks(list); err != nil {
 		return nil, nil, err
 	}
@@ -100,6 +103,7 @@ type compiler struct {
 	*notes
 	files  func(string) map[string]string
 	domain string
+	self   []netip.Addr
 	config *model.DNSConfig
 }
 

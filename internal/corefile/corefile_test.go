@@ -55,7 +55,7 @@ var files = map[string]string{
 }
 
 func parse(text string) (*model.DNSConfig, []Note, error) {
-	return Parse(Options{Name: "Corefile", Text: text, Files: FilesOf(files), Env: env})
+	return Parse(Options{Name: "Corefile", Text: text, Files: FilesOf(files), Env: env, Self: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
 }
 
 // root is a configuration with one block, for all names.
@@ -156,6 +156,16 @@ func TestParse(t *testing.T) {
 			"line 3: forward x.cluster.local. is ignored: names of cluster.local. are answered from the cluster and never asked of others; give hosts for single names, or take a domain outside of it",
 			"line 6: forward in block cluster.local. is ignored", "line 10: forward in block t.svc.cluster.local. is ignored",
 		}},
+
+		"only itself": {". {\n forward . 10.96.0.10\n}\n", forwards(random()), []string{
+			"line 2: forward to 10.96.0.10 is ignored: it is the cluster's DNS itself; give another server",
+			"line 2: forward . is ignored: it has no server that can be asked, so that all names outside the cluster fail, unless fairway node has --dns-upstream; give addresses of other servers, or /etc/resolv.conf",
+		}},
+		"itself and others": {". {\n forward . 10.96.0.10:53 192.0.2.1 10.96.0.10:5353\n}\n", forwards(random(server("192.0.2.1:53"), server("10.96.0.10:5353"))), []string{"line 2: forward to 10.96.0.10:53"}},
+		"no server can be asked": {". {\n forward corp.example dns.example.com\n}\nlab.example x.example {\n forward . https://192.0.2.1\n}", &model.DNSConfig{Blocks: []model.DNSBlock{
+			{Zones: []string{"."}, Forwards: []model.DNSForward{{From: "corp.example.", Policy: "random"}}},
+			{Zones: []string{"lab.example.", "x.example."}, Forwards: []model.DNSForward{random()}},
+		}}, []string{"line 2: forward to dns.example.com", "line 2: forward corp.example. is ignored: it has no server that can be asked, so that all names of corp.example. fail; give", "line 5: forward to https", "line 5: forward . is ignored: it has no server that can be asked, so that all names of lab.example., x.example. fail; give"}},
 
 		"hosts": {". {\n hosts {\n 192.0.2.1 A.example b.example\n 2001:db8::1 a.example\n ttl 60\n no_reverse\n reload 10s\n fallthrough\n }\n}", hosts(model.DNSHosts{
 			TTL: time.Minute, NoReverse: true, Fallthrough: []string{"."},

@@ -3,6 +3,7 @@ package corefile
 import (
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -43,6 +44,16 @@ func (c *compiler) forward(b *model.DNSBlock, d directive) error {
 		if err := c.server(&f, to, name); err != nil {
 			return err
 		}
+	}
+	if len(f.Servers) == 0 && !f.NodeServers {
+		fail, unless := "all names of "+f.From, ""
+		if f.From == "." {
+			fail = "all names of " + strings.Join(b.Zones, ", ")
+			if slices.Contains(b.Zones, ".") {
+				fail, unless = "all names outside the cluster", ", unless fairway node has --dns-upstream"
+			}
+		}
+		c.add(d.name, "forward "+f.From, "it has no server that can be asked, so that %s fail%s; give addresses of other servers, or /etc/resolv.conf", fail, unless)
 	}
 	b.Forwards = append(b.Forwards, f)
 	return nil
@@ -155,6 +166,10 @@ func (c *compiler) server(f *model.DNSForward, to token, name string) error {
 			return nil
 		}
 		return to.errorf("forward to %q: want an address, with a port if it is not %d, or /etc/resolv.conf", to.text, port)
+	}
+	if s.Addr.Port() == 53 && slices.Contains(c.self, s.Addr.Addr()) {
+		c.add(to, "forward to "+to.text, "it is the cluster's DNS itself; give another server")
+		return nil
 	}
 	f.Servers = append(f.Servers, s)
 	return nil

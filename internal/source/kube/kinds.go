@@ -224,7 +224,7 @@ func corefile(o *Options) kind {
 			if cm.Name != key.Name {
 				return func(*state.Tx) {} // a client that does not know field selectors
 			}
-			config, problems := translate.Corefile(cm, o.ClusterDomain, o.Env)
+			config, problems := translate.Corefile(cm, o.ClusterDomain, o.ClusterDNS, o.Env)
 			return func(tx *state.Tx) {
 				if config != nil {
 					tx.SetDNS(config)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,9 @@ type Options struct {
 	Corefile model.Key
 	// ClusterDomain is the domain that a Corefile is read for. Default "cluster.local".
 	ClusterDomain string
+	// ClusterDNS are the addresses of the cluster's DNS, which a Corefile should
+	// not forward to. Optional.
+	ClusterDNS []netip.Addr
 	// Env looks up the variables that a Corefile names. Default: there are none.
 	Env func(name string) (string, bool)
 }

@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -14,16 +15,18 @@ import (
 const CorefileKey = "Corefile"
 
 // Corefile translates a ConfigMap with CoreDNS' configuration; its other keys
-// are the files that import and hosts may read. The result is nil where the
-// Corefile cannot be read: what was in use before should then stay.
-func Corefile(o *corev1.ConfigMap, domain string, env func(string) (string, bool)) (*model.DNSConfig, model.Problems) {
+// are the files that import and hosts may read. Addresses of self
+// are the cluster's DNS. The result is nil where the Corefile cannot be read: what was in use before should then stay.
+func Corefile(o *corev1.ConfigMap, domain string, self []netip.Addr, env func(string) (string, bool)) (*model.DNSConfig, model.Problems) {
 	r := newReport("ConfigMap", o)
 	text, ok := o.Data[CorefileKey]
 	if !ok {
 		r.invalid("data["+CorefileKey+"]", "the Corefile is missing; the last one stays in use")
 		return nil, r.problems
 	}
-	c, notes, err := corefile.Parse(corefile.Options{Name: CorefileKey, Text: text, Files: corefile.FilesOf(o.Data), Env: env, Domain: domain})
+	c, notes, err := corefile.Parse(corefile.Options{
+		Name: CorefileKey, Text: text, Files: corefile.FilesOf(o.Data), Env: env, Domain: domain, Self: self,
+	})
 	if err != nil {
 		field := "data[" + CorefileKey + "]"
 		var where *corefile.Error

@@ -28,7 +28,7 @@ func TestCorefile(t *testing.T) {
 		}},
 		"another key": {map[string]string{"corefile": "."}, 0, []string{"ConfigMap kube-system/coredns: data[Corefile]: the Corefile is missing; the last one stays in use"}},
 	} {
-		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, "cluster.local", nil)
+		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, "cluster.local", nil, nil)
 		if (c == nil) != (tt.ttl == 0) || c != nil && c.TTL != tt.ttl {
 			t.Errorf("%s: %+v", name, c)
 		}
