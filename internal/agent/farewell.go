@@ -28,36 +28,68 @@ func lingering(ctx context.Context, farewell func(context.Context)) (context.Con
 	}
 }
 
+// answersTime is how long queries that are under way have for their answers
+// before the kernel forgets where they went.
+const answersTime = 100 * time.Millisecond
+
 // handOverDNS leads this node's clients to the DNS servers of other nodes before
-// its own ends: the packet rules that stay behind must not lead to nobody. It
-// does nothing where there is no other.
+// its own ends: the packet rules that stay behind must not lead to nobody. First
+// new flows go elsewhere, then those that there are: while an endpoint serves, the
+// kernel keeps them, and a client that asks again from the same port would ask
+// a server that has ended. It does nothing where there is no other.
 func (n *node) handOverDNS(ctx context.Context, endpoints *bootstrap.DNSEndpoints, applied func() uint64) {
 	if !dnsElsewhere(n.store.Snapshot(), n.NodeName) {
 		return
 	}
-	if err := endpoints.Retire(ctx); err != nil {
-		n.Logger.Warn("cannot hand DNS over to other nodes; names fail on this one until it is back", "error", err)
+	// within waits until the data path has a state.
+	within := func(state func(*state.Snapshot) bool) bool {
+		for ctx.Err() == nil {
+			if snap := n.store.Snapshot(); state(snap) && applied() >= snap.Revision {
+				return true
+			}
+			wait(ctx, 10*time.Millisecond)
+		}
+		n.Logger.Warn("handing DNS over to other nodes takes long; names may fail on this one until it is back")
+		return false
+	}
+	failed := func(err error) bool {
+		if err != nil {
+			n.Logger.Warn("cannot hand DNS over to other nodes; names fail on this one until it is back", "error", err)
+		}
+		return err != nil
+	}
+	if failed(endpoints.Retire(ctx)) || !within(func(s *state.Snapshot) bool { return !dnsHere(s, n.NodeName) }) {
 		return
 	}
-	for ctx.Err() == nil {
-		if snap := n.store.Snapshot(); !dnsHere(snap, n.NodeName) && applied() >= snap.Revision {
-			return
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond):
-		}
+	wait(ctx, answersTime)
+	if !dnsElsewhere(n.store.Snapshot(), n.NodeName) { // they end too: a late answer is better than none
+		return
 	}
-	n.Logger.Warn("handing DNS over to other nodes takes long; names may fail on this one until it is back")
+	if !failed(endpoints.Leave(ctx)) {
+		within(func(s *state.Snapshot) bool { return !dnsServes(s, n.NodeName) })
+	}
+}
+
+// wait returns after a time, or once ctx has ended.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // dnsElsewhere reports whether a node other than this one serves DNS.
 func dnsElsewhere(snap *state.Snapshot, node string) bool {
-	return dnsServers(snap, func(e *model.Endpoint) bool { return e.Node != node })
+	return dnsServers(snap, func(e *model.Endpoint) bool { return e.Ready && e.Node != node })
 }
 
 func dnsHere(snap *state.Snapshot, node string) bool {
-	return dnsServers(snap, func(e *model.Endpoint) bool { return e.Node == node })
+	return dnsServers(snap, func(e *model.Endpoint) bool { return e.Ready && e.Node == node })
+}
+
+// dnsServes reports whether flows to the node's server may live on.
+func dnsServes(snap *state.Snapshot, node string) bool {
+	return dnsServers(snap, func(e *model.Endpoint) bool { return e.Serving && e.Node == node })
 }
 
 func dnsServers(snap *state.Snapshot, where func(*model.Endpoint) bool) bool {
@@ -66,7 +98,7 @@ func dnsServers(snap *state.Snapshot, where func(*model.Endpoint) bool) bool {
 		return false
 	}
 	for i := range set.Endpoints {
-		if e := &set.Endpoints[i]; e.Ready && where(e) {
+		if e := &set.Endpoints[i]; where(e) {
 			return true
 		}
 	}

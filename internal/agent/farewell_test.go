@@ -51,7 +51,7 @@ func TestLingering(t *testing.T) {
 	}
 }
 
-// serverOf is the slice of one node's DNS server.
+// serverOf is the slice of one node's DNS server, which serves still.
 func serverOf(node, addr string, ready bool) *model.EndpointSlice {
 	return &model.EndpointSlice{
 		Key: model.Key{Namespace: "kube-system", Name: "kube-dns-" + node}, Service: bootstrap.DNSService,
@@ -96,6 +96,19 @@ func TestHandOverDNS(t *testing.T) {
 	select {
 	case <-done:
 		t.Fatal("over before the data path leads elsewhere")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if !*slice().Endpoints[0].Conditions.Serving {
+		t.Error("flows to it are ended before new ones go elsewhere")
+	}
+	applied.Store(n.store.Snapshot().Revision)
+	eventually(t, "the API says that it serves no more", func() bool { return !*slice().Endpoints[0].Conditions.Serving })
+	left := serverOf("node-1", "10.0.0.1", false)
+	left.Endpoints[0].Serving = false
+	n.store.Update(func(tx *state.Tx) { tx.PutSlice(left) })
+	select {
+	case <-done:
+		t.Fatal("over while the kernel still has flows to it")
 	case <-time.After(50 * time.Millisecond):
 	}
 	applied.Store(n.store.Snapshot().Revision)

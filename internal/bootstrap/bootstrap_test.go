@@ -217,15 +217,19 @@ func TestDNSEndpoints(t *testing.T) {
 	if err := d.Retire(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
+	for round := range 3 {
 		s, err := f.client.DiscoveryV1().EndpointSlices("kube-system").Get(ctx, "kube-dns-node-1-ipv4", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c := s.Endpoints[0].Conditions; *c.Ready || !*c.Serving || !*c.Terminating {
-			t.Errorf("after Retire: %+v", s.Endpoints[0])
+		if c := s.Endpoints[0].Conditions; *c.Ready || *c.Serving != (round < 2) || !*c.Terminating {
+			t.Errorf("round %d after Retire: %+v", round, s.Endpoints[0])
 		}
-		if err := d.Ensure(ctx); err != nil {
+		again := d.Ensure
+		if round == 1 {
+			again = d.Leave
+		}
+		if err := again(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}

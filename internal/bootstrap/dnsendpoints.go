@@ -47,6 +47,7 @@ type DNSEndpoints struct {
 
 	mu      sync.Mutex // one writer at a time, lest an older word be the last
 	retired bool
+	left    bool
 }
 
 // NewDNSEndpoints returns it; nothing is written before Run or Ensure.
@@ -87,6 +88,16 @@ func (d *DNSEndpoints) Retire(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retired = true
+	return d.ensure(ctx)
+}
+
+// Leave says, after Retire, that this node's server answers no more: who still
+// has a flow to it, such as a client that asks from the same port again, is to be
+// led elsewhere.
+func (d *DNSEndpoints) Leave(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.retired, d.left = true, true
 	return d.ensure(ctx)
 }
 
@@ -131,7 +142,7 @@ func (d *DNSEndpoints) slice(a netip.AddrPort) *applydiscoveryv1.EndpointSliceAp
 	}
 	endpoint := applydiscoveryv1.Endpoint().
 		WithAddresses(a.Addr().String()).
-		WithConditions(applydiscoveryv1.EndpointConditions().WithReady(!d.retired).WithServing(true).WithTerminating(d.retired)).
+		WithConditions(applydiscoveryv1.EndpointConditions().WithReady(!d.retired).WithServing(!d.left).WithTerminating(d.retired)).
 		WithNodeName(d.Node.Name).
 		WithHints(applydiscoveryv1.EndpointHints().WithForNodes(applydiscoveryv1.ForNode().WithName(d.Node.Name)))
 	if d.Node.Zone != "" {
