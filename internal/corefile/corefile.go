@@ -60,7 +60,7 @@ func (n Note) String() string {
 type notes struct{ list []Note }
 
 func (n *notes) add(at token, what, format string, args ...any) {
-	one := Note{at.file, at.line, what, fmt.Sprintf(format, args...)}
+	one := Note{at.file, at.line, short(what), bounded(format, args)}
 	if !slices.Contains(n.list, one) {
 		n.list = append(n.list, one)
 	}

@@ -2,11 +2,13 @@ package corefile
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -275,6 +277,8 @@ func TestErrors(t *testing.T) {
 		". {\n forward . 192.0.2.1 {\n health_check 1s y\n }\n}":        "line 3: health_check y",
 		". {\n forward . tls://192.0.2.1%a {\n tls_servername b\n }\n}": "line 2: tls://192.0.2.1%a names its certificate",
 		". {\n hosts {\n nonsense\n }\n}":                               "line 3: hosts nonsense: want ADDRESS NAME",
+		". {\n hosts { 999.1.1.1 bad.test }\n}":                         "line 2: hosts: 999.1.1.1 is no IP address; correct it, or take the line away",
+		". {\n hosts {\n 2001:db8::g a\n }\n}":                          "line 3: hosts: 2001:db8::g is no IP address",
 		". {\n hosts {\n ttl 0\n }\n}":                                  "line 3: ttl \"0\": want a number of 1 to 65535",
 		". {\n cache 0\n}":                                              "line 2: cache \"0\": want a number",
 		". {\n cache -1\n}":                                             "line 2: cache \"-1\": want a number",
@@ -310,6 +314,35 @@ func TestErrors(t *testing.T) {
 		var where *Error
 		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &where) || where.Line < 1 || c != nil || notes != nil {
 			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// TestMessagesAreBounded: of words without end a message has the beginning, and
+// all of the reason and of the cure.
+func TestMessagesAreBounded(t *testing.T) {
+	long := strings.Repeat("ä", 400<<10)
+	for text, want := range map[string]string{
+		long:                          "LONG/", // a block without a body
+		". {\n hosts {\n LONG\n }\n}": "want ADDRESS NAME..., fallthrough, ttl, no_reverse or reload",
+		". {\n forward . /LONG\n}":    "want an address, with a port if it is not 53, or /etc/resolv.conf",
+		". {\n forward . 192.0.2.1 {\n policy LONG\n }\n}": "want random, round_robin or sequential",
+		". {\n cache LONG\n}":                              "is no name of a zone",
+		". {\n LONG":                                       "is never closed",
+		". {\n rewrite name regex (LONG b\n}":              "at most 1000",
+		". {\n LONG x\n}":                                  "is ignored: Fairway's DNS does not have it",
+		". {\n import LONG\n}":                             "is ignored: there is no such snippet",
+		". {\n forward . 192.0.2.1 LONG.example\n}":        "want an address",
+		". {\n errors }LONG {\n":                           "",
+		"LONG/ {\n}":                                       "is no name of a zone",
+	} {
+		_, notes, err := parse(strings.ReplaceAll(text, "LONG", long))
+		said := fmt.Sprint(err)
+		if err == nil {
+			said = fmt.Sprint(notes)
+		}
+		if len(said) > 600 || text != long && !strings.Contains(said, want) || !utf8.ValidString(said) {
+			t.Errorf("%.40s: %d bytes, %.400s, want %q", text, len(said), said, want)
 		}
 	}
 }

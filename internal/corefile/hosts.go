@@ -59,7 +59,9 @@ func (c *compiler) hosts(b *model.DNSBlock, d directive) error {
 			h.NoReverse = true
 		case "reload":
 		default:
-			if _, err := netip.ParseAddr(name.text); err != nil {
+			if _, err := netip.ParseAddr(name.text); err != nil && (strings.Contains(name.text, ":") || strings.Trim(name.text, "0123456789./") == "") {
+				return name.errorf("hosts: %s is no IP address; correct it, or take the line away", name.text)
+			} else if err != nil {
 				return name.errorf("hosts %s: want ADDRESS NAME..., fallthrough, ttl, no_reverse or reload", name.text)
 			}
 			addHosts(h, texts(line))

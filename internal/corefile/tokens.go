@@ -28,7 +28,41 @@ type token struct {
 }
 
 func (t token) errorf(format string, args ...any) error {
-	return &Error{File: t.file, Line: t.line, Message: fmt.Sprintf(format, args...)}
+	return &Error{File: t.file, Line: t.line, Message: bounded(format, args)}
+}
+
+const (
+	// maxQuoted is what a message has of a text that is longer than usual, of
+	// which one may be without end; usual are names of DNS and their like.
+	maxQuoted, usual = 60, 100
+)
+
+// short cuts a text that is longer than usual.
+func short(text string) string {
+	if len(text) <= usual {
+		return text
+	}
+	end := 0
+	for i := range text {
+		if end = i; i >= maxQuoted {
+			break
+		}
+	}
+	return text[:end] + "…"
+}
+
+// bounded formats a message of which nothing that it quotes takes the reason and
+// the cure away: Events, and people, read so far and no further.
+func bounded(format string, args []any) string {
+	for i, a := range args {
+		switch a := a.(type) {
+		case string:
+			args[i] = short(a)
+		case error:
+			args[i] = short(a.Error())
+		}
+	}
+	return fmt.Sprintf(format, args...)
 }
 
 // tokens splits text as CoreDNS does: at white space; with "..." around words
