@@ -172,6 +172,14 @@ func cleanupInside(t *testing.T) {
 				t.Errorf("%s touches %s\nbefore:\n%s\nafter:\n%s", mode, name, was, during[name])
 			}
 		}
+		runDir := filepath.Join(dir, "run")
+		err := CleanupNode(cleanupOptions(runDir, quiet))
+		if want := fmt.Sprintf("stop process %d first", cmd.Process.Pid); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: cleaning up beside the role that runs says %v, want %q", mode, err, want)
+		}
+		if now := ourBPF(t); len(now) != len(ours) || !strings.Contains(listRules(t, "list", "tables"), "table ip fairway\n") {
+			t.Errorf("%s: the refused cleanup has left %d programs, maps and links of %d, and tables\n%s", mode, len(now), len(ours), listRules(t, "list", "tables"))
+		}
 		kill()
 		if mode == DataplaneNFT {
 			if tables := listRules(t, "list", "tables"); !strings.Contains(tables, "table ip fairway\n") {
@@ -179,7 +187,6 @@ func cleanupInside(t *testing.T) {
 			}
 		}
 		// What `fairway node --cleanup` calls, as a process of its own would.
-		runDir := filepath.Join(dir, "run")
 		for range 2 { // the second time there is nothing to do
 			if err := CleanupNode(cleanupOptions(runDir, quiet)); err != nil {
 				t.Fatal(err)

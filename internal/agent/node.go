@@ -130,6 +130,11 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
+	if lock, err := holdNode(o.RunDir); err != nil {
+		o.Logger.Warn("a cleanup beside this process cannot be kept from removing what it serves by", "error", err)
+	} else {
+		defer lock.Close()
+	}
 	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New(), settle: deferCollections()}
 	defer n.settle()
 	options := kube.Options{
