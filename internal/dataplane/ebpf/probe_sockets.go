@@ -118,7 +118,7 @@ func CgroupRoot() (string, error) {
 		}
 	}
 	if best == "" {
-		return "", errors.New("no cgroup v2 is mounted; mount it with: mount -t cgroup2 none /sys/fs/cgroup")
+		return "", errors.New("no cgroup v2 is mounted; mount it with: mkdir -p /run/cgroup2 && mount -t cgroup2 none /run/cgroup2")
 	}
 	return best, nil
 }

@@ -29,7 +29,7 @@ func Check() error {
 		return err
 	}
 	if CgroupRoot() == "" {
-		return errors.New("no cgroup v2 hierarchy is mounted; try: mount -t cgroup2 none /sys/fs/cgroup")
+		return errors.New("no cgroup v2 is mounted; mount it with: mkdir -p /run/cgroup2 && mount -t cgroup2 none /run/cgroup2")
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func newCgroupTree(parent, node string) (*cgroupTree, error) {
 		return nil, fmt.Errorf("find cgroup v2: %w", err)
 	}
 	if len(mounts) == 0 {
-		return nil, errors.New("no cgroup v2 mount found: mount one with `mount -t cgroup2 none /sys/fs/cgroup`, or on a directory of its own")
+		return nil, errors.New("no cgroup v2 is mounted; mount it with: mkdir -p /run/cgroup2 && mount -t cgroup2 none /run/cgroup2")
 	}
 	// A machine may have more than one; the usual place comes first.
 	slices.SortFunc(mounts, func(a, b *mountinfo.Info) int {
