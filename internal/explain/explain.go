@@ -239,7 +239,7 @@ func (x *explainer) notes() {
 	case len(x.svc.ClusterIPs) == 0:
 		x.note("the Service has no cluster IP yet")
 	}
-	if x.eps == nil || len(x.eps.Endpoints) == 0 {
+	if x.svc.Type != model.ExternalName && (x.eps == nil || len(x.eps.Endpoints) == 0) {
 		why := "create an EndpointSlice for it, for it has no selector"
 		if x.svc.HasSelector {
 			why = "no Pod that its selector finds has an address"

@@ -170,9 +170,10 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 		}, Options{}, []string{"ClusterIP all Local no answer: no endpoint on this node serves the port, but others do"}, nil},
 		{"headless", func(s *model.Service, _ *state.Tx) { s.Headless, s.ClusterIPs = true, nil }, Options{}, []string{"is headless"}, []string{"ClusterIP all"}},
 		{"another proxy's", func(s *model.Service, _ *state.Tx) { s.NotProxied = true }, Options{}, []string{"leaves the Service to another proxy"}, []string{"ClusterIP all"}},
-		{"ExternalName", func(s *model.Service, _ *state.Tx) {
+		{"ExternalName", func(s *model.Service, tx *state.Tx) {
 			s.Type, s.ExternalName, s.ClusterIPs = model.ExternalName, "www.example.com", nil
-		}, Options{}, []string{"the name www.example.com"}, nil},
+			tx.DeleteSlice(web)
+		}, Options{}, []string{"the name www.example.com"}, []string{"there are no endpoints"}},
 		{"no endpoints", func(_ *model.Service, tx *state.Tx) { tx.DeleteSlice(web) }, Options{}, []string{"no Pod that its selector finds has an address", "refused: no endpoint serves the port"}, nil},
 		{"no certificate", func(s *model.Service, _ *state.Tx) { s.TLS = &model.ServiceTLS{} }, Options{Port: "http"}, []string{"refused: TLS is to be ended, and there is no usable certificate"}, nil},
 		{"an address that is another's", func(s *model.Service, tx *state.Tx) {

@@ -45,10 +45,16 @@ func Verdicts(in Input, port model.ServicePort) []Verdict {
 		switch {
 		case unusable(addr) != "":
 			why = "its address " + unusable(addr)
+		case in.Service.Headless: // it has no cluster IP, and DNS gives endpoints of both families
 		case !slices.ContainsFunc(in.Service.ClusterIPs, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }):
 			why = fmt.Sprintf("the Service has no cluster IP of family %s", familyName(addr))
-		case !ok || number == 0:
+		}
+		switch {
+		case why != "":
+		case !ok:
 			why = fmt.Sprintf("it has no %s port named %q", port.Protocol, port.Name)
+		case number == 0:
+			why = fmt.Sprintf("its %s port named %q has no number", port.Protocol, port.Name)
 		}
 		if why != "" {
 			v.Cluster, v.Local = Standing{Why: why}, Standing{Why: why}

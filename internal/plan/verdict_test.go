@@ -54,10 +54,12 @@ func TestVerdicts(t *testing.T) {
 		}},
 		{"what cannot be", []model.Endpoint{
 			{Addr: addr("10.0.0.1"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "other", Protocol: model.TCP, Port: 1}}},
+			{Addr: addr("10.0.0.2"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "web", Protocol: model.TCP}}},
 			{Addr: addr("127.0.0.1"), Ready: true, Node: "here", Ports: ports},
 			{Addr: addr("fd00::1"), Ready: true, Node: "here", Ports: ports},
 		}, []string{
 			`10.0.0.1:0 false it has no TCP port named "web" | false it has no TCP port named "web"`,
+			`10.0.0.2:0 false its TCP port named "web" has no number | false its TCP port named "web" has no number`,
 			"127.0.0.1:8080 false its address is a loopback address | false its address is a loopback address",
 			"[fd00::1]:8080 false the Service has no cluster IP of family IPv6 | false the Service has no cluster IP of family IPv6",
 		}},
@@ -73,6 +75,21 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("want-, got+:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestVerdictsOfHeadless: DNS gives the ready endpoints of both families.
+func TestVerdictsOfHeadless(t *testing.T) {
+	port := model.ServicePort{Name: "web", Protocol: model.TCP, Port: 80}
+	ports := []model.EndpointPort{{Name: "web", Protocol: model.TCP, Port: 8080}}
+	for _, v := range Verdicts(Input{Service: &model.Service{Headless: true}, Node: &model.Node{Name: "here"}, Endpoints: &model.EndpointSet{Endpoints: []model.Endpoint{
+		{Addr: netip.MustParseAddr("10.0.0.1"), Ready: true, Node: "here", Ports: ports},
+		{Addr: netip.MustParseAddr("fd00::1"), Ready: true, Node: "there", Ports: ports},
+		{Addr: netip.MustParseAddr("fd00::2"), Node: "here", Ports: ports},
+	}}}, port) {
+		if v.Cluster.In != v.Endpoint.Ready {
+			t.Errorf("%s: %+v", v.Addr, v.Cluster)
+		}
 	}
 }
 
