@@ -32,6 +32,7 @@ func (h *handler) handConfigured(w *worker, packed []byte) ([]byte, later) {
 			return h.refuse(r, dns.RcodeRefused)
 		case err != nil:
 			h.log.Debug("no answer to a name that the configuration has rules for", "name", q.Name, "err", err)
+			h.failed(r, q.Name, err)
 			return h.refuse(r, dns.RcodeServerFailure)
 		}
 		for _, rr := range m.Answer {

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -86,6 +87,7 @@ type request struct {
 	inZone         bool
 	explain        bool
 	origin         string // see wire.Builder
+	failure        string // why others gave no answer, where explain asks for it
 }
 
 // later finishes an answer that other servers have a part in.
@@ -306,6 +308,7 @@ func (h *handler) ask(ctx context.Context, r *request) []byte {
 		return h.refuse(r, dns.RcodeRefused)
 	case err != nil:
 		h.log.Debug("no answer from upstream name servers", "name", q.Name, "err", err)
+		h.failed(r, q.Name, err)
 		return h.refuse(r, dns.RcodeServerFailure)
 	}
 	return h.pass(r, m)
@@ -326,6 +329,7 @@ func (h *handler) chase(ctx context.Context, r *request, reply *dns.Msg, target 
 	m, err := h.lookup(ctx, r, target, 1)
 	if err != nil {
 		h.log.Debug("no answer from upstream name servers", "name", target, "alias", r.msg.Question[0].Name, "err", err)
+		h.failed(r, target, err)
 		reply.Rcode = dns.RcodeServerFailure
 		return h.pack(r, reply)
 	}
@@ -338,6 +342,13 @@ func (h *handler) chase(ctx context.Context, r *request, reply *dns.Msg, target 
 func (h *handler) query(r *request, name string) forward.Query {
 	return forward.Query{
 		Name: name, Type: r.msg.Question[0].Qtype, DNSSECOK: r.dnssecOK(), CheckingDisabled: r.msg.CheckingDisabled,
+	}
+}
+
+// failed notes for whoever wants it explained which zone's servers gave no answer.
+func (h *handler) failed(r *request, name string, err error) {
+	if r.explain {
+		r.failure = wire.ExplainNone + h.forward.DomainOf(name) + ": " + err.Error()
 	}
 }
 
@@ -384,8 +395,8 @@ func (h *handler) pack(r *request, reply *dns.Msg) []byte {
 		if r.edns.Do() {
 			opt.SetDo() // RFC 3225 section 3
 		}
-		if r.explain && r.origin != "" {
-			opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: wire.OptionExplain, Data: []byte(r.origin)})
+		if told := cmp.Or(r.failure, r.origin); r.explain && told != "" {
+			opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: wire.OptionExplain, Data: []byte(told)})
 		}
 		reply.Extra = append(reply.Extra, opt)
 	}

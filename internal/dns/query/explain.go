@@ -93,6 +93,9 @@ func (e *explainer) outside(a Answer, msg *dns.Msg) []string {
 		from = "from the server's cache past its time, for no upstream name server answers"
 	case strings.HasPrefix(a.Source, "upstream "):
 		from = "asked just now of " + a.Source
+	case strings.HasPrefix(a.Source, wire.ExplainNone):
+		from = "no name server of zone " + strings.TrimPrefix(a.Source, wire.ExplainNone)
+		from = strings.Replace(from, ": ", " gave an answer: ", 1)
 	case a.Source == "hosts":
 		from = "one of the hosts in the Corefile"
 	case a.Source == "zone":

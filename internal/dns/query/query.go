@@ -61,7 +61,8 @@ type Answer struct {
 	Rcode string `json:"rcode,omitempty"`
 	Error string `json:"error,omitempty"`
 	// Source is where the answer is from: zone, cache, stale, hosts or upstream with
-	// the server; empty where the server does not tell.
+	// the server; none with the zone whose servers gave no answer, and why; empty
+	// where the server does not tell.
 	Source string `json:"source,omitempty"`
 	// Micros is how long the answer took.
 	Micros int64 `json:"micros"`

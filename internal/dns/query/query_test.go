@@ -81,6 +81,7 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 	})
 	s, err := dns.New(dns.Options{
 		Store: store, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Upstreams: forward.Plain(up.Addr), Logger: slog.New(slog.DiscardHandler),
+		Stubs: []forward.Stub{{Domain: "dead.example", Servers: forward.Plain(netip.MustParseAddrPort("127.0.0.1:1"))}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +130,7 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"gone.example.com.", "A", 0, "NXDOMAIN", "upstream", "there is no such name, says zone com."},
 		{"printer.lan.", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
 		{"nobody", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
+		{"a.dead.example.", "A", 0, "SERVFAIL", "none", "no name server of zone dead.example. gave an answer: ask 127.0.0.1:1 for a.dead.example."},
 		{"a.broken.", "A", 0, "SERVFAIL", "upstream", "asked just now of upstream"},
 	} {
 		r, err := query.Run(t.Context(), query.Options{

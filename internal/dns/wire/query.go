@@ -51,6 +51,10 @@ func (q *Query) AskedInLowerCase(i int) bool {
 // local use (RFC 6891 section 9).
 const OptionExplain = 65153
 
+// ExplainNone begins what the server says there where no server gave an answer:
+// the zone whose servers were asked, a colon and the error follow.
+const ExplainNone = "none of "
+
 // EDNS is an OPT record. Options are checked for their form; all but
 // [OptionExplain] are passed over: none that clients send needs to be
 // understood (RFC 7873 section 5.2.1 for cookies).

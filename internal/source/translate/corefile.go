@@ -15,8 +15,9 @@ import (
 const CorefileKey = "Corefile"
 
 // Corefile translates a ConfigMap with CoreDNS' configuration; its other keys
-// are the files that import and hosts may read. Addresses of self
-// are the cluster's DNS. The result is nil where the Corefile cannot be read: what was in use before should then stay.
+// are the files that import and hosts may read. The addresses of self are the
+// cluster's DNS. The result is nil where the Corefile cannot be read: what was in
+// use before should then stay.
 func Corefile(o *corev1.ConfigMap, domain string, self []netip.Addr, env func(string) (string, bool)) (*model.DNSConfig, model.Problems) {
 	r := newReport("ConfigMap", o)
 	text, ok := o.Data[CorefileKey]
