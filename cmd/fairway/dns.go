@@ -62,7 +62,7 @@ func (c *dnsQueryCommand) run(cmd *cobra.Command, name string) error {
 	}
 	report, err := agent.QueryDNS(cmd.Context(), agent.QueryDNSOptions{
 		Config: in.Config, Name: name, Types: types, Namespace: in.namespace, From: c.from, Server: c.server, Domain: c.domain,
-		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, ResolvConf: "/etc/resolv.conf",
+		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, Slow: c.slow(cmd, in), ResolvConf: "/etc/resolv.conf",
 	})
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	if asked.url != "" {
 		report, err := agent.ExplainRequest(cmd.Context(), agent.ExplainRequestOptions{
 			Config: in.Config, URL: asked.url, Method: c.method, Header: c.header, From: c.from, Namespace: in.namespace,
-			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPSPort: c.httpsPort,
+			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPSPort: c.httpsPort, Slow: c.slow(cmd, in),
 		})
 		if err != nil {
 			return err
@@ -87,7 +87,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	// The kernel of a node of fairway up is that of its network namespace.
 	report, err := agent.Explain(cmd.Context(), agent.ExplainOptions{
 		Config: in.Config, Service: model.Key{Namespace: in.namespace, Name: asked.service}, From: c.from, Port: c.port,
-		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter,
+		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, Slow: c.slow(cmd, in),
 	})
 	if err != nil {
 		return err

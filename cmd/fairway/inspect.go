@@ -74,6 +74,13 @@ func (i *inspection) find() (*inspected, error) {
 	return found, nil
 }
 
+// slow returns what tells people that nothing hangs but the API.
+func (i *inspection) slow(cmd *cobra.Command, in *inspected) func() {
+	return func() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "the Kubernetes API at %s does not answer yet; fairway status tells why\n", in.Config.Host)
+	}
+}
+
 // tell prints a report, and returns an error that says no more than that where
 // it is not good.
 func (i *inspection) tell(cmd *cobra.Command, report interface{ Text() string }, good bool) error {

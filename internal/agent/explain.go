@@ -44,14 +44,19 @@ type ExplainOptions struct {
 	// Enter runs f where a node's kernel can be read, in its network namespace;
 	// nil where only this machine's own can.
 	Enter func(node string, f func() error) error
+	// Slow is called once when the API has not told everything within 3 s. Optional.
+	Slow func()
 }
 
 // syncTimeout bounds the wait for the API to tell everything.
 const syncTimeout = 30 * time.Second
 
+// apiPatience is how long the API may take until who waits is told.
+const apiPatience = 3 * time.Second
+
 // Explain reads the cluster and the kernel and explains a Service.
 func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
-	snap, err := readCluster(ctx, o.Config)
+	snap, err := readCluster(ctx, o.Config, o.Slow)
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +125,13 @@ func readKernel() ([]dataplane.HeldPart, error) {
 }
 
 // readCluster reads all that a node role would, and what only people are told.
-func readCluster(ctx context.Context, config *rest.Config) (*state.Snapshot, error) {
-	return readOnce(ctx, kube.Options{Config: config, Kinds: kube.ForNode})
+func readCluster(ctx context.Context, config *rest.Config, slow func()) (*state.Snapshot, error) {
+	return readOnce(ctx, kube.Options{Config: config, Kinds: kube.ForNode}, slow)
 }
 
 // readOnce reads all that a role with these options would, and what only people
-// are told.
-func readOnce(ctx context.Context, o kube.Options) (*state.Snapshot, error) {
+// are told. slow, if any, is called once when that takes more than apiPatience.
+func readOnce(ctx context.Context, o kube.Options, slow func()) (*state.Snapshot, error) {
 	store := state.New()
 	o.Store, o.Logger, o.About = store, slog.New(slog.DiscardHandler), true
 	source, err := kube.New(o)
@@ -135,6 +140,9 @@ func readOnce(ctx context.Context, o kube.Options) (*state.Snapshot, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
+	if slow != nil {
+		defer time.AfterFunc(apiPatience, slow).Stop()
+	}
 	done := make(chan error, 1)
 	go func() { done <- source.Run(ctx) }()
 	sub := store.Subscribe()

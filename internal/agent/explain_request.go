@@ -30,6 +30,8 @@ type ExplainRequestOptions struct {
 	ServeNginx bool
 	// HTTPSPort is where gateways redirect plain http to.
 	HTTPSPort uint16
+	// Slow is called once when the API has not told everything within 3 s. Optional.
+	Slow func()
 }
 
 // ExplainRequest reads the cluster and explains what its gateways do with an
@@ -42,7 +44,7 @@ func ExplainRequest(ctx context.Context, o ExplainRequestOptions) (*explain.Requ
 	if err := o.client(ctx, &x); err != nil {
 		return nil, err
 	}
-	snap, err := readOnce(ctx, kube.Options{Config: o.Config, Kinds: kube.ForGateway, ServeNginx: o.ServeNginx})
+	snap, err := readOnce(ctx, kube.Options{Config: o.Config, Kinds: kube.ForGateway, ServeNginx: o.ServeNginx}, o.Slow)
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -98,7 +100,7 @@ func TestExplainKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer packets.Close()
-	snap, err := readCluster(t.Context(), o.Config)
+	snap, err := readCluster(t.Context(), o.Config, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,4 +163,21 @@ func TestExplainKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants("it was repaired", "ebpf and nftables; false; ")
+}
+
+// An API that takes connections and says nothing is told of long before the end
+// of the wait.
+func TestSlowAPI(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := 0
+	_, err = readCluster(ctx, &rest.Config{Host: "http://" + silent.Addr().String()}, func() { told++; cancel() })
+	if err == nil || told != 1 {
+		t.Errorf("told %d times, %v", told, err)
+	}
 }

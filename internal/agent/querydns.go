@@ -44,11 +44,13 @@ type QueryDNSOptions struct {
 	ResolvConf string
 	// Enter runs f in a node's network namespace; nil where there is just this machine's.
 	Enter func(node string, f func() error) error
+	// Slow is called once when the API has not told everything within 3 s. Optional.
+	Slow func()
 }
 
 // QueryDNS asks as the Pod would, and explains the answers.
 func QueryDNS(ctx context.Context, o QueryDNSOptions) (*query.Report, error) {
-	snap, err := readCluster(ctx, o.Config)
+	snap, err := readCluster(ctx, o.Config, o.Slow)
 	if err != nil {
 		return nil, err
 	}
