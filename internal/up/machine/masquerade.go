@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -105,6 +104,9 @@ func (n *Namespace) repairMasquerade(o Options, logger *slog.Logger) error {
 	}
 	want := n.masquerade
 	found, err := readMasquerade(c)
+	if err == nil && !maps.Equal(found, want) {
+		found, err = readMasquerade(c) // as a whole: before, it may have been changed while we read
+	}
 	if err != nil || maps.Equal(found, want) {
 		return err
 	}
@@ -142,14 +144,14 @@ func differences(want, found map[string]string) []string {
 // readMasquerade returns all parts of the table by what they are, without what the kernel numbers anew each time; none
 // where there is no table.
 func readMasquerade(c *nftables.Conn) (map[string]string, error) {
-	parts, err := readParts(c)
-	if errors.Is(err, unix.ENOENT) { // deleted while we read
-		return nil, nil
+	var err error
+	for range 3 { // for it may be deleted or made while we read
+		var parts map[string]string
+		if parts, err = readParts(c); err == nil {
+			return parts, nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading nftables table %s: %w", masqueradeTable, err)
-	}
-	return parts, nil
+	return nil, fmt.Errorf("reading nftables table %s: %w", masqueradeTable, err)
 }
 
 func readParts(c *nftables.Conn) (map[string]string, error) {

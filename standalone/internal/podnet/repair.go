@@ -2,7 +2,6 @@ package podnet
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 )
 
 // verifyEvery is how often the kernel's table is compared with what it should hold.
@@ -40,6 +38,9 @@ func (n *Network) keepRules(every time.Duration) {
 // somebody changed it, as "nft flush ruleset" does.
 func (n *Network) repair() error {
 	damage, err := n.rules.damage()
+	if err == nil && damage != "" {
+		damage, err = n.rules.damage() // as a whole: before, it may have been done while we read
+	}
 	if err != nil || damage == "" {
 		return err
 	}
@@ -84,14 +85,14 @@ func (r *rules) damage() (string, error) {
 // readTable returns all parts of the table by what they are, without what the
 // kernel numbers anew each time; none where there is no table.
 func readTable(conn *nftables.Conn) (map[string]string, error) {
-	parts, err := readParts(conn)
-	if errors.Is(err, unix.ENOENT) { // deleted while we read
-		return nil, nil
+	var err error
+	for range 3 { // for it may be deleted or made while we read
+		var parts map[string]string
+		if parts, err = readParts(conn); err == nil {
+			return parts, nil
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read nftables table %s: %w", tableName, err)
-	}
-	return parts, nil
+	return nil, fmt.Errorf("read nftables table %s: %w", tableName, err)
 }
 
 func readParts(conn *nftables.Conn) (map[string]string, error) {
