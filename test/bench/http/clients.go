@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -226,7 +227,7 @@ func webSocket(p *peer, seconds int) (result, error) {
 const idlePlain, idleTLS = 10000, 2000
 
 // idleConnections finds out what memory idle connections take at each peer.
-func idleConnections() ([]idle, error) {
+func idleConnections(beside *regexp.Regexp) ([]idle, error) {
 	all := map[string]*idle{}
 	var order []string
 	for _, kind := range []struct {
@@ -243,7 +244,7 @@ func idleConnections() ([]idle, error) {
 	} {
 		// Processes that have served nothing yet: what they keep for the next
 		// connections would make these look cheap.
-		err := with(oneHost, func(peers []*peer) error {
+		err := with(oneHost, beside, func(peers []*peer) error {
 			for _, p := range peers {
 				if p.port == 0 {
 					continue

@@ -37,6 +37,9 @@ type row struct {
 
 const oneHost = 1
 
+// idleRow is what -rows calls the memory of idle connections.
+const idleRow = "idle connections"
+
 // rows are in the order in which they are measured.
 var rows = []row{
 	{name: "HTTP/1.1 kept, 100 B", hosts: oneHost, load: wrk{path: "/small"}.run},
@@ -79,7 +82,8 @@ func main() {
 	seconds := flag.Int("seconds", 2, "length of one measurement")
 	rounds := flag.Int("rounds", 3, "rounds; the median counts")
 	out := flag.String("out", "docs/benchmarks", "where to write the page, the numbers and the plot")
-	only := flag.String("rows", "", "a regular expression that names the rows to measure; all, and idle connections, if empty")
+	only := flag.String("rows", "", "a regular expression that names the rows to measure; all if empty")
+	against := flag.String("peers", "", "a regular expression that names the peers to measure beside Fairway; all if empty")
 	hold := flag.Bool("hold", false, "start everything and wait for a signal, for a look with perf or strace")
 	serve := flag.String("serve", "", "for the program itself: what to run")
 	hosts := flag.Int("hosts", oneHost, "for the program itself: how many hosts to serve")
@@ -91,7 +95,7 @@ func main() {
 	case os.Getenv(inside) == "":
 		err = enter()
 	default:
-		err = bench(*seconds, *rounds, *out, *only, *hold)
+		err = bench(*seconds, *rounds, *out, *only, *against, *hold)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-http:", err)
@@ -140,13 +144,18 @@ func setUpNetwork() error {
 	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files)
 }
 
-func bench(seconds, rounds int, out, only string, hold bool) error {
+func bench(seconds, rounds int, out, only, against string, hold bool) error {
 	chosen, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("-rows: %w", err)
 	}
+	beside, err := regexp.Compile(against)
+	if err != nil {
+		return fmt.Errorf("-peers: %w", err)
+	}
 	rows := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !chosen.MatchString(r.name) })
-	if len(rows) == 0 {
+	withIdle := chosen.MatchString(idleRow)
+	if len(rows) == 0 && !withIdle {
 		return fmt.Errorf("-rows %q names none", only)
 	}
 	if err := setUpNetwork(); err != nil {
@@ -160,29 +169,29 @@ func bench(seconds, rounds int, out, only string, hold bool) error {
 		for n < len(rows) && rows[n].hosts == rows[0].hosts {
 			n++
 		}
-		more, err := group(rows[:n], seconds, rounds, hold)
+		more, err := group(rows[:n], seconds, rounds, beside, hold)
 		if err != nil || hold {
 			return err
 		}
 		list, rows = append(list, more...), rows[n:]
 	}
 	var idles []idle
-	if only == "" {
-		if idles, err = idleConnections(); err != nil {
+	if withIdle && !hold {
+		if idles, err = idleConnections(beside); err != nil {
 			return fmt.Errorf("idle connections: %w", err)
 		}
 	}
-	return page{results: list, idles: idles, rounds: rounds, before: before, after: loadAverage(), took: time.Since(began), whole: only == ""}.write(out)
+	return page{results: list, idles: idles, rounds: rounds, before: before, after: loadAverage(), took: time.Since(began), whole: only == "" && against == ""}.write(out)
 }
 
 // with starts backends and peers, and stops them after do.
-func with(hosts int, do func(peers []*peer) error) error {
+func with(hosts int, beside *regexp.Regexp, do func(peers []*peer) error) error {
 	dir, err := os.MkdirTemp("", "fairway-bench-http-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	peers, err := start(dir, hosts)
+	peers, err := start(dir, hosts, beside)
 	defer func() {
 		for _, p := range peers {
 			p.stop()
@@ -195,8 +204,8 @@ func with(hosts int, do func(peers []*peer) error) error {
 }
 
 // group measures rows whose peers serve the same hosts.
-func group(rows []row, seconds, rounds int, hold bool) (list []result, err error) {
-	err = with(rows[0].hosts, func(peers []*peer) error {
+func group(rows []row, seconds, rounds int, beside *regexp.Regexp, hold bool) (list []result, err error) {
+	err = with(rows[0].hosts, beside, func(peers []*peer) error {
 		if hold {
 			for _, p := range peers {
 				fmt.Println(p.name, p.cmd.Process.Pid, p.port, p.tlsPort)

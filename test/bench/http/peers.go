@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,8 +58,9 @@ func (p *peer) stop() {
 	}
 }
 
-// start starts the backends and all peers, which share certificates.
-func start(dir string, hosts int) ([]*peer, error) {
+// start starts the backends, Fairway and the peers that are named, which share
+// certificates.
+func start(dir string, hosts int, beside *regexp.Regexp) ([]*peer, error) {
 	files, err := certificates()
 	if err != nil {
 		return nil, err
@@ -103,6 +106,7 @@ http { access_log off; keepalive_requests 1000000; sendfile on; server { listen 
 		list = append(list, &peer{name: caddy, port: 8084, tlsPort: 8444, cmd: exec.Command("caddy", "run", "--config", filepath.Join(dir, "Caddyfile"))})
 	}
 	list = append(list, &peer{name: "ReverseProxy", port: 8083, tlsPort: 8443, cmd: itself("reverseproxy")})
+	list = slices.DeleteFunc(list, func(p *peer) bool { return p.port != 0 && p.name != fairway && !beside.MatchString(p.name) })
 	for i, p := range list {
 		log, err := os.Create(filepath.Join(dir, p.name+".log"))
 		if err != nil {
