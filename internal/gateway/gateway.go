@@ -161,7 +161,11 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.pools = upstream.NewSet(upstream.Options{
 		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
+		OnCheck: g.metrics.checked, OnHealth: g.healthChanged,
 	})
+	if err := g.metrics.watch(o.Registerer, g.pools); err != nil {
+		return nil, err
+	}
 	if err := g.listen(); err != nil {
 		return nil, err
 	}
@@ -231,6 +235,16 @@ func (g *Gateway) refuseConnection() bool {
 	return true
 }
 
+// healthChanged tells what health checks say of an endpoint; err is nil if it is well again.
+func (g *Gateway) healthChanged(pool upstream.Key, endpoint string, err error) {
+	if err == nil {
+		g.logger.Info("an endpoint is well again and gets requests", "service", pool.Service.String(), "endpoint", endpoint)
+		return
+	}
+	g.metrics.endpointFailed(pool, "unhealthy", endpoint)
+	g.logger.Warn("an endpoint fails its health checks and gets no requests", "service", pool.Service.String(), "endpoint", endpoint, "error", err)
+}
+
 func (g *Gateway) close() error {
 	var errs []error
 	for _, s := range g.http {
@@ -277,6 +291,7 @@ func (g *Gateway) httpsPort() uint16 {
 func (g *Gateway) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
+	defer g.pools.Close()
 	for _, s := range g.http {
 		group.Go(func() error {
 			g.awaitRoutes(ctx)

@@ -32,6 +32,7 @@ type metrics struct {
 	inFlight    prometheus.Gauge
 	reloads     prometheus.Counter
 	rules       prometheus.Gauge
+	checks      *prometheus.CounterVec
 
 	refusedForLimit, refusedForMemory prometheus.Counter
 }
@@ -49,6 +50,8 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
 			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short."}, []string{"reason"}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_health_checks_total",
+			Help: "Health checks of endpoints."}, []string{"namespace", "service", "result"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_ended_total",
 			Help: "HTTP/2 and HTTP/3 connections ended because their client made work for nothing."}, []string{"reason"}),
 		shed: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_requests_shed_total",
@@ -70,7 +73,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
@@ -161,6 +164,47 @@ func (m *metrics) endpointFailed(k upstream.Key, why, _ string) {
 	m.failures.WithLabelValues(k.Service.Namespace, k.Service.Name, why).Inc()
 }
 
+func (m *metrics) checked(k upstream.Key, _ string, err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	m.checks.WithLabelValues(k.Service.Namespace, k.Service.Name, result).Inc()
+}
+
+// watch has the state of pools told when metrics are asked for.
+func (m *metrics) watch(r prometheus.Registerer, pools *upstream.Set) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.Register(endpointsOut{pools}); err != nil {
+		return fmt.Errorf("register gateway metrics: %w", err)
+	}
+	return nil
+}
+
+// endpointsOut tells how many endpoints get no requests. Where all do there is
+// no series: most clusters have thousands of these for each that is not well.
+type endpointsOut struct{ pools *upstream.Set }
+
+var endpointsOutDesc = prometheus.NewDesc("fairway_gateway_endpoints_out", "Endpoints that get no requests now: ejected for what they did, or unhealthy as health checks say.",
+	[]string{"namespace", "service", "port", "reason"}, nil)
+
+// Describe implements prometheus.Collector.
+func (endpointsOut) Describe(ch chan<- *prometheus.Desc) { ch <- endpointsOutDesc }
+
+// Collect implements prometheus.Collector.
+func (c endpointsOut) Collect(ch chan<- prometheus.Metric) {
+	for k, out := range c.pools.Out() {
+		for reason, n := range map[string]int{"ejected": out.Ejected, "unhealthy": out.Unhealthy} {
+			if n > 0 {
+				ch <- prometheus.MustNewConstMetric(endpointsOutDesc, prometheus.GaugeValue, float64(n),
+					k.Service.Namespace, k.Service.Name, k.PortText(), reason)
+			}
+		}
+	}
+}
+
 func (m *metrics) upstreamFailed(svc model.Key, status int) {
 	m.failures.WithLabelValues(svc.Namespace, svc.Name, strconv.Itoa(status)).Inc()
 }
@@ -203,5 +247,7 @@ func (m *metrics) forgetRoute(ref model.Ref) {
 }
 
 func (m *metrics) forgetService(k model.Key) {
-	m.failures.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "service": k.Name})
+	labels := prometheus.Labels{"namespace": k.Namespace, "service": k.Name}
+	m.failures.DeletePartialMatch(labels)
+	m.checks.DeletePartialMatch(labels)
 }

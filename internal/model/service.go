@@ -99,6 +99,8 @@ type Service struct {
 	LoadBalancer ServiceLoadBalancer
 	// TLS asks for TLS on the Service itself; nil for none.
 	TLS *ServiceTLS
+	// Upstream is how the gateway treats the endpoints; nil for as by default.
+	Upstream *ServiceUpstream
 }
 
 // ServicePort is one port of a Service.

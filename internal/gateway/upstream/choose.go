@@ -43,7 +43,8 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 
 // inTurns takes the endpoints in turns, but with another at random it compares
 // which has fewer requests under way, or costs less time (the power of two
-// choices). Ejected endpoints wait. If all are, everything is better than
+// choices). Ejected endpoints wait, and so do those that health checks found
+// unwell. If all do, everything is better than
 // nothing: those that could be connected to get their turns, and if there are
 // none, the one that has waited longest.
 func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint, now time.Time) *endpoint {
@@ -61,7 +62,7 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 			best = e
 			break
 		}
-		if last == nil || last.unreached.Load() && (!e.unreached.Load() || e.ejected.Load() < last.ejected.Load()) {
+		if last == nil || last.lost() && (!e.lost() || e.ejected.Load() < last.ejected.Load()) {
 			last = e
 		}
 	}

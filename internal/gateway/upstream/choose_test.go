@@ -20,6 +20,8 @@ type fleet struct {
 	set   *Set
 	pool  *Pool
 	uid   string
+	// health is how the endpoints are checked; nil for not.
+	health *model.HealthCheck
 }
 
 func newFleet(t *testing.T, uid string, numbers ...int) *fleet {
@@ -33,7 +35,11 @@ func (f *fleet) change(ready, draining, elsewhere []int) {
 	f.t.Helper()
 	f.store.Update(func(tx *state.Tx) {
 		tx.PutNode(&model.Node{Name: "here", Zone: "a"})
-		tx.PutService(&model.Service{Key: webKey.Service, UID: f.uid, Ports: httpPort})
+		svc := &model.Service{Key: webKey.Service, UID: f.uid, Ports: httpPort}
+		if f.health != nil {
+			svc.Upstream = &model.ServiceUpstream{Health: f.health}
+		}
+		tx.PutService(svc)
 		var list []model.Endpoint
 		add := func(numbers []int, e model.Endpoint) {
 			for _, n := range numbers {

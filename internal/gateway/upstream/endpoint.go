@@ -37,6 +37,9 @@ type endpoint struct {
 	ejected   atomic.Int64 // until when, in Unix nanoseconds; 0 for not
 	ejectedAt atomic.Int64 // when it was last, in Unix nanoseconds
 
+	down          atomic.Bool // as health checks say
+	downUnreached atomic.Bool // since they could not connect
+
 	latency latency
 
 	mu         sync.Mutex
@@ -70,10 +73,18 @@ func (e *endpoint) transport(p protocol) *http.Transport {
 	if t := e.transports[p]; t != nil {
 		return t
 	}
+	t := newTransport(p)
+	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return e.connect(ctx, network)
+	}
+	e.transports[p] = t
+	return t
+}
+
+// newTransport returns a transport that speaks a protocol; the caller says how
+// it connects.
+func newTransport(p protocol) *http.Transport {
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return e.connect(ctx, network)
-		},
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    maxIdleConns,
 		IdleConnTimeout:        idleConnTimeout,
@@ -93,7 +104,6 @@ func (e *endpoint) transport(p protocol) *http.Transport {
 	if p.scheme() == "https" {
 		t.TLSClientConfig = backendTLS()
 	}
-	e.transports[p] = t
 	return t
 }
 

@@ -81,6 +81,9 @@ func (e *endpoint) reinstate() {
 // admits reports whether the endpoint may be given a request. Once an ejection is over that is one request, whose end
 // decides about the others: many would wait together for an endpoint that is still gone.
 func (e *endpoint) admits(now time.Time) bool {
+	if e.down.Load() {
+		return false
+	}
 	until := e.ejected.Load()
 	if until == 0 {
 		return true
@@ -91,11 +94,14 @@ func (e *endpoint) admits(now time.Time) bool {
 // due reports whether [endpoint.admits] may say yes, and takes nothing.
 func (e *endpoint) due(now time.Time) bool {
 	until := e.ejected.Load()
-	return until == 0 || now.UnixNano() >= until
+	return !e.down.Load() && (until == 0 || now.UnixNano() >= until)
 }
 
 // healthy reports whether nothing speaks against the endpoint.
-func (e *endpoint) healthy() bool { return e.ejected.Load() == 0 }
+func (e *endpoint) healthy() bool { return e.ejected.Load() == 0 && !e.down.Load() }
+
+// lost reports whether the endpoint is left out since it could not be connected to.
+func (e *endpoint) lost() bool { return e.unreached.Load() || e.downUnreached.Load() }
 
 // blame notes a failed attempt at an endpoint, and reports whether nothing was sent to it.
 func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) {

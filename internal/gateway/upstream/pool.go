@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"net"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,15 @@ type Key struct {
 	Service  model.Key
 	Port     model.PortRef
 	Protocol model.Protocol
+}
+
+// PortText returns port and protocol as people write them, such as http/TCP.
+func (k Key) PortText() string {
+	name := k.Port.Name
+	if name == "" {
+		name = strconv.Itoa(int(k.Port.Number))
+	}
+	return name + "/" + k.Protocol.String()
 }
 
 // Pool is the endpoints of a Service port.

@@ -23,12 +23,17 @@ type Options struct {
 	// OnFailure is told of each endpoint that could not be connected to ("connect"), and of each that is left out for a
 	// while since it did not answer requests ("ejected"). Optional.
 	OnFailure func(pool Key, why, endpoint string)
+	// OnCheck is told of each health check, and what it found wrong. Optional.
+	OnCheck func(pool Key, endpoint string, err error)
+	// OnHealth is told when health checks leave an endpoint out, with the reason, and when it is back, with nil. Optional.
+	OnHealth func(pool Key, endpoint string, err error)
 }
 
 // Set holds all pools.
 type Set struct {
 	options Options
 	dial    dialFunc
+	checks  *checks
 
 	mu    sync.RWMutex
 	pools map[Key]*entry
@@ -41,16 +46,20 @@ type entry struct {
 	service *model.Service
 	set     *model.EndpointSet
 	node    *model.Node
+	checks  map[*endpoint]*check
 }
 
-// NewSet returns a set without pools.
+// NewSet returns a set without pools. Close it.
 func NewSet(o Options) *Set {
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = 5 * time.Second
 	}
 	d := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 30 * time.Second}
-	return &Set{options: o, dial: d.DialContext, pools: map[Key]*entry{}}
+	return &Set{options: o, dial: d.DialContext, checks: newChecks(&o), pools: map[Key]*entry{}}
 }
+
+// Close ends all health checks. Pools can be used on.
+func (s *Set) Close() { s.checks.stop() }
 
 // Pool returns a pool that [Set.Sync] was asked for; nil if it was not.
 func (s *Set) Pool(k Key) *Pool {
@@ -60,6 +69,31 @@ func (s *Set) Pool(k Key) *Pool {
 		return e.pool
 	}
 	return nil
+}
+
+// Out is how many endpoints of a pool get no requests, and why.
+type Out struct{ Ejected, Unhealthy int }
+
+// Out tells of the pools that have such endpoints.
+func (s *Set) Out() map[Key]Out {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	all := map[Key]Out{}
+	for k, entry := range s.pools {
+		var out Out
+		for _, e := range entry.pool.members.Load().endpoints {
+			switch {
+			case e.down.Load():
+				out.Unhealthy++
+			case e.ejected.Load() != 0:
+				out.Ejected++
+			}
+		}
+		if out != (Out{}) {
+			all[k] = out
+		}
+	}
+	return all
 }
 
 // Want adds pools for keys that have none yet, as of a snapshot.
@@ -83,6 +117,8 @@ func (s *Set) Sync(keys map[Key]struct{}, snap *state.Snapshot) {
 	for k, e := range s.pools {
 		if _, wanted := keys[k]; !wanted {
 			e.pool.update(&members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)})
+			e.service = nil
+			s.watch(e)
 			delete(s.pools, k)
 			continue
 		}
@@ -109,6 +145,7 @@ func (s *Set) refresh(e *entry, snap *state.Snapshot) {
 		}
 	}
 	e.pool.update(s.members(e.pool.key, svc, set, node, old))
+	s.watch(e)
 }
 
 func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *model.Node, old map[string]*endpoint) *members {

@@ -77,13 +77,19 @@ func (in *ingress) seconds(name string) time.Duration {
 	if !ok {
 		return 0
 	}
-	d, err := time.ParseDuration(v)
-	if n, errNumber := strconv.ParseUint(v, 10, 31); errNumber == nil {
-		d, err = time.Duration(n)*time.Second, nil
-	}
-	if err != nil || d <= 0 {
+	d, ok := parseTime(v)
+	if !ok {
 		in.invalid(annotationField(name), "%q is no time; write seconds as a number, for example \"60\". The default is used", v)
 		return 0
 	}
 	return d
+}
+
+// parseTime reads a time above zero, as [ingress.seconds] does.
+func parseTime(v string) (time.Duration, bool) {
+	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(n) * time.Second, n > 0
+	}
+	d, err := time.ParseDuration(v)
+	return d, err == nil && d > 0
 }

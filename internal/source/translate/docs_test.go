@@ -32,7 +32,7 @@ func TestEveryAnnotationHasAPage(t *testing.T) {
 	delete(pages, "README.md")
 
 	known := slices.Concat(
-		ingressAnnotations, annotationsTLS, annotationsLoadBalancerIPs, annotationsAddressPool, annotationsSharedIP,
+		ingressAnnotations, annotationsTLS, annotationsUpstream, annotationsLoadBalancerIPs, annotationsAddressPool, annotationsSharedIP,
 		[]string{annotationIngressClass, AnnotationNetworks, corev1.AnnotationLoadBalancerSourceRangesKey},
 	)
 	for _, name := range known {

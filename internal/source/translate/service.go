@@ -47,6 +47,7 @@ func Service(o *corev1.Service) (*model.Service, model.Problems) {
 		s.LoadBalancer = serviceLoadBalancer(r, o)
 	}
 	s.TLS = serviceTLS(r, o, s)
+	s.Upstream = serviceUpstream(r, o)
 	unknownServiceAnnotations(r, o, s)
 	return s, r.problems
 }

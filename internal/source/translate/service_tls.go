@@ -186,7 +186,7 @@ func unknownServiceAnnotations(r *report, o *corev1.Service, s *model.Service) {
 	lb := slices.Concat(annotationsLoadBalancerIPs, annotationsAddressPool, annotationsSharedIP)
 	for _, name := range sortedKeys(o.Annotations) {
 		switch {
-		case slices.Contains(annotationsTLS, name):
+		case slices.Contains(annotationsTLS, name), slices.Contains(annotationsUpstream, name):
 		case slices.Contains(lb, name):
 			if s.Type != model.LoadBalancer && strings.HasPrefix(name, "fairway.dev/") {
 				r.add(ReasonIneffective, annotationField(name), "has no effect on a Service of type %s; use type LoadBalancer", s.Type)
