@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -31,7 +32,6 @@ func (n *netClient) mayAsk() bool {
 func (n *netClient) ask(t *transaction, b *backend, call upstream.Call) {
 	x, w := &t.exchange, n.answers
 	q := t.g.questions.pool.Get().(*http1.Question)
-	defer t.g.questions.pool.Put(q)
 	q.Interim = func(r *http1.Response) {
 		header := w.Header()
 		for name, value := range r.Each() {
@@ -41,14 +41,20 @@ func (n *netClient) ask(t *transaction, b *backend, call upstream.Call) {
 		clear(header)
 	}
 	q.Fill(t.view.Method, n.request.Header, &http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs})
-	lease, release, err := b.pool.Ask(n.request.Context(), q, call)
+	stop := context.AfterFunc(n.request.Context(), q.Abandon)
+	defer func() {
+		if stop() { // else it may be abandoned late
+			t.g.questions.pool.Put(q)
+		}
+	}()
+	lease, err := b.pool.Ask(n.request.Context(), q, call)
 	if err != nil {
 		t.proxyFailed(err)
 		return
 	}
 	t.endpoint = lease.Endpoint
 	err = n.relay(t, lease.Backend)
-	release()
+	q.Release()
 	b.pool.Done(lease, err)
 	if err != nil {
 		t.failure = err.Error()

@@ -22,6 +22,9 @@ var past = time.Unix(1, 0)
 // nothing, which is why no connection has timers of its own.
 type clock struct{ atomic.Int64 }
 
+// Clock is a clock that another engine's janitor sets: see [Question.Sweep].
+type Clock = clock
+
 // alarm is a limit on one read or write. Its owner sets and clears it; the
 // janitor makes it ring, by a deadline in the past. Short limits get a deadline
 // of their own.

@@ -1,12 +1,12 @@
 package http1
 
 import (
-	"context"
 	"errors"
 	"io"
 	"iter"
 	"net/http"
 	"strings"
+	"sync"
 )
 
 // Question is a request without a body, whose client does not speak HTTP/1.
@@ -16,8 +16,16 @@ type Question struct {
 	Method string
 	// Interim is called with each interim answer. Optional.
 	Interim func(*Response)
+	// Clock is what limits are measured by, if somebody calls Sweep; nil for
+	// deadlines that are set one by one.
+	Clock *Clock
 
 	began bool // the client has had an interim answer
+
+	mu      sync.Mutex
+	backend *Backend // that is being asked
+	gone    bool     // nobody waits for the answer
+	begun   int64    // when, by the clock
 }
 
 // Fill makes the head of a request whose fields came by another protocol; f
@@ -26,14 +34,29 @@ func (q *Question) Fill(method string, header http.Header, f *Forward) {
 	r := Request{Method: method}
 	for name, values := range header {
 		for _, v := range values {
-			r.Fields = append(r.Fields, Field{Name: name, Value: v, kind: kindOf(name)})
+			r.Add(name, v)
 		}
 	}
-	switch method {
+	q.FillFrom(&r, f)
+}
+
+// FillFrom is Fill for a request whose fields were added by [Request.Add].
+func (q *Question) FillFrom(r *Request, f *Forward) {
+	switch r.Method {
 	case "POST", "PUT", "PATCH": // a length is expected with these (RFC 9110, 8.6)
-		r.Fields = append(r.Fields, Field{Name: "Content-Length", Value: "0", kind: lengthField})
+		if _, ok := r.First("Content-Length"); !ok {
+			r.Add("Content-Length", "0")
+		}
 	}
-	q.Method, q.Head, q.began = method, r.appendHead(q.Head[:0], f), false
+	q.Method, q.Head, q.began = r.Method, r.appendHead(q.Head[:0], f), false
+	q.mu.Lock()
+	q.gone = false
+	q.mu.Unlock()
+}
+
+// Add adds a field that came by another protocol, which has checked it.
+func (r *Request) Add(name, value string) {
+	r.Fields = append(r.Fields, Field{Name: name, Value: value, kind: kindOf(name)})
 }
 
 // Repeatable reports whether the request can be sent again when a connection
@@ -42,30 +65,79 @@ func (q *Question) Repeatable() bool { return Safe(q.Method) }
 
 // MayRepeat reports whether the request may be sent again once [Backend.Ask]
 // has failed. Unsent tells that nothing of it was sent.
-func (q *Question) MayRepeat(unsent bool) bool { return !q.began && (unsent || q.Repeatable()) }
+func (q *Question) MayRepeat(unsent bool) bool {
+	return !q.began && !q.Gone() && (unsent || q.Repeatable())
+}
 
-// Ask sends a request and reads the head of the answer into b.Response. When
-// ctx ends, so does the exchange, with [ErrGone]. The body is read by Next and
-// NextReady, and what Ask returned is called at the end.
-func (b *Backend) Ask(ctx context.Context, q *Question, t Timeouts) (release func(), err error) {
-	b.clock, b.limit, b.total = nil, t.Answer, t.Total
+// Abandon ends the exchange with [ErrGone], and keeps others from beginning.
+// It may be called at any time before the Question is filled again.
+func (q *Question) Abandon() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.gone = true
+	if q.backend != nil {
+		q.backend.abort(ErrGone)
+	}
+}
+
+// Gone reports whether the exchange was abandoned.
+func (q *Question) Gone() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.gone
+}
+
+// Sweep ends an exchange that takes too long by its Clock. It may be called at
+// any time.
+func (q *Question) Sweep(now int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.backend
+	if b == nil {
+		return
+	}
+	if b.reading.ring(now) || b.writing.ring(now) {
+		b.abort(ErrTimeout)
+	}
+	if now-q.begun > int64(patience) {
+		b.lookAgain()
+	}
+}
+
+// Release ends the hold on the backend that was asked.
+func (q *Question) Release() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.backend = nil
+}
+
+// Ask sends a request and reads the head of the answer into b.Response. The
+// body is read by Next and NextReady; [Question.Release] is called at the end,
+// after an error as well.
+func (b *Backend) Ask(q *Question, t Timeouts) error {
+	b.clock, b.limit, b.total = q.Clock, t.Answer, t.Total
 	b.bodyErr, b.left, b.decode, b.asking = nil, 0, false, nil
-	stop := context.AfterFunc(ctx, func() { b.abort(ErrGone) })
-	release = func() {
-		if !stop() {
-			b.spoiled = true // abort may still be at it
-		}
+	q.mu.Lock()
+	q.backend = b
+	if q.Clock != nil {
+		q.begun = q.Clock.Load()
+	}
+	gone := q.gone
+	q.mu.Unlock()
+	if gone {
+		return ErrGone
 	}
 	if err := b.ask1(q, t); err != nil {
-		release()
-		return nil, err
+		return err
 	}
 	b.limit = t.Read
-	return release, nil
+	return nil
 }
 
 func (b *Backend) ask1(q *Question, t Timeouts) error {
-	if err := b.write(q.Head, t.Send); err != nil {
+	if b.Reused && b.wire != nil && q.Clock != nil {
+		b.asking, b.send = q.Head, t.Send
+	} else if err := b.write(q.Head, t.Send); err != nil {
 		return b.failed(err)
 	}
 	for {
@@ -85,6 +157,9 @@ func (b *Backend) ask1(q *Question, t Timeouts) error {
 		}
 	}
 }
+
+// Ended reports whether the body of the answer is at its end.
+func (b *Backend) Ended() bool { return b.bodyErr == io.EOF }
 
 // Next returns the next bytes of the answer's body, a view that is good until
 // the next call; io.EOF at the end.

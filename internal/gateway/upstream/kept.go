@@ -84,9 +84,9 @@ func (call *Call) timeouts() http1.Timeouts {
 }
 
 // Ask is like [Pool.Send] for a request without a body of a client that speaks
-// another protocol. Besides, what it returns as release is to be called before
-// [Pool.Done].
-func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, release func(), err error) {
+// another protocol. Call q.Release before [Pool.Done]; after an error that has
+// been done.
+func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, err error) {
 	limits := call.timeouts()
 	var space [maxTries]*endpoint
 	tried := space[:0]
@@ -100,26 +100,26 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 			break
 		}
 		tried = append(tried, e)
-		l, release, err = p.askAt(ctx, e, q, call, limits)
+		l, err = p.askAt(ctx, e, q, call, limits)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
 			l.begun = now
-			return l, release, nil
+			return l, nil
 		}
-		if ctx.Err() != nil {
-			return Lease{}, nil, http1.ErrGone
+		if q.Gone() || ctx.Err() != nil {
+			return Lease{}, http1.ErrGone
 		}
 		dialFailed := p.blame(e, err, now)
 		if call.over() || !q.MayRepeat(dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
 	}
-	return Lease{}, nil, err
+	return Lease{}, err
 }
 
 // askAt is to Ask what sendTo is to Send.
-func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts) (Lease, func(), error) {
+func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts) (Lease, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // it has changed since HTTP1 was asked
@@ -131,19 +131,20 @@ func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call C
 			var err error
 			if b, err = e.open(ctx, proto, call); err != nil {
 				e.release()
-				return Lease{}, nil, err
+				return Lease{}, err
 			}
 		}
-		release, err := b.Ask(ctx, q, limits)
+		err := b.Ask(q, limits)
 		if err == nil {
-			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, release, nil
+			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
 		}
+		q.Release()
 		reused := b.Reused
 		b.Close()
 		b.Done(time.Time{})
 		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) || ctx.Err() != nil {
 			e.release()
-			return Lease{}, nil, err
+			return Lease{}, err
 		}
 	}
 }
