@@ -7,6 +7,9 @@ import "time"
 type ServiceUpstream struct {
 	// Health asks the gateway to look whether endpoints are well; nil for no.
 	Health *HealthCheck
+	// SlowStart is how long an endpoint that is new, or back, gets less than its
+	// share; 0 for not at all.
+	SlowStart time.Duration
 }
 
 // CheckKind is how an endpoint is asked whether it is well.

@@ -204,6 +204,7 @@ func (c *check) ended(err error) {
 	e.downUnreached.Store(isDialError(err) && (down || c.bad >= c.spec.UnhealthyAfter))
 	switch {
 	case down && c.good >= c.spec.HealthyAfter:
+		e.since.Store(time.Now().UnixNano())
 		e.down.Store(false)
 		c.tell(nil)
 	case !down && c.bad >= c.spec.UnhealthyAfter:

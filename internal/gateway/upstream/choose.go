@@ -50,12 +50,18 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint, now time.Time) *endpoint {
 	n := len(m.endpoints)
 	start := int(turn % uint64(n))
-	at := 0
-	var best, last *endpoint
+	at, coldAt := 0, 0
+	var best, cold, last *endpoint
 	for i := range n {
 		at = (start + i) % n
 		e := m.endpoints[at]
 		if slices.Contains(tried, e) {
+			continue
+		}
+		if m.holdsBack(e, now) && e.due(now) {
+			if cold == nil {
+				cold, coldAt = e, at
+			}
 			continue
 		}
 		if e.admits(now) {
@@ -65,6 +71,9 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 		if last == nil || last.lost() && (!e.lost() || e.ejected.Load() < last.ejected.Load()) {
 			last = e
 		}
+	}
+	if best == nil && cold != nil && cold.admits(now) {
+		best, at = cold, coldAt // nobody else is there
 	}
 	if best == nil {
 		return last
@@ -76,7 +85,7 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 		return best
 	}
 	other := m.endpoints[(at+1+rand.IntN(n-1))%n]
-	if other.healthy() && !slices.Contains(tried, other) && other.before(best, balance, now) {
+	if other.healthy() && !slices.Contains(tried, other) && other.before(best, balance, now) && !m.holdsBack(other, now) {
 		return other
 	}
 	return best
@@ -98,9 +107,9 @@ func (e *endpoint) before(o *endpoint, balance model.Balance, now time.Time) boo
 // means that none is left.
 func (m *members) byHash(key uint64, all bool, tried []*endpoint, now time.Time) *endpoint {
 	for {
-		e := highest(nil, m.endpoints, key, tried, now)
+		e := m.highest(nil, m.endpoints, key, tried, now)
 		if all {
-			e = highest(e, m.others, key, tried, now)
+			e = m.highest(e, m.others, key, tried, now)
 		}
 		if e == nil || e.admits(now) {
 			return e
@@ -110,16 +119,27 @@ func (m *members) byHash(key uint64, all bool, tried []*endpoint, now time.Time)
 }
 
 // highest returns the endpoint that draws the highest number for a key, among
-// best and those of list that may be asked.
-func highest(best *endpoint, list []*endpoint, key uint64, tried []*endpoint, now time.Time) *endpoint {
+// best and those of list that may be asked. One that warms up has keys beside
+// the others only as far as [members.keeps] says; where there is nobody else, all.
+func (m *members) highest(best *endpoint, list []*endpoint, key uint64, tried []*endpoint, now time.Time) *endpoint {
 	var top uint64
 	if best != nil {
 		top = mix(best.seed ^ key)
 	}
+	var cold *endpoint
+	var topCold uint64
 	for _, e := range list {
-		if n := mix(e.seed ^ key); (best == nil || n > top) && e.due(now) && !slices.Contains(tried, e) {
+		n := mix(e.seed ^ key)
+		switch {
+		case best != nil && n <= top || !e.due(now) || slices.Contains(tried, e):
+		case m.keeps(e, key, now):
 			best, top = e, n
+		case cold == nil || n > topCold:
+			cold, topCold = e, n
 		}
+	}
+	if best == nil {
+		return cold
 	}
 	return best
 }

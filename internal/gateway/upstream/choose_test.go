@@ -22,6 +22,8 @@ type fleet struct {
 	uid   string
 	// health is how the endpoints are checked; nil for not.
 	health *model.HealthCheck
+	// slowStart is how long new endpoints warm up.
+	slowStart time.Duration
 }
 
 func newFleet(t *testing.T, uid string, numbers ...int) *fleet {
@@ -36,8 +38,8 @@ func (f *fleet) change(ready, draining, elsewhere []int) {
 	f.store.Update(func(tx *state.Tx) {
 		tx.PutNode(&model.Node{Name: "here", Zone: "a"})
 		svc := &model.Service{Key: webKey.Service, UID: f.uid, Ports: httpPort}
-		if f.health != nil {
-			svc.Upstream = &model.ServiceUpstream{Health: f.health}
+		if f.health != nil || f.slowStart > 0 {
+			svc.Upstream = &model.ServiceUpstream{Health: f.health, SlowStart: f.slowStart}
 		}
 		tx.PutService(svc)
 		var list []model.Endpoint

@@ -40,6 +40,10 @@ type endpoint struct {
 	down          atomic.Bool // as health checks say
 	downUnreached atomic.Bool // since they could not connect
 
+	// since is when it began to serve, or to serve again, in Unix nanoseconds; 0
+	// for before the gateway knew it.
+	since atomic.Int64
+
 	latency latency
 
 	mu         sync.Mutex

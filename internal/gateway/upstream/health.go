@@ -72,6 +72,7 @@ func (e *endpoint) completed() {
 
 func (e *endpoint) reinstate() {
 	if e.ejections.Load() != 0 {
+		e.since.Store(time.Now().UnixNano())
 		e.ejections.Store(0)
 		e.unreached.Store(false)
 		e.ejected.Store(0)

@@ -51,7 +51,8 @@ type members struct {
 	uid         string // the Service's
 	tag         uint32 // of the pool, in cookies
 	appProtocol string
-	err         error // why there are no endpoints
+	slowStart   time.Duration // how long new endpoints warm up; 0 for not
+	err         error         // why there are no endpoints
 }
 
 // Key returns what the pool is for.

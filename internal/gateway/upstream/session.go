@@ -131,7 +131,7 @@ func (m *members) bySession(c *Choice, turn uint64, tried []*endpoint, now time.
 		}
 		return e
 	case s.change:
-		if e, _ := m.owner(id); !slices.Contains(tried, e) && e.admits(now) {
+		if e, _ := m.owner(id, now); !slices.Contains(tried, e) && e.admits(now) {
 			return e
 		}
 		return m.draw(c, tried, now)
@@ -141,16 +141,25 @@ func (m *members) bySession(c *Choice, turn uint64, tried []*endpoint, now time.
 
 // owner is the endpoint that a number leads to while none fails; all tells
 // whether it is one for every request and not only for sessions.
-func (m *members) owner(id uint64) (best *endpoint, all bool) {
-	var top uint64
+func (m *members) owner(id uint64, now time.Time) (best *endpoint, all bool) {
+	var cold *endpoint
+	var top, topCold uint64
 	for _, e := range m.endpoints {
-		if n := mix(e.seed ^ id); best == nil || n > top {
+		n := mix(e.seed ^ id)
+		switch {
+		case best != nil && n <= top:
+		case m.keeps(e, id, now):
 			best, top = e, n
+		case cold == nil || n > topCold:
+			cold, topCold = e, n
 		}
+	}
+	if best == nil {
+		best, top = cold, topCold
 	}
 	all = true
 	for _, e := range m.others {
-		if n := mix(e.seed ^ id); n > top {
+		if n := mix(e.seed ^ id); n > top && m.keeps(e, id, now) {
 			best, top, all = e, n, false
 		}
 	}
@@ -168,7 +177,7 @@ func (m *members) draw(c *Choice, tried []*endpoint, now time.Time) *endpoint {
 	var first *endpoint
 	for range maxDraws {
 		id := rand.Uint64()
-		e, all := m.owner(id)
+		e, all := m.owner(id, now)
 		if !all || e == first || slices.Contains(tried, e) {
 			continue
 		}

@@ -156,7 +156,7 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 	if !ok {
 		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoPort)}
 	}
-	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
+	m := &members{slowStart: slowStart(svc), appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
 	if svc.Type == model.ExternalName {
 		// The system's resolver answers, at each connection.
 		m.endpoints = []*endpoint{s.endpoint(svc, net.JoinHostPort(svc.ExternalName, strconv.Itoa(int(port.Port))), old, false)}
@@ -188,6 +188,9 @@ func (s *Set) endpoint(svc *model.Service, addr string, old map[string]*endpoint
 	}
 	e := &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
 	e.removed.Store(draining)
+	if len(old) > 0 { // else all are new, and share alike
+		e.since.Store(time.Now().UnixNano())
+	}
 	return e
 }
 

@@ -30,7 +30,10 @@ var annotationsHealth = []string{
 	annotationHealthPort, annotationHealthInterval, annotationHealthTimeout, annotationHealthyAfter, annotationUnhealthyAfter,
 }
 
-var annotationsUpstream = annotationsHealth
+// annotationSlowStart is how long new endpoints warm up.
+const annotationSlowStart = "fairway.dev/slow-start"
+
+var annotationsUpstream = append([]string{annotationSlowStart}, annotationsHealth...)
 
 // What applies where a health check does not say it: the status codes are kubelet's.
 const (
@@ -45,7 +48,7 @@ var defaultHealthStatus = []model.StatusRange{{Low: 200, High: 399}}
 // serviceUpstream reads how the gateway treats the endpoints; nil for as by default.
 func serviceUpstream(r *report, o *corev1.Service) *model.ServiceUpstream {
 	a := serviceAnnotations{r, o}
-	u := &model.ServiceUpstream{Health: a.health()}
+	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour)}
 	if *u == (model.ServiceUpstream{}) {
 		return nil
 	}
@@ -71,7 +74,11 @@ func (a serviceAnnotations) time(name string, fallback, lowest, highest time.Dur
 	}
 	d, ok := parseTime(v)
 	if !ok || d < lowest || d > highest {
-		a.invalid(annotationField(name), "%q is no time from %s to %s; write seconds as a number, or with a unit such as 500ms. It is taken as %s", v, lowest, highest, fallback)
+		taken := "It is ignored"
+		if fallback != 0 {
+			taken = "It is taken as " + fallback.String()
+		}
+		a.invalid(annotationField(name), "%q is no time from %s to %s; write seconds as a number, or with a unit such as 500ms. %s", v, lowest, highest, taken)
 		return fallback
 	}
 	return d
