@@ -33,6 +33,7 @@ type metrics struct {
 	reloads     prometheus.Counter
 	rules       prometheus.Gauge
 	checks      *prometheus.CounterVec
+	limits      *prometheus.CounterVec
 
 	refusedForLimit, refusedForMemory prometheus.Counter
 }
@@ -52,6 +53,8 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short."}, []string{"reason"}),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_health_checks_total",
 			Help: "Health checks of endpoints."}, []string{"namespace", "service", "result"}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_upstream_limited_total",
+			Help: "Requests that got 503, and connections that were reset, since their Service had as much under way as it may."}, []string{"namespace", "service", "limit"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_ended_total",
 			Help: "HTTP/2 and HTTP/3 connections ended because their client made work for nothing."}, []string{"reason"}),
 		shed: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_requests_shed_total",
@@ -73,7 +76,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
@@ -205,13 +208,21 @@ func (c endpointsOut) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+func (m *metrics) limited(e *upstream.LimitError) {
+	m.limits.WithLabelValues(e.Service.Namespace, e.Service.Name, e.Limit).Inc()
+}
+
 func (m *metrics) upstreamFailed(svc model.Key, status int) {
 	m.failures.WithLabelValues(svc.Namespace, svc.Name, strconv.Itoa(status)).Inc()
 }
 
 func (m *metrics) connectionEnded(r *model.StreamRoute, err error) {
 	result := "ok"
+	var limit *upstream.LimitError
 	switch {
+	case errors.As(err, &limit):
+		m.limited(limit)
+		result = "limited"
 	case errors.Is(err, upstream.ErrNoEndpoints), errors.Is(err, upstream.ErrNoService), errors.Is(err, upstream.ErrNoPort):
 		result = "no_endpoint"
 	case err != nil:
@@ -250,4 +261,5 @@ func (m *metrics) forgetService(k model.Key) {
 	labels := prometheus.Labels{"namespace": k.Namespace, "service": k.Name}
 	m.failures.DeletePartialMatch(labels)
 	m.checks.DeletePartialMatch(labels)
+	m.limits.DeletePartialMatch(labels)
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -155,8 +156,25 @@ func (t *transaction) forward(c *config) {
 		return
 	}
 	t.pool = b.pool
+	ticket, err := b.pool.EnterRequest(b.protocol, cmp.Or(t.exchange.Connect, t.g.options.ConnectTimeout, upstream.DefaultConnectTimeout))
+	if err != nil {
+		t.limited(err)
+		return
+	}
+	defer ticket.Leave()
 	filter.Forward(&t.exchange)
 	t.client.proxy(t, b)
+}
+
+// limited answers for a Service that has as much under way as it may.
+func (t *transaction) limited(err error) {
+	var limit *upstream.LimitError
+	if errors.As(err, &limit) {
+		t.g.metrics.limited(limit)
+		t.failure = err.Error()
+		t.answer(http.StatusServiceUnavailable, t.failure,
+			http1.Field{Name: "Retry-After", Value: "1"}, http1.Field{Name: "X-Fairway-Limit", Value: limit.Limit})
+	}
 }
 
 // noBackend is why a rule without backends answers 503.

@@ -10,6 +10,18 @@ type ServiceUpstream struct {
 	// SlowStart is how long an endpoint that is new, or back, gets less than its
 	// share; 0 for not at all.
 	SlowStart time.Duration
+	// Limits bound what is under way at the endpoints of each port, for each
+	// gateway; nil for no limits.
+	Limits *UpstreamLimits
+}
+
+// UpstreamLimits bound what is under way at endpoints; 0 is no limit, but for Pending.
+type UpstreamLimits struct {
+	// Requests are those under way, and Connections those in use, by a request
+	// of HTTP/1.1 or a client of a TCP or UDP port.
+	Requests, Connections int
+	// Pending is how many may wait for a connection while all are in use.
+	Pending int
 }
 
 // CheckKind is how an endpoint is asked whether it is well.

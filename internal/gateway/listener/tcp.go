@@ -102,6 +102,13 @@ func (p *tcpPort) serve(client net.Conn) {
 
 // carry connects the client to the route's backend until both are done.
 func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) error {
+	ticket, err := route.Pool.EnterConnection(dialTimeout)
+	if err != nil {
+		reset(raw)
+		p.streams.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
+		return err
+	}
+	defer ticket.Leave()
 	ctx, cancel := context.WithTimeout(p.streams.ctx, dialTimeout)
 	backend, err := route.Pool.Dial(ctx, "tcp")
 	cancel()

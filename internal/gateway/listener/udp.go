@@ -45,6 +45,7 @@ type sessionKey struct {
 type session struct {
 	backend *upstream.Conn
 	route   *Stream
+	ticket  upstream.Ticket
 }
 
 // packetSocket reads datagrams with the address that they were sent to, and
@@ -209,12 +210,18 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	// the name of an ExternalName Service.
 	ctx, cancel := context.WithTimeout(p.streams.ctx, time.Second)
 	defer cancel()
-	backend, err := route.Pool.Dial(ctx, "udp")
+	ticket, err := route.Pool.EnterConnection(0)
 	if err != nil {
 		p.streams.options.OnConnection(&route.StreamRoute, err)
 		return nil, err
 	}
-	s := &session{backend, route}
+	backend, err := route.Pool.Dial(ctx, "udp")
+	if err != nil {
+		ticket.Leave()
+		p.streams.options.OnConnection(&route.StreamRoute, err)
+		return nil, err
+	}
+	s := &session{backend, route, ticket}
 	p.sessions[key] = s
 	_ = backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
 	go p.answer(sock, key, s)
@@ -236,6 +243,7 @@ func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
 		}
 	}
 	_ = s.backend.Close()
+	s.ticket.Leave()
 	p.mu.Lock()
 	if p.sessions[key] == s {
 		delete(p.sessions, key)

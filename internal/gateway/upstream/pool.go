@@ -37,6 +37,7 @@ type Pool struct {
 	members   atomic.Pointer[members]
 	turn      atomic.Uint64 // counts requests
 	budget    budget
+	gate      gate
 	onFailure func(key Key, why, endpoint string)
 }
 
@@ -51,8 +52,9 @@ type members struct {
 	uid         string // the Service's
 	tag         uint32 // of the pool, in cookies
 	appProtocol string
-	slowStart   time.Duration // how long new endpoints warm up; 0 for not
-	err         error         // why there are no endpoints
+	slowStart   time.Duration         // how long new endpoints warm up; 0 for not
+	limits      *model.UpstreamLimits // nil for none
+	err         error                 // why there are no endpoints
 }
 
 // Key returns what the pool is for.

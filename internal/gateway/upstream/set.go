@@ -13,6 +13,9 @@ import (
 	"fairway.dev/fairway/internal/state"
 )
 
+// DefaultConnectTimeout limits opening a connection where nothing else does.
+const DefaultConnectTimeout = 5 * time.Second
+
 // Options configure a [Set].
 type Options struct {
 	// NodeName is the node that the gateway runs on, for topology hints.
@@ -52,7 +55,7 @@ type entry struct {
 // NewSet returns a set without pools. Close it.
 func NewSet(o Options) *Set {
 	if o.ConnectTimeout <= 0 {
-		o.ConnectTimeout = 5 * time.Second
+		o.ConnectTimeout = DefaultConnectTimeout
 	}
 	d := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 30 * time.Second}
 	return &Set{options: o, dial: d.DialContext, checks: newChecks(&o), pools: map[Key]*entry{}}
@@ -156,7 +159,10 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 	if !ok {
 		return &members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoPort)}
 	}
-	m := &members{slowStart: slowStart(svc), appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
+	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
+	if u := svc.Upstream; u != nil {
+		m.slowStart, m.limits = u.SlowStart, u.Limits
+	}
 	if svc.Type == model.ExternalName {
 		// The system's resolver answers, at each connection.
 		m.endpoints = []*endpoint{s.endpoint(svc, net.JoinHostPort(svc.ExternalName, strconv.Itoa(int(port.Port))), old, false)}

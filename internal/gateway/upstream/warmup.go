@@ -4,20 +4,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
-
-	"fairway.dev/fairway/internal/model"
 )
 
 // coldest is the share of an endpoint that has just begun to warm up: with
 // less it would have nothing to warm up by.
 const coldest = 0.1
-
-func slowStart(svc *model.Service) time.Duration {
-	if svc.Upstream == nil {
-		return 0
-	}
-	return svc.Upstream.SlowStart
-}
 
 // warmth is how much of its share an endpoint is to get, 1 for all. It grows
 // steadily from when the endpoint began to serve.

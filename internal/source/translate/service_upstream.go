@@ -33,7 +33,17 @@ var annotationsHealth = []string{
 // annotationSlowStart is how long new endpoints warm up.
 const annotationSlowStart = "fairway.dev/slow-start"
 
-var annotationsUpstream = append([]string{annotationSlowStart}, annotationsHealth...)
+// The annotations that bound what is under way.
+const (
+	annotationMaxRequests    = "fairway.dev/max-requests"
+	annotationMaxConnections = "fairway.dev/max-connections"
+	annotationMaxPending     = "fairway.dev/max-pending-requests"
+)
+
+var annotationsUpstream = append([]string{annotationSlowStart, annotationMaxRequests, annotationMaxConnections, annotationMaxPending}, annotationsHealth...)
+
+// defaultMaxPending is Envoy's.
+const defaultMaxPending = 1024
 
 // What applies where a health check does not say it: the status codes are kubelet's.
 const (
@@ -48,7 +58,7 @@ var defaultHealthStatus = []model.StatusRange{{Low: 200, High: 399}}
 // serviceUpstream reads how the gateway treats the endpoints; nil for as by default.
 func serviceUpstream(r *report, o *corev1.Service) *model.ServiceUpstream {
 	a := serviceAnnotations{r, o}
-	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour)}
+	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour), Limits: a.limits()}
 	if *u == (model.ServiceUpstream{}) {
 		return nil
 	}
@@ -160,6 +170,21 @@ func (a serviceAnnotations) health() *model.HealthCheck {
 		return nil
 	}
 	return h
+}
+
+// limits reads what may be under way; nil for everything.
+func (a serviceAnnotations) limits() *model.UpstreamLimits {
+	const most = 1 << 20
+	l := model.UpstreamLimits{Requests: a.number(annotationMaxRequests, 0, 1, most), Connections: a.number(annotationMaxConnections, 0, 1, most)}
+	if l.Connections > 0 {
+		l.Pending = a.number(annotationMaxPending, defaultMaxPending, 0, most)
+	} else {
+		a.ineffective("without "+annotationMaxConnections+": nothing has to wait", annotationMaxPending)
+	}
+	if l == (model.UpstreamLimits{}) {
+		return nil
+	}
+	return &l
 }
 
 // text reads a value that has to match an expression; false if it does not.

@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
+)
+
+// TestCircuitLimits: what is too much for a Service gets 503 at once, or waits
+// for a connection, by every protocol; what is under way goes on.
+func TestCircuitLimits(t *testing.T) {
+	started, release := make(chan struct{}, 100), make(chan struct{})
+	backendServer(t, "10.99.71.1:80", slow(started, release))
+	registry := prometheus.NewRegistry()
+	w, pair := http3World(t, "10.99.72.1:443", "", "10.99.71.1:80", func(o *Options) { o.Registerer = registry })
+	w.route(ingress("plain", rule("plain.test", "/", "a", filters(model.Filters{ConnectTimeout: 20 * time.Second}))))
+	h3 := http3Client(t, w.g.HTTPSAddr().String(), pair)
+	h2 := &http.Client{Transport: &http.Transport{DialContext: w.dialHTTPS, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 20 * time.Second}
+	t.Cleanup(h2.CloseIdleConnections)
+	bodies := make(chan string, 100)
+	background := func(c *http.Client, url string) {
+		req, _ := http.NewRequest("GET", url, nil)
+		if c == plainClient {
+			req.Host = "plain.test"
+		}
+		go func() {
+			resp, err := c.Do(req)
+			if err != nil {
+				bodies <- err.Error()
+				return
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			bodies <- string(body)
+		}()
+	}
+	refused := func(limit string) {
+		t.Helper()
+		for _, c := range []*http.Client{plainClient, h2, h3} {
+			url := "https://a.test/"
+			if c == plainClient {
+				url = w.url("/")
+			}
+			req, _ := http.NewRequest("GET", url, nil)
+			if c == plainClient {
+				req.Host = "plain.test"
+			}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("X-Fairway-Limit") != limit || resp.Header.Get("Retry-After") == "" {
+				t.Errorf("%s: status %d, header %v, want limit %s", resp.Proto, resp.StatusCode, resp.Header, limit)
+			}
+		}
+	}
+	w.upstream("a", &model.ServiceUpstream{Limits: &model.UpstreamLimits{Requests: 3}})
+	background(plainClient, w.url("/"))
+	background(h2, "https://a.test/")
+	background(h3, "https://a.test/")
+	for range 3 {
+		<-started
+	}
+	refused("max-requests")
+
+	// With the other limit these three have the connections, and one more waits.
+	for range 3 {
+		release <- struct{}{}
+	}
+	for range 3 {
+		if body := <-bodies; body != "done" {
+			t.Errorf("a request under way: %q", body)
+		}
+	}
+	w.upstream("a", &model.ServiceUpstream{Limits: &model.UpstreamLimits{Connections: 1, Pending: 1}})
+	background(h2, "https://a.test/")
+	<-started
+	background(plainClient, w.url("/")) // waits
+	w.eventually("a request waits", func() bool { return w.g.pools.Waiting() == 1 })
+	refused("max-pending-requests")
+	for range 2 {
+		release <- struct{}{} // the second gets its connection from the first
+		if body := <-bodies; body != "done" {
+			t.Errorf("a request that had to wait: %q", body)
+		}
+	}
+	got := metric(t, registry, "fairway_gateway_upstream_limited_total")
+	if got["limit=max-requests,service=a"] != 3 || got["limit=max-pending-requests,service=a"] != 3 {
+		t.Errorf("metrics: %v", got)
+	}
+}
+
+// TestCircuitLimitsOfStreams: TCP connections and UDP sessions count as well.
+func TestCircuitLimitsOfStreams(t *testing.T) {
+	greeter(t, "10.99.71.2:80", "hello")
+	udpEcho(t, "10.99.71.3:80", "udp")
+	registry := prometheus.NewRegistry()
+	w := newWorld(t, func(o *Options) { o.Registerer = registry })
+	w.service("a", "", "10.99.71.2:80")
+	w.update(func(tx *state.Tx) {
+		tx.PutService(&model.Service{Key: key("u"), Ports: []model.ServicePort{{Name: "dns", Protocol: model.UDP, Port: 80}}})
+		putEndpoints(tx, "u", "dns", model.UDP, []string{"10.99.71.3:80"})
+	})
+	one := &model.ServiceUpstream{Limits: &model.UpstreamLimits{Connections: 1}}
+	w.upstream("a", one)
+	w.upstream("u", one)
+	w.streams(stream("tcp", model.TCP, 14001, "a"), stream("udp", model.UDP, 14002, "u"))
+	first := dial(t, "127.0.0.1:14001")
+	if got := readLine(t, bufio.NewReader(first)); got != "hello" {
+		t.Fatalf("greeted by %q", got)
+	}
+	if _, err := dial(t, "127.0.0.1:14001").Read(make([]byte, 1)); err == nil {
+		t.Error("a second connection is served")
+	}
+	_ = first.Close()
+	w.eventually("there is room again", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:14001")
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		n, _ := c.Read(make([]byte, 1))
+		return n == 1
+	})
+
+	talk := func(wait time.Duration) (net.Conn, bool) {
+		c, err := net.Dial("udp", "127.0.0.1:14002")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = io.WriteString(c, "x")
+		_ = c.SetReadDeadline(time.Now().Add(wait))
+		_, err = c.Read(make([]byte, 100))
+		return c, err == nil
+	}
+	if _, ok := talk(10 * time.Second); !ok {
+		t.Fatal("the first UDP session gets no answer")
+	}
+	if _, ok := talk(100 * time.Millisecond); ok {
+		t.Error("a second UDP session is served")
+	}
+	got, ended := metric(t, registry, "fairway_gateway_upstream_limited_total"), metric(t, registry, "fairway_gateway_stream_connections_total")
+	if got["limit=max-connections,service=a"] < 1 || got["limit=max-connections,service=u"] != 1 || ended["protocol=UDP,result=limited,route=udp"] != 1 {
+		t.Errorf("metrics: %v, %v", got, ended)
+	}
+}
