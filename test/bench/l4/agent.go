@@ -16,13 +16,26 @@ import (
 // peer is one way to serve Services.
 type peer struct {
 	name string
+	// rules are for nft, in the node's namespace; for controls.
+	rules string
 	// command returns the agent's program and arguments; nil for none.
 	command func(l *lab) []string
 	// cleanup returns what removes the agent's traces from the kernel, for what outlives a network namespace.
 	cleanup func(l *lab) []string
 }
 
-// peers are those that can be measured, the reference first.
+// masquerade is what nearly every node has for its Pods, whoever serves
+// Services: with it the kernel tracks all connections that pass.
+const masquerade = `table ip pods {
+	chain postrouting {
+		type nat hook postrouting priority 100
+		ip saddr 10.244.1.0/24 ip daddr != 10.128.0.0/9 masquerade
+	}
+}`
+
+// peers are those that can be measured, the reference first. The two after it
+// are controls: the same once more tells what chance does, and the same with
+// connection tracking what that costs.
 func peers(fairway, kubeProxy string) []peer {
 	node := func(dataplane string) func(l *lab) []string {
 		return func(l *lab) []string {
@@ -36,6 +49,8 @@ func peers(fairway, kubeProxy string) []peer {
 	cleanup := func(l *lab) []string { return []string{fairway, "node", "--cleanup", "--bpf-dir", l.bpf} }
 	return []peer{
 		{name: "direct"},
+		{name: "again"},
+		{name: "tracked", rules: masquerade},
 		{name: "ebpf", command: node("ebpf"), cleanup: cleanup},
 		{name: "nft", command: node("nft"), cleanup: cleanup},
 		{name: "kube-proxy", command: func(l *lab) []string {

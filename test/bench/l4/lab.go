@@ -153,6 +153,16 @@ func (l *lab) serveIperf() error {
 	return l.iperf.Start()
 }
 
+// addRules adds to the node's packet rules.
+func (l *lab) addRules(rules string) error {
+	cmd := exec.Command("nsenter", "--net="+l.netns("node"), "--", "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w\n%s", err, out)
+	}
+	return nil
+}
+
 func (l *lab) netns(name string) string { return filepath.Join("/run/netns", l.prefix+"-"+name) }
 
 // close takes everything away.

@@ -15,6 +15,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 )
 
 func main() {
@@ -42,6 +45,7 @@ func drive() error {
 	out := flag.String("out", "", "directory for l4.md, l4.json and l4.svg; none are written without")
 	failures := flag.Bool("failures", false, "count connections that fail while agents are killed, restarted and replaced, instead of measuring")
 	redraw := flag.String("redraw", "", "measure nothing, write page and plot of this l4.json anew")
+	flag.StringVar(&o.what, "measure", "", "measure only what has this in its name, such as: Pod to ClusterIP, connections")
 	flag.IntVar(&o.rounds, "rounds", 10, "rounds of each measurement")
 	flag.DurationVar(&o.round, "round", 500*time.Millisecond, "length of a round")
 	flag.IntVar(&o.iperf, "iperf-rounds", 4, "rounds of iperf3, one second each")
@@ -115,9 +119,25 @@ func thisMachine() machine {
 			m.CPU = strings.TrimSpace(value)
 		}
 	}
+	m.OthersPrograms = othersPrograms()
 	version, _ := exec.Command("nft", "--version").Output()
 	m.NFT = strings.TrimSpace(string(version))
 	return m
+}
+
+// othersPrograms counts what is attached to connect() for the whole machine
+// before any peer is.
+func othersPrograms() int {
+	root, err := os.Open(filepath.Dir(cgroupRoot))
+	if err != nil {
+		return 0
+	}
+	defer root.Close()
+	found, err := link.QueryPrograms(link.QueryOptions{Target: int(root.Fd()), Attach: ebpf.AttachCGroupInet4Connect})
+	if err != nil {
+		return 0
+	}
+	return len(found.Programs)
 }
 
 func loadAverage() float64 {

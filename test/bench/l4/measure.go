@@ -24,6 +24,7 @@ type options struct {
 	pause   time.Duration // between two changes at the same peer
 	settle  time.Duration // before memory is read
 	scratch string
+	what    string // measure only what has this in its name; for working on one
 }
 
 // run measures the peers at each size.
@@ -96,6 +97,11 @@ func (r *run) size(ctx context.Context, n int, last bool) (out []*sizeResult, er
 		if err := s.lab.serveIperf(); err != nil {
 			return nil, err
 		}
+		if p.rules != "" {
+			if err := s.lab.addRules(p.rules); err != nil {
+				return nil, err
+			}
+		}
 		if p.command != nil {
 			s.lab.api.Put(objects...)
 			s.lab.api.Warm()
@@ -106,7 +112,7 @@ func (r *run) size(ctx context.Context, n int, last bool) (out []*sizeResult, er
 	}
 	for round := range r.rounds {
 		for _, what := range []string{podConnect, podRequest, podStream, outsideConnect, outsideRequest} {
-			if what == podStream && round >= r.iperf {
+			if what == podStream && round >= r.iperf || r.what != "" && !strings.Contains(what, r.what) {
 				continue
 			}
 			// Whoever begins differs, for the first may find the machine in another state.

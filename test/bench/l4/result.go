@@ -22,6 +22,8 @@ type machine struct {
 	// LoadBefore and LoadAfter are the one-minute load averages.
 	LoadBefore, LoadAfter float64
 	NFT                   string
+	// OthersPrograms are attached to connect() of all sockets of the machine.
+	OthersPrograms int
 }
 
 // sizeResult is one peer with so many Services.
