@@ -102,8 +102,8 @@ type Dataplane struct {
 	node      dataplane.Node
 	nodeAddrs []netip.Addr
 	nodeKnown bool
-	// clusterIPs counts the Services that have an address.
-	clusterIPs map[address]int
+	// uses counts what has an address.
+	uses map[address]use
 	// live is true while programs are attached; they are with the first Prune.
 	live, pruned bool
 }
@@ -169,7 +169,7 @@ func New(o Options) (*Dataplane, error) {
 	d := &Dataplane{
 		log: o.Logger, o: o, claims: map[frontendKey][]*owner{}, owners: map[model.Key]*owner{},
 		inheritedRows: map[uint32]pool{}, inheritedIDs: map[uint32]struct{}{}, guards: map[uint32][]sourceKey{},
-		dirty: map[frontendKey]struct{}{}, clusterIPs: map[address]int{}, stop: func() {},
+		dirty: map[frontendKey]struct{}{}, uses: map[address]use{}, stop: func() {},
 		breathe: yieldLock,
 	}
 	if err := d.open(); err != nil {
@@ -199,6 +199,7 @@ func (d *Dataplane) open() error {
 	if err := d.inherit(); err != nil {
 		return err
 	}
+	d.flagInherited()
 	if err := d.setNamespaces(nil); err != nil {
 		return err
 	}
@@ -336,6 +337,21 @@ func (d *Dataplane) inherit() error {
 	return nil
 }
 
+// flagInherited flags the addresses of frontends as such, before our programs
+// take the place of others, for they do not look for frontends at addresses that
+// are none. Earlier versions had no such flag.
+func (d *Dataplane) flagInherited() {
+	var failed error
+	for key := range d.have.frontends {
+		if err := d.writeAddress(key.Addr, d.have.addresses[key.Addr]|addressFrontend); err != nil {
+			failed = err
+		}
+	}
+	if failed != nil {
+		d.log.Warn("eBPF: clients elsewhere are not served at all addresses until they are known", "error", failed)
+	}
+}
+
 // Apply implements reconcile.Target.
 func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) map[model.Key]error {
 	d.mu.Lock()
@@ -433,7 +449,7 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched m
 		touched[before[i].key] = struct{}{}
 	}
 	for _, a := range o.want.clusterIPs {
-		d.clusterIPs[a]--
+		d.use(a, -1, 0)
 	}
 	for _, r := range o.rows {
 		if !slices.ContainsFunc(rows, func(kept row) bool { return kept.pool == r.pool }) {
@@ -452,7 +468,7 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched m
 		}
 	}
 	for _, a := range want.clusterIPs {
-		d.clusterIPs[a]++
+		d.use(a, 1, 0)
 	}
 	for i := range want.frontends {
 		d.claim(want.frontends[i].key, o)
@@ -604,7 +620,9 @@ func (d *Dataplane) removeGuard(g uint32) error {
 
 func (d *Dataplane) claim(key frontendKey, o *owner) {
 	list := append(d.claims[key], o)
-	if len(list) > 1 {
+	if len(list) == 1 {
+		d.use(key.Addr, 0, 1)
+	} else {
 		slices.SortFunc(list, func(a, b *owner) int { return a.claim(key).Compare(b.claim(key)) })
 	}
 	d.claims[key] = list
@@ -614,9 +632,19 @@ func (d *Dataplane) unclaim(key frontendKey, o *owner) {
 	list := slices.DeleteFunc(d.claims[key], func(c *owner) bool { return c == o })
 	if len(list) == 0 {
 		delete(d.claims, key)
+		d.use(key.Addr, 0, -1)
 		return
 	}
 	d.claims[key] = list
+}
+
+// use is how many Services have an address as their cluster IP, and how many
+// frontends have it that anybody claims.
+type use struct{ clusterIPs, frontends int32 }
+
+func (d *Dataplane) use(a address, clusterIPs, frontends int32) {
+	u := d.uses[a]
+	d.uses[a] = use{u.clusterIPs + clusterIPs, u.frontends + frontends}
 }
 
 // wanted returns what a frontend shall be; false if there shall be none.

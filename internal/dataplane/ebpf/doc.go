@@ -19,7 +19,7 @@
 //
 //	frontends  {address, port, protocol} -> for each class of clients {action, range of backends}
 //	backends   an array
-//	addresses  what an address is: the node's, or a cluster IP
+//	addresses  what an address is: the node's, a cluster IP, or that of a frontend
 //	ranges     what a range is: of cluster IPs, of Pods
 //
 // The backends of a Service port stand in a row. A change writes a new row and

@@ -345,6 +345,43 @@ func TestRestartUnderLoad(t *testing.T) {
 	}
 }
 
+// TestUpgradeFlagsAddresses takes over from a version that did not flag the
+// addresses of frontends: clients are served from the moment on when the
+// programs are replaced, which is long before Services are known.
+func TestUpgradeFlagsAddresses(t *testing.T) {
+	e := newEdge(t)
+	web := balanced("web", vip4, model.TCP, podB(vip4, 8080))
+	e.apply(t, web)
+	addresses := e.d.maps[socketMapAddresses]
+	var flags uint32
+	if err := addresses.Lookup(addressOf(vip4), &flags); err != nil || flags != addressFrontend {
+		t.Fatalf("flags %b, %v", flags, err)
+	}
+	if err := addresses.Delete(addressOf(vip4)); err != nil {
+		t.Fatal(err)
+	}
+	held, err := Read(e.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := held.Differences(&web.Frontends[0]); len(got) != 1 || !strings.Contains(got[0], "198.51.100.1 is not taken for") {
+		t.Errorf("without the flag: %q", got)
+	}
+	if err := e.d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if e.d, err = New(e.o); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := e.ask("tcp", vip4, netip.AddrPort{}); err != nil || a.Name != "pod-b" {
+		t.Errorf("after the programs were replaced: %v, %v", a, err)
+	}
+	e.restart(t)
+	if err := e.d.maps[socketMapAddresses].Lookup(addressOf(vip4), &flags); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.Errorf("without the Service the address has flags %b, %v", flags, err)
+	}
+}
+
 // TestSwitchUnderLoad has processes take over that serve packets by nftables,
 // by eBPF, and again, while clients outside connect.
 func TestSwitchUnderLoad(t *testing.T) {

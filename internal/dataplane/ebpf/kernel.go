@@ -216,18 +216,22 @@ func (d *Dataplane) removeFrontends(keys []frontendKey) map[frontendKey]error {
 // wantedAddress returns the flags that an address shall have.
 func (d *Dataplane) wantedAddress(a address, node map[address]uint32) uint32 {
 	flags := node[a]
-	if d.clusterIPs[a] > 0 || !d.pruned && d.have.addresses[a]&addressCluster != 0 {
+	use, had := d.uses[a], d.have.addresses[a]
+	if use.clusterIPs > 0 || !d.pruned && had&addressCluster != 0 {
 		flags |= addressCluster
 	}
+	if use.frontends > 0 || !d.pruned && had&addressFrontend != 0 {
+		flags |= addressFrontend
+	}
 	if !d.nodeKnown {
-		flags |= d.have.addresses[a] &^ addressCluster
+		flags |= had &^ (addressCluster | addressFrontend)
 	}
 	return flags
 }
 
 // commitAddress brings one address in line, which is a Service's.
 func (d *Dataplane) commitAddress(a address) error {
-	return d.writeAddress(a, d.wantedAddress(a, map[address]uint32{a: d.have.addresses[a] &^ addressCluster}))
+	return d.writeAddress(a, d.wantedAddress(a, map[address]uint32{a: d.have.addresses[a] &^ (addressCluster | addressFrontend)}))
 }
 
 func (d *Dataplane) writeAddress(a address, flags uint32) error {
@@ -257,13 +261,13 @@ func (d *Dataplane) commitNode() error {
 	}
 	all := maps.Clone(d.have.addresses)
 	maps.Copy(all, want.addresses)
-	for a := range d.clusterIPs {
+	for a := range d.uses {
 		all[a] = 0
 	}
 	for a := range all {
 		errs = append(errs, d.writeAddress(a, d.wantedAddress(a, want.addresses)))
-		if d.clusterIPs[a] == 0 {
-			delete(d.clusterIPs, a)
+		if d.uses[a] == (use{}) {
+			delete(d.uses, a)
 		}
 	}
 	if d.nodeKnown {

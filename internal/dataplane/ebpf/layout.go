@@ -110,6 +110,7 @@ const (
 	addressNodePorts uint32 = 1 << iota
 	addressCluster
 	addressNode
+	addressFrontend
 )
 
 const (

@@ -90,6 +90,7 @@ func probeMaps(c *ebpf.Collection) error {
 	rows := [2]pool{{Count: 1}, {Count: 1}}
 	return errors.Join(
 		c.Maps["backends"].Put(uint32(0), backend{Addr: addressOf(probeBackend.Addr()), Port: portOf(probePort)}),
+		c.Maps["addresses"].Put(key.Addr, addressFrontend),
 		c.Maps["frontends"].Put(key, frontend{Pools: rows, ID: 1}))
 }
 

@@ -239,7 +239,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: a stray frontend stays", what)
 		}
 		var flags uint32
-		if err := d.maps[socketMapAddresses].Lookup(key.Addr, &flags); err != nil || flags != addressCluster {
+		if err := d.maps[socketMapAddresses].Lookup(key.Addr, &flags); err != nil || flags != addressCluster|addressFrontend {
 			t.Errorf("%s: the address has flags %b, %v", what, flags, err)
 		}
 		if _, err := os.Stat(d.attachments[0].pin(d.pins, socketProgConnect4)); err != nil {

@@ -224,7 +224,7 @@ func (d *Dataplane) verifyAddresses(is map[address]uint32, fixed dataplane.Repai
 				}
 			}
 		}
-		for a := range d.clusterIPs {
+		for a := range d.uses {
 			if _, ok := is[a]; !ok {
 				all = append(all, a)
 			}

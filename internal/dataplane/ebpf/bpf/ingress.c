@@ -119,9 +119,7 @@ static __always_inline int node_address(struct __sk_buff *skb, const struct pack
 /* Who the client of a packet is: the flags of its address, and of all around it. */
 static __always_inline __u32 client_flags(const struct packet *p)
 {
-	__u32 *own = bpf_map_lookup_elem(&addresses, &p->src);
-
-	if (own && *own & ADDRESS_NODE)
+	if (address_flags(&p->src) & ADDRESS_NODE)
 		return RANGE_CLUSTER;
 	return range_flags(&p->src);
 }
@@ -159,7 +157,8 @@ static __always_inline int serve(struct __sk_buff *skb, int pod)
 	struct packet p = {};
 	struct frontend f;
 	enum class class;
-	__u32 client;
+	enum found found;
+	__u32 client, ours;
 
 	/* A packet with a tag comes again at the interface of its VLAN, one to
 	 * another station at that of its macvlan or not at all. */
@@ -168,9 +167,13 @@ static __always_inline int serve(struct __sk_buff *skb, int pod)
 	key.addr = p.dst;
 	key.port = p.dport;
 	key.protocol = p.protocol;
+	/* Most packets are for none of ours, and on their ways back to ports that
+	 * are seldom the same: there are few addresses, which are found faster. */
+	ours = address_flags(&p.dst);
 	if (p.protocol == IPPROTO_TCP && !p.opens)
-		return bpf_map_lookup_elem(&frontends, &key) ? mark(skb, MARK_STRAY) : TCX_NEXT;
-	switch (find_frontend(&key, &f)) {
+		return ours & ADDRESS_FRONTEND && bpf_map_lookup_elem(&frontends, &key) ? mark(skb, MARK_STRAY) : TCX_NEXT;
+	found = ours & ADDRESS_FRONTEND && frontend_at(&key, &f) ? FOUND_FRONTEND : find_elsewhere(&key, ours, &f);
+	switch (found) {
 	case FOUND_NOTHING:
 		return TCX_NEXT;
 	case FOUND_UNCLAIMED:

@@ -55,37 +55,51 @@ enum found {
 	FOUND_UNCLAIMED = 2, /* a Service address without such a port: refuse */
 };
 
-/* Finds the frontend for a destination: the one with that very address, else,
- * at the node's addresses, a NodePort. The frontend is copied, for the kernel
- * may use its memory for another one soon after it was replaced. */
-static __always_inline enum found find_frontend(struct frontend_key *key, struct frontend *out)
+/* The flags of an address, or 0. */
+static __always_inline __u32 address_flags(const struct address *a)
+{
+	__u32 *flags = bpf_map_lookup_elem(&addresses, a);
+
+	return flags ? *flags : 0;
+}
+
+/* Finds the frontend with that very address. It is copied, for the kernel may
+ * use its memory for another one soon after it was replaced. */
+static __always_inline int frontend_at(const struct frontend_key *key, struct frontend *out)
 {
 	struct frontend *f = bpf_map_lookup_elem(&frontends, key);
-	__u32 *flags, ours;
 
-	if (f) {
+	if (f)
 		*out = *f;
-		return FOUND_FRONTEND;
-	}
-	flags = bpf_map_lookup_elem(&addresses, &key->addr);
-	ours = flags ? *flags : 0;
+	return f != 0;
+}
+
+/* Finds what serves a destination that no frontend has as its address: at the
+ * node's addresses, a NodePort. */
+static __always_inline enum found find_elsewhere(struct frontend_key *key, __u32 ours, struct frontend *out)
+{
 	if (ours & ADDRESS_NODE_PORTS) {
 		struct frontend_key any = *key;
 
 		any.addr.word[3] = 0;
 		if (!is4(&key->addr))
 			any.addr.word[0] = any.addr.word[1] = any.addr.word[2] = 0;
-		f = bpf_map_lookup_elem(&frontends, &any);
-		if (f) {
-			*out = *f;
+		if (frontend_at(&any, out))
 			return FOUND_FRONTEND;
-		}
 	}
 	if (ours & ADDRESS_CLUSTER)
 		return FOUND_UNCLAIMED;
-	if (!ours && (range_flags(&key->addr) & RANGE_SERVICES))
+	if (!(ours & ~ADDRESS_FRONTEND) && (range_flags(&key->addr) & RANGE_SERVICES))
 		return FOUND_UNCLAIMED;
 	return FOUND_NOTHING;
+}
+
+/* Finds the frontend that a socket dials. */
+static __always_inline enum found find_frontend(struct frontend_key *key, struct frontend *out)
+{
+	if (frontend_at(key, out))
+		return FOUND_FRONTEND;
+	return find_elsewhere(key, address_flags(&key->addr), out);
 }
 
 /* Whether the source ranges of a frontend let a client in. */

@@ -72,6 +72,7 @@ struct backend {
 #define ADDRESS_NODE_PORTS 1 /* the node's, with NodePorts at it */
 #define ADDRESS_CLUSTER 2    /* some Service's cluster IP */
 #define ADDRESS_NODE 4       /* the node's own, whatever serves there */
+#define ADDRESS_FRONTEND 8   /* that of a frontend, written there or not yet */
 
 /* What the addresses in a range are. A range has the flags of those around it. */
 #define RANGE_SERVICES 1   /* cluster IPs: what no Service has is refused */

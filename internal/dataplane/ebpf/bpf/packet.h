@@ -32,6 +32,59 @@ static __always_inline int load(struct __sk_buff *skb, __u32 at, void *to, __u32
 	return bpf_skb_load_bytes_relative(skb, at, to, size, BPF_HDR_START_NET) == 0;
 }
 
+/* What is read of a packet at once: ports are at the same place for TCP and UDP. */
+struct l4_head {
+	__be16 sport, dport;
+	__u8 rest[TCP_FLAGS - 4];
+	__u8 tcp_flags;
+} __attribute__((packed));
+
+static __always_inline void set_l4(struct packet *p, const struct l4_head *l4)
+{
+	p->sport = l4->sport;
+	p->dport = l4->dport;
+	p->opens = p->protocol == IPPROTO_TCP && (l4->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Reads the packets that nearly all are like: headers without options or
+ * extensions, no fragment, and not shorter than a TCP header. 0 if it is not
+ * one of these; it may be another one of TCP or UDP then. */
+static __always_inline int parse_plain(struct __sk_buff *skb, struct packet *p)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct {
+			struct iphdr ip;
+			struct l4_head l4;
+		} __attribute__((packed)) head;
+
+		if (!load(skb, 0, &head, sizeof(head)) || head.ip.ihl != sizeof(head.ip) / 4 || head.ip.frag_off & bpf_htons(0x1fff))
+			return 0;
+		if (head.ip.protocol != IPPROTO_TCP && head.ip.protocol != IPPROTO_UDP)
+			return 0;
+		p->src = address4(head.ip.saddr);
+		p->dst = address4(head.ip.daddr);
+		p->protocol = head.ip.protocol;
+		set_l4(p, &head.l4);
+		return 1;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct {
+			struct ipv6hdr ip;
+			struct l4_head l4;
+		} __attribute__((packed)) head;
+
+		if (!load(skb, 0, &head, sizeof(head)) || (head.ip.nexthdr != IPPROTO_TCP && head.ip.nexthdr != IPPROTO_UDP))
+			return 0;
+		__builtin_memcpy(&p->src, &head.ip.saddr, sizeof(p->src));
+		__builtin_memcpy(&p->dst, &head.ip.daddr, sizeof(p->dst));
+		p->v6 = 1;
+		p->protocol = head.ip.nexthdr;
+		set_l4(p, &head.l4);
+		return 1;
+	}
+	return 0;
+}
+
 static __always_inline int parse4(struct __sk_buff *skb, struct packet *p, __u32 *l4)
 {
 	struct iphdr ip;
@@ -90,6 +143,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	__u32 l4 = 0;
 	__u8 flags;
 
+	if (parse_plain(skb, p))
+		return 1;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		if (!parse4(skb, p, &l4))
 			return 0;
