@@ -7,7 +7,7 @@ import (
 
 // fanout is the number of branches of a table and of leaves of a branch: 4096
 // leaves keep a leaf at about 25 rows with 100,000 rows, while a change copies
-// two arrays of 64 pointers and one leaf.
+// 64 pointers, 64 heads of leaves and one leaf.
 const fanout = 64
 
 // Table is an immutable map. The zero Table is empty. Copying it is cheap and
@@ -25,12 +25,21 @@ type root[K comparable, V any] struct {
 
 type branch[K comparable, V any] struct {
 	owner  *edit
-	leaves [fanout]*leaf[K, V]
+	leaves [fanout]leaf[K, V]
 }
 
+// leaf is changed by its owner alone: two with the same owner are the same.
 type leaf[K comparable, V any] struct {
 	owner *edit
-	rows  []*row[K, V]
+	rows  []slot[K, V]
+}
+
+// slot is the place of a row. The hash beside it saves a look at the rows, and
+// at the memory of their keys, that are not the one: with 10,000 rows in a table
+// those are most of what it takes to find one.
+type slot[K comparable, V any] struct {
+	hash uint64
+	*row[K, V]
 }
 
 type row[K comparable, V any] struct {
@@ -42,10 +51,10 @@ type row[K comparable, V any] struct {
 // visible to anybody else and are changed in place.
 type edit struct{ _ byte }
 
-func (r *root[K, V]) slot(key K) (int, int) {
-	h := maphash.Comparable(r.seed, key)
-	return int(h % fanout), int(h / fanout % fanout)
-}
+func (r *root[K, V]) hash(key K) uint64 { return maphash.Comparable(r.seed, key) }
+
+// place is the branch and the leaf of a hash.
+func place(hash uint64) (int, int) { return int(hash % fanout), int(hash / fanout % fanout) }
 
 // Len returns the number of rows.
 func (t Table[K, V]) Len() int {
@@ -68,14 +77,18 @@ func (t Table[K, V]) find(key K) *row[K, V] {
 	if t.root == nil {
 		return nil
 	}
-	i, j := t.root.slot(key)
-	b := t.root.branches[i]
-	if b == nil || b.leaves[j] == nil {
-		return nil
+	h := t.root.hash(key)
+	i, j := place(h)
+	if b := t.root.branches[i]; b != nil {
+		return b.leaves[j].find(h, key)
 	}
-	for _, r := range b.leaves[j].rows {
-		if r.key == key {
-			return r
+	return nil
+}
+
+func (l *leaf[K, V]) find(hash uint64, key K) *row[K, V] {
+	for i := range l.rows {
+		if s := &l.rows[i]; s.hash == hash && s.key == key {
+			return s.row
 		}
 	}
 	return nil
@@ -91,8 +104,8 @@ func (t Table[K, V]) All() iter.Seq2[K, V] {
 			if b == nil {
 				continue
 			}
-			for _, l := range b.leaves {
-				if !l.each(yield) {
+			for j := range b.leaves {
+				if !b.leaves[j].each(yield) {
 					return
 				}
 			}
@@ -101,9 +114,6 @@ func (t Table[K, V]) All() iter.Seq2[K, V] {
 }
 
 func (l *leaf[K, V]) each(yield func(K, V) bool) bool {
-	if l == nil {
-		return true
-	}
 	for _, r := range l.rows {
 		if !yield(r.key, r.value) {
 			return false
@@ -115,10 +125,10 @@ func (l *leaf[K, V]) each(yield func(K, V) bool) bool {
 // set returns the table with the row set, changing nodes owned by e in place.
 func (t Table[K, V]) set(e *edit, key K, value V) Table[K, V] {
 	l := t.own(e, key)
-	r := &row[K, V]{key, value}
+	r := slot[K, V]{l.hash, &row[K, V]{key, value}}
 	for i := range l.leaf.rows {
-		if l.leaf.rows[i].key == key {
-			l.leaf.rows[i] = r
+		if s := &l.leaf.rows[i]; s.hash == l.hash && s.key == key {
+			*s = r
 			return l.table
 		}
 	}
@@ -135,9 +145,9 @@ func (t Table[K, V]) delete(e *edit, key K) Table[K, V] {
 	l := t.own(e, key)
 	rows := l.leaf.rows
 	for i := range rows {
-		if rows[i].key == key {
+		if rows[i].hash == l.hash && rows[i].key == key {
 			rows[i] = rows[len(rows)-1]
-			rows[len(rows)-1] = nil
+			rows[len(rows)-1] = slot[K, V]{}
 			l.leaf.rows = rows[:len(rows)-1]
 			break
 		}
@@ -149,6 +159,7 @@ func (t Table[K, V]) delete(e *edit, key K) Table[K, V] {
 type owned[K comparable, V any] struct {
 	table Table[K, V]
 	leaf  *leaf[K, V]
+	hash  uint64
 }
 
 // own returns the table with the path to key's leaf owned by e.
@@ -161,7 +172,8 @@ func (t Table[K, V]) own(e *edit, key K) owned[K, V] {
 		c.owner = e
 		t.root = &c
 	}
-	i, j := t.root.slot(key)
+	h := t.root.hash(key)
+	i, j := place(h)
 	b := t.root.branches[i]
 	switch {
 	case b == nil:
@@ -172,15 +184,11 @@ func (t Table[K, V]) own(e *edit, key K) owned[K, V] {
 		b = &c
 	}
 	t.root.branches[i] = b
-	l := b.leaves[j]
-	switch {
-	case l == nil:
-		l = &leaf[K, V]{owner: e}
-	case l.owner != e:
-		l = &leaf[K, V]{owner: e, rows: append(make([]*row[K, V], 0, len(l.rows)+1), l.rows...)}
+	l := &b.leaves[j]
+	if l.owner != e {
+		*l = leaf[K, V]{owner: e, rows: append(make([]slot[K, V], 0, len(l.rows)+1), l.rows...)}
 	}
-	b.leaves[j] = l
-	return owned[K, V]{t, l}
+	return owned[K, V]{t, l, h}
 }
 
 // Difference is one row that two tables disagree about.
@@ -221,7 +229,7 @@ func diffBranch[K comparable, V any](prev, next *branch[K, V], yield func(Differ
 		next = &none
 	}
 	for j := range next.leaves {
-		if p, n := prev.leaves[j], next.leaves[j]; p != n && !diffLeaf(p, n, yield) {
+		if p, n := &prev.leaves[j], &next.leaves[j]; p.owner != n.owner && !diffLeaf(p, n, yield) {
 			return false
 		}
 	}
@@ -229,28 +237,14 @@ func diffBranch[K comparable, V any](prev, next *branch[K, V], yield func(Differ
 }
 
 func diffLeaf[K comparable, V any](prev, next *leaf[K, V], yield func(Difference[K, V]) bool) bool {
-	find := func(l *leaf[K, V], key K) *row[K, V] {
-		if l != nil {
-			for _, r := range l.rows {
-				if r.key == key {
-					return r
-				}
-			}
-		}
-		return nil
-	}
-	if next != nil {
-		for _, n := range next.rows {
-			if p := find(prev, n.key); p != n && !yield(difference(p, n)) {
-				return false
-			}
+	for _, n := range next.rows {
+		if p := prev.find(n.hash, n.key); p != n.row && !yield(difference(p, n.row)) {
+			return false
 		}
 	}
-	if prev != nil {
-		for _, p := range prev.rows {
-			if find(next, p.key) == nil && !yield(difference(p, nil)) {
-				return false
-			}
+	for _, p := range prev.rows {
+		if next.find(p.hash, p.key) == nil && !yield(difference(p.row, nil)) {
+			return false
 		}
 	}
 	return true

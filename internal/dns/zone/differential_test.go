@@ -232,6 +232,37 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// Any of many Services is asked for, or a name beside them: what is not in the
+// processor's caches costs more than all else.
+func BenchmarkWriteAmong(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		z := newZone(b, large(n))
+		for _, form := range []string{"svc-%d", "missing-%d"} {
+			b.Run(fmt.Sprintf("%d/"+form, n, n), func(b *testing.B) {
+				rng := rand.New(rand.NewPCG(1, 2))
+				packed := make([][]byte, 20000)
+				for i := range packed {
+					k := rng.IntN(n)
+					var err error
+					packed[i], err = new(dns.Msg).SetQuestion(fmt.Sprintf(form+".ns-%d.svc.cluster.local.", k, k%50), dns.TypeA).Pack()
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+				var q wire.Query
+				var a wire.Builder
+				buf := make([]byte, 0, 4096)
+				for i := 0; b.Loop(); i++ {
+					_ = q.Parse(packed[i%len(packed)])
+					a.Reset(buf, &q, 1232)
+					z.Write(&q, &a)
+					a.Finish()
+				}
+			})
+		}
+	}
+}
+
 // One endpoint changes among many Services.
 func BenchmarkUpdate(b *testing.B) {
 	for _, n := range []int{100, 10000} {
