@@ -59,9 +59,12 @@ type worker struct {
 	tcp    bool
 	counts *counts
 
-	// client and start are of the query at hand.
+	// client and start are of the query at hand. Queries that came together
+	// have one start.
 	client netip.AddrPort
 	start  time.Time
+	// answered are answers, by zone, whose time is not counted yet.
+	answered [2]uint64
 
 	query  wire.Query
 	answer wire.Builder
@@ -73,6 +76,18 @@ type worker struct {
 // newWorker returns one for queries at the server's address.
 func (h *handler) newWorker(server netip.AddrPort, tcp bool, counts *counts) *worker {
 	return &worker{server: server, tcp: tcp, counts: counts, answer: wire.Builder{UDPSize: uint16(h.maxUDPSize)}}
+}
+
+// settle counts how long the answers took that begin has given since start, or
+// since settle was called: whoever sends them together asks once for the time,
+// which costs as much as to find an answer.
+func (w *worker) settle(now time.Time) {
+	for z, n := range w.answered {
+		if n > 0 {
+			w.counts.took(z, now.Sub(w.start), n)
+		}
+	}
+	w.answered = [2]uint64{}
 }
 
 // request is one query that other servers have a part in.
@@ -96,7 +111,8 @@ type later func(context.Context) []byte
 // begin answers a query at once where that needs nobody else: the answer is
 // behind what buf holds, or nil where none is due. Otherwise it returns the
 // rest of the work, which must be called. It does not keep packed, and
-// allocates nothing for an answer from the zone for which buf has room.
+// allocates nothing for an answer from the zone for which buf has room. Whoever
+// sends the answer calls settle before.
 func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest later) {
 	defer h.recovered(w, buf, &answer)
 	err := w.query.Parse(packed)
@@ -140,8 +156,9 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 	answer = w.answer.Finish()
 	w.counts.add(sample{
 		inZone: inZone, tcp: w.tcp, do: w.query.EDNS.DO, origin: w.answer.Origin, client: w.client.Addr(), qtype: w.qtype(), rcode: w.answer.Rcode,
-		start: w.start, asked: len(packed), answered: len(answer) - len(buf),
+		asked: len(packed), answered: len(answer) - len(buf),
 	})
+	w.answered[number(inZone)]++
 	if !w.unlogged && h.queries.wants(w.answer.Rcode) {
 		l := logged{client: w.client, tcp: w.tcp, rcode: w.answer.Rcode, took: time.Since(w.start), origin: w.answer.Origin}
 		if w.query.Asks() {
@@ -415,8 +432,9 @@ func (h *handler) pack(r *request, reply *dns.Msg) []byte {
 	}
 	r.counts.add(sample{
 		inZone: r.inZone, tcp: r.tcp, do: r.dnssecOK(), origin: r.origin, client: r.client.Addr(), qtype: qtype, rcode: reply.Rcode,
-		start: r.start, asked: r.size, answered: len(packed),
+		asked: r.size, answered: len(packed),
 	})
+	r.counts.took(number(r.inZone), time.Since(r.start), 1)
 	if h.queries.wants(reply.Rcode) {
 		l := logged{client: r.client, tcp: r.tcp, qtype: qtype, rcode: reply.Rcode, took: time.Since(r.start), origin: r.origin}
 		if len(reply.Question) > 0 {

@@ -111,7 +111,9 @@ func answerTo(t testing.TB, s *Server, packed []byte, from netip.AddrPort, tcp b
 func begin(s *Server, packed []byte, from netip.AddrPort, tcp bool) ([]byte, later) {
 	w := s.handler.newWorker(local, tcp, s.handler.metrics.counts(local))
 	w.client, w.start = from, time.Now()
-	return s.handler.begin(w, packed, nil)
+	answer, rest := s.handler.begin(w, packed, nil)
+	w.settle(time.Now())
+	return answer, rest
 }
 
 func question(name string, qtype uint16) *dns.Msg { return new(dns.Msg).SetQuestion(name, qtype) }

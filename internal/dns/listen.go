@@ -138,6 +138,7 @@ func serveUDP(ctx context.Context, wg *sync.WaitGroup, s *Server, socket *datagr
 				batch.Reply(i, answer)
 			}
 		}
+		w.settle(time.Now())
 	})
 	if err != nil {
 		return fmt.Errorf("receive at %s by UDP: %w", socket.Addr, err)

@@ -114,7 +114,6 @@ type sample struct {
 	client          netip.Addr
 	qtype           uint16
 	rcode           int
-	start           time.Time
 	asked, answered int // bytes
 }
 
@@ -125,11 +124,15 @@ func (c *counts) add(s sample) {
 	if s.do {
 		c.dnssec[z].Add(1)
 	}
-	d := max(0, time.Since(s.start))
-	c.duration[z].buckets[durationBucket(d)].Add(1)
-	c.duration[z].sum.Add(uint64(d))
 	c.asked[z][p].addSize(s.asked)
 	c.answered[z][p].addSize(s.answered)
+}
+
+// took counts the time of n answers of a zone.
+func (c *counts) took(z int, d time.Duration, n uint64) {
+	d = max(0, d)
+	c.duration[z].buckets[durationBucket(d)].Add(n)
+	c.duration[z].sum.Add(uint64(d) * n)
 }
 
 func number(b bool) int {

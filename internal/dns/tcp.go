@@ -50,9 +50,14 @@ func (l *socket) serveTCP(ctx context.Context, wg *sync.WaitGroup, s *Server) er
 			}
 			return fmt.Errorf("accept on %s by TCP: %w", l.addr, err)
 		}
+		stream, err := newStream(conn)
+		if err != nil {
+			conn.Close()
+			continue
+		}
 		c := &tcpConn{
-			TCPConn: conn, server: s, client: conn.RemoteAddr().(*net.TCPAddr).AddrPort(),
-			reader: bufio.NewReaderSize(conn, tcpReadBuffer), worker: s.handler.newWorker(l.addr, true, counts),
+			TCPConn: conn, stream: stream, server: s, client: conn.RemoteAddr().(*net.TCPAddr).AddrPort(),
+			reader: bufio.NewReaderSize(stream, tcpReadBuffer), worker: s.handler.newWorker(l.addr, true, counts),
 		}
 		c.worker.client = c.client
 		if !s.conns.admit(c) {
@@ -156,6 +161,7 @@ func idler(a, b *tcpConn) *tcpConn {
 // the order in which answers are ready (RFC 7766 section 7).
 type tcpConn struct {
 	*net.TCPConn
+	stream  *stream // reads and writes
 	server  *Server
 	client  netip.AddrPort
 	writeM  sync.Mutex
@@ -190,7 +196,6 @@ func (c *tcpConn) serve(ctx context.Context) {
 			return
 		}
 		c.begun()
-		c.worker.start = time.Now()
 		held := len(c.out)
 		answer, rest := c.server.handler.begin(c.worker, query, append(c.out, 0, 0))
 		if rest == nil {
@@ -207,7 +212,7 @@ func (c *tcpConn) serve(ctx context.Context) {
 			defer func() { <-slots }()
 			defer c.done()
 			if answer := rest(ctx); answer != nil {
-				_ = c.write(append(binary.BigEndian.AppendUint16(make([]byte, 0, len(answer)+2), uint16(len(answer))), answer...))
+				_ = c.write(append(binary.BigEndian.AppendUint16(make([]byte, 0, len(answer)+2), uint16(len(answer))), answer...), time.Now())
 			} // the reader sees a broken connection
 		})
 	}
@@ -217,7 +222,7 @@ func (c *tcpConn) serve(ctx context.Context) {
 // slows down whoever asks too often, without an answer lost.
 func (c *tcpConn) mayAsk(ctx context.Context) bool {
 	limiter := c.server.handler.limiter
-	if limiter.allows(c.client.Addr(), time.Now()) {
+	if limiter == nil || limiter.allows(c.client.Addr(), c.worker.start) {
 		return true
 	}
 	c.worker.counts.rateLimited.Add(1)
@@ -231,7 +236,7 @@ func (c *tcpConn) mayAsk(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-again.C:
-			if limiter.allows(c.client.Addr(), time.Now()) {
+			if c.worker.start = time.Now(); limiter.allows(c.client.Addr(), c.worker.start) {
 				return true
 			}
 		}
@@ -246,9 +251,10 @@ func (c *tcpConn) done() {
 }
 
 // read returns the next query, which the one after that overwrites. Before it
-// waits it sends what there is to send.
+// waits it sends what there is to send. Queries that came together began together.
 func (c *tcpConn) read() ([]byte, error) {
-	if !c.arrived() || len(c.out) >= tcpFlush {
+	waits := !c.arrived()
+	if waits || len(c.out) >= tcpFlush {
 		if err := c.flush(); err != nil {
 			return nil, err
 		}
@@ -267,6 +273,9 @@ func (c *tcpConn) read() ([]byte, error) {
 	}
 	c.query = slices.Grow(c.query[:0], size)[:size]
 	_, err = io.ReadFull(c.reader, c.query)
+	if waits {
+		c.worker.start = time.Now()
+	}
 	return c.query, err
 }
 
@@ -304,21 +313,23 @@ func (c *tcpConn) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	err := c.write(c.out)
+	now := time.Now()
+	c.worker.settle(now)
+	err := c.write(c.out, now)
 	if c.out = c.out[:0]; cap(c.out) > 2*tcpFlush {
 		c.out = nil // a large answer is seldom followed by another
 	}
 	return err
 }
 
-func (c *tcpConn) write(answers []byte) error {
+func (c *tcpConn) write(answers []byte, now time.Time) error {
 	c.writeM.Lock()
 	defer c.writeM.Unlock()
-	if now := time.Now(); c.writeBy.Before(now.Add(tcpAnswerTimeout - tcpAnswerTimeout/16)) {
+	if c.writeBy.Before(now.Add(tcpAnswerTimeout - tcpAnswerTimeout/16)) {
 		c.writeBy = now.Add(tcpAnswerTimeout)
 		_ = c.SetWriteDeadline(c.writeBy)
 	}
-	_, err := c.Write(answers)
+	_, err := c.stream.Write(answers)
 	if err != nil {
 		c.Close()
 	}
