@@ -34,6 +34,8 @@ type BPFOptions struct {
 	Pins string
 	// MaxFrontends and MaxBackends bound the maps; 0 means the defaults of ebpf.
 	MaxFrontends, MaxBackends uint32
+
+	dnsPort int // of Node
 }
 
 func checkDataplane(name string) error {
@@ -46,7 +48,7 @@ func checkDataplane(name string) error {
 
 // options completes the options by where processes are on this machine.
 func (o BPFOptions) options(logger *slog.Logger) (ebpf.Options, error) {
-	out := ebpf.Options{Logger: logger, Pins: o.Pins, Cgroup: o.Cgroup, Covered: o.Covered, MaxFrontends: o.MaxFrontends, MaxBackends: o.MaxBackends}
+	out := ebpf.Options{Logger: logger, Pins: o.Pins, ServerPort: uint16(o.dnsPort), Cgroup: o.Cgroup, Covered: o.Covered, MaxFrontends: o.MaxFrontends, MaxBackends: o.MaxBackends}
 	root, err := ebpf.CgroupRoot()
 	switch {
 	case err != nil:

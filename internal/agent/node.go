@@ -224,6 +224,7 @@ func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer
 	if err != nil {
 		return err
 	}
+	n.BPF.dnsPort = n.DNSPort
 	path, err := chooseDataplane(ctx, n.Logger, n.Dataplane, n.BPF, repairs)
 	if err != nil {
 		return fmt.Errorf("data path: %w", err)

@@ -31,8 +31,8 @@ var programOrder = []string{
 	socketProgSockRelease, socketProgSendmsg4, socketProgSendmsg6, socketProgConnect4, socketProgConnect6,
 }
 
-// loadSockets loads the socket programs with these maps.
-func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool) (programs map[string]*ebpf.Program, types map[string]ebpf.AttachType, err error) {
+// loadSockets loads the socket programs with these maps. serverPort is that of [Options].
+func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool, serverPort uint16) (programs map[string]*ebpf.Program, types map[string]ebpf.AttachType, err error) {
 	spec, err := loadSocket()
 	if err != nil {
 		return nil, nil, err
@@ -41,7 +41,8 @@ func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool) 
 	if onlyNamespaces {
 		only = 1
 	}
-	if err := errors.Join(spec.Variables[socketVarNodeNetns].Set(node), spec.Variables[socketVarOnlyNamespaces].Set(only)); err != nil {
+	v := spec.Variables
+	if err := errors.Join(v[socketVarNodeNetns].Set(node), v[socketVarOnlyNamespaces].Set(only), v[socketVarServerPort].Set(serverPort)); err != nil {
 		return nil, nil, err
 	}
 	for name, m := range shared {

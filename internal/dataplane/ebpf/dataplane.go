@@ -43,6 +43,9 @@ type Options struct {
 	// Covered are prefixes of the names of interfaces that get no ingress program,
 	// since the socket programs see all clients behind them. Optional.
 	Covered []string
+	// ServerPort is the port of a UDP server in the node's network namespace that
+	// only answers, and never asks a Service: its datagrams are passed by. Optional.
+	ServerPort uint16
 	// Pins is a directory on a BPF file system; each network namespace gets one
 	// in it. Default DefaultPins, where a file system is mounted if there is none.
 	Pins string
@@ -210,7 +213,7 @@ func (d *Dataplane) open() error {
 		if a.cgroup == "" {
 			continue
 		}
-		programs, types, err := loadSockets(d.maps, d.cookie, a.only)
+		programs, types, err := loadSockets(d.maps, d.cookie, a.only, d.o.ServerPort)
 		if err != nil {
 			return err
 		}

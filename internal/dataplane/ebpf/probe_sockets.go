@@ -58,7 +58,7 @@ func probeSockets(o Options) error {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 	}
-	programs, types, err := loadSockets(shared, cookie, true)
+	programs, types, err := loadSockets(shared, cookie, true, 0)
 	if err != nil {
 		return err
 	}

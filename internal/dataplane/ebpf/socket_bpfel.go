@@ -39,6 +39,7 @@ const (
 	socketProgSockRelease   = "sock_release"
 	socketVarNodeNetns      = "node_netns"
 	socketVarOnlyNamespaces = "only_namespaces"
+	socketVarServerPort     = "server_port"
 )
 
 // loadSocket returns the embedded CollectionSpec for socket.
@@ -118,6 +119,7 @@ type socketMapSpecs struct {
 type socketVariableSpecs struct {
 	NodeNetns      *ebpf.VariableSpec `ebpf:"node_netns"`
 	OnlyNamespaces *ebpf.VariableSpec `ebpf:"only_namespaces"`
+	ServerPort     *ebpf.VariableSpec `ebpf:"server_port"`
 }
 
 // socketObjects contains all objects after they have been loaded into the kernel.
@@ -177,6 +179,7 @@ func (m *socketMaps) Close() error {
 type socketVariables struct {
 	NodeNetns      *ebpf.Variable `ebpf:"node_netns"`
 	OnlyNamespaces *ebpf.Variable `ebpf:"only_namespaces"`
+	ServerPort     *ebpf.Variable `ebpf:"server_port"`
 }
 
 // socketPrograms contains all programs after they have been loaded into the kernel.

@@ -21,6 +21,9 @@
 volatile const __u64 node_netns;
 /* Not 0 where only sockets in one of namespaces are ours; set when loaded. */
 volatile const __u8 only_namespaces;
+/* The port of a UDP server in the node's namespace, in host order, or 0; set when
+ * loaded. */
+volatile const __u16 server_port;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -213,6 +216,14 @@ static __always_inline int is_flow(const struct translation *t, const struct fro
 	return t->frontend_port == key->port && same_address(&t->frontend, &key->addr);
 }
 
+/* Whether a UDP socket is of the node's own server, which answers whoever asked:
+ * to look for its clients among the frontends would cost as much as to find the
+ * answer, most of all where there are many frontends. */
+static __always_inline int is_server(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+	return server_port && sk->src_port == server_port && bpf_get_netns_cookie(ctx) == node_netns;
+}
+
 /* Translates a datagram. A socket stays with the backend that it has had for a
  * frontend as long as that serves. */
 static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
@@ -227,7 +238,7 @@ static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
 	__u64 netns;
 	int i;
 
-	if (!sk)
+	if (!sk || is_server(ctx, sk))
 		return 1;
 	netns = bpf_get_netns_cookie(ctx);
 	if (!is_ours(netns))
@@ -298,7 +309,7 @@ static __always_inline int receiving(struct bpf_sock_addr *ctx, int v6)
 	struct flows *all;
 	int i;
 
-	if (!sk)
+	if (!sk || is_server(ctx, sk))
 		return 1;
 	all = bpf_sk_storage_get(&unconnected, sk, 0, 0);
 	if (!all)
