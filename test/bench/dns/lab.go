@@ -34,6 +34,10 @@ func enter() (bool, error) {
 			{"mount", "--make-rprivate", "/"},
 			{"mkdir", "-p", "/run/netns"},
 			{"mount", "-t", "tmpfs", "none", "/run/netns"}, // named namespaces end with this process
+			// So does what the data path pins there: programs of earlier runs would
+			// stay on the root cgroup, and cost every datagram of both servers.
+			{"mkdir", "-p", "/sys/fs/bpf"},
+			{"mount", "-t", "bpf", "none", "/sys/fs/bpf"},
 			{"ip", "link", "set", "lo", "up"},
 			{"ip", "addr", "add", apiAddr + "/32", "dev", "lo"},
 			{"ip", "addr", "add", upAddr + "/32", "dev", "lo"},
