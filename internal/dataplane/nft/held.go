@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/plan"
@@ -22,31 +23,50 @@ func Read(o Options) (dataplane.Holdings, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	d, err := New(o)
-	if err != nil {
-		return nil, err
+	var d *Dataplane
+	for try := range readTries {
+		if try > 0 {
+			time.Sleep(walkPause)
+		}
+		var err error
+		if d, err = New(o); err != nil {
+			return nil, err
+		}
+		if err := d.Close(); err != nil {
+			return nil, err
+		}
+		if !d.tables[v4].damaged && !d.tables[v6].damaged {
+			break
+		}
 	}
-	if err := d.Close(); err != nil {
-		return nil, err
-	}
-	for _, t := range d.tables {
-		if t.present && !t.current {
+	h := holdings{elements: d.have}
+	for i, t := range d.tables {
+		h.damaged[i] = t.damaged
+		if t.present && !t.current && !t.damaged {
 			return nil, errors.New("nftables: the tables are those of another version of Fairway")
 		}
 	}
 	if !d.tables[v4].present && !d.tables[v6].present {
 		return holdings{}, ErrAbsent
 	}
-	return holdings(d.have), nil
+	return h, nil
 }
 
+// readTries is how often Read looks again where rules are missing: chains are
+// read before their rules, and one may have gone in between.
+const readTries = 3
+
 // holdings are the elements of our tables.
-type holdings holding
+type holdings struct {
+	elements holding
+	// damaged tells of tables that lack rules, by family.
+	damaged [2]bool
+}
 
 // block returns what there is of a frontend.
 func (h holdings) block(f *plan.Frontend) (front element, have block) {
 	front = element{fam: famOf(f.Addr), set: frontends, key: frontendKey(f.Addr, f.Protocol, f.Port)}
-	return front, block(h[front])
+	return front, block(h.elements[front])
 }
 
 // Mode implements dataplane.Holdings.
@@ -101,6 +121,9 @@ func (b block) pool(in scope) (dataplane.HeldPool, bool) {
 func (h holdings) Differences(f *plan.Frontend) []string {
 	var out []string
 	front, have := h.block(f)
+	if h.damaged[front.fam] {
+		out = append(out, fmt.Sprintf("rules of table %s are missing or were changed: packets may pass as they are", families()[front.fam].label()))
+	}
 	if f.Internal.Action == plan.Forward || f.External.Action == plan.Forward {
 		chain, _ := have.value(memories, "")
 		m, _ := parseMemory(chain)

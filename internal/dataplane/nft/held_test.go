@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,8 +84,43 @@ func TestRead(t *testing.T) {
 			}
 		}
 	}
-	if held, err = Read(here); err != nil || len(held.(holdings)) == 0 {
+	if held, err = Read(here); err != nil || len(held.(holdings).elements) == 0 {
 		t.Errorf("reading once more: %v", err)
+	}
+}
+
+// TestReadOfDamage tells where rules are gone though all elements are there.
+func TestReadOfDamage(t *testing.T) {
+	n := newNode(t)
+	web := n.service("web", nil, "10.0.0.1", "10.0.0.2")
+	n.put(web)
+	n.prune()
+	differences := func() []string {
+		t.Helper()
+		held, err := Read(Options{NetNS: int(n.ns.Handle)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := held.Held(&web.Frontends[0]); !ok {
+			t.Error("the Service is not there")
+		}
+		return held.Differences(&web.Frontends[0])
+	}
+	for _, what := range []string{"table ip fairway", "chain ip fairway inside", "chain ip fairway to-2"} {
+		if got := differences(); len(got) > 0 {
+			t.Errorf("before %s was flushed: %q", what, got)
+		}
+		n.ns.Run("nft", append([]string{"flush"}, strings.Fields(what)...)...)
+		if got := differences(); len(got) != 1 || !strings.Contains(got[0], "rules of table ip fairway are missing") {
+			t.Errorf("after %s was flushed: %q", what, got)
+		}
+		if err := n.dp.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.ns.Run("nft", "flush", "table", "ip6", "fairway")
+	if got := differences(); len(got) > 0 {
+		t.Errorf("of the table of the other family: %q", got)
 	}
 }
 

@@ -76,9 +76,10 @@ func (k *kernel) closeAfter(err *error) {
 
 // tableState is what there is of one family.
 type tableState struct {
-	// present is false when there is no table; current when it has our layout.
-	present, current bool
-	chains           map[string]bool // those made when needed
+	// present is false when there is no table; current when it has our layout,
+	// and damaged when it has, but not all the rules of it.
+	present, current, damaged bool
+	chains                    map[string]bool // those made when needed
 }
 
 // read returns the state of both tables, and the elements of those that have
@@ -92,7 +93,7 @@ func (k *kernel) read() (states [2]tableState, have elements, err error) {
 	have = elements{}
 	for i, f := range k.families {
 		states[i], err = k.readTable(conn, f)
-		if err == nil && states[i].current {
+		if err == nil && (states[i].current || states[i].damaged) {
 			err = k.readElements(fam(i), have)
 		}
 		if err != nil {
@@ -133,14 +134,15 @@ func (k *kernel) readTable(conn *nftables.Conn, f *family) (tableState, error) {
 		}
 	}
 	if s.current {
-		s.current, err = k.intact(f)
+		s.current, err = k.intact(f, s.chains)
+		s.damaged = err == nil && !s.current
 	}
 	return s, err
 }
 
-// intact reports whether the fixed chains have the number of rules that they
-// should: somebody may have flushed them.
-func (k *kernel) intact(f *family) (bool, error) {
+// intact reports whether the fixed chains, and those made that there are, have
+// the number of rules that they should: somebody may have flushed them.
+func (k *kernel) intact(f *family, made map[string]bool) (bool, error) {
 	table, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}})
 	if err != nil {
 		return false, err
@@ -159,6 +161,11 @@ func (k *kernel) intact(f *family) (bool, error) {
 	}
 	for _, c := range f.fixed() {
 		if count[c.def.Name] != len(c.rules) {
+			return false, nil
+		}
+	}
+	for name := range made {
+		if count[name] != len(f.needed(name).rules) {
 			return false, nil
 		}
 	}

@@ -407,7 +407,7 @@ func TestDamage(t *testing.T) {
 				}
 				n.put(n.service("a", nil, "10.0.0.3"), n.service("b", b, "10.0.0.4"))
 				n.check()
-				if ok, err := n.dp.kernel.intact(n.dp.kernel.families[v4]); err != nil || !ok {
+				if ok, err := n.dp.kernel.intact(n.dp.kernel.families[v4], n.dp.tables[v4].chains); err != nil || !ok {
 					t.Errorf("rules are intact: %v, %v", ok, err)
 				}
 			})
