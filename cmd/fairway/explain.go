@@ -38,6 +38,7 @@ Reading the kernel needs root, and in a cluster of several machines has to be do
 	f := cmd.Flags()
 	f.StringVar(&c.from, "from", "", "`client` to explain for: a Pod (NAME or NAMESPACE/NAME); for a Service also node or outside, for a URL an address (default: all)")
 	f.StringVar(&c.port, "port", "", "`port` of the Service, by name or number (default: all)")
+	f.BoolVar(&c.all, "all", false, "for a Service: list all endpoints of a port; without, the first 40 and how many there are more, by reason")
 	f.StringVarP(&c.method, "request", "X", "GET", "`method` of the HTTP request")
 	f.StringArrayVarP(&c.header, "header", "H", nil, "header of the HTTP request, as `name: value`; may be given several times")
 	f.BoolVar(&c.serveNginx, "serve-nginx-class", false, "for a URL: gateways run with this flag, and serve Ingresses of ingress-nginx's class too")
@@ -48,6 +49,7 @@ Reading the kernel needs root, and in a cluster of several machines has to be do
 type explainCommand struct {
 	inspection
 	from, port string
+	all        bool
 
 	method     string
 	header     []string
@@ -63,7 +65,10 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	// Flags that are for the other of the two would be ignored in silence.
 	others, why := []string{"request", "header", "serve-nginx-class", "https-port"}, "is for a URL, and "+arg+" is a Service"
 	if asked.url != "" {
-		others, why = []string{"port"}, "is for a Service; write the port into the URL, as http://host:port/path"
+		others, why = []string{"port", "all"}, "is for a Service"
+		if cmd.Flags().Changed("port") {
+			why += "; write the port into the URL, as http://host:port/path"
+		}
 	}
 	for _, name := range others {
 		if cmd.Flags().Changed(name) {
@@ -86,7 +91,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	}
 	// The kernel of a node of fairway up is that of its network namespace.
 	report, err := agent.Explain(cmd.Context(), agent.ExplainOptions{
-		Config: in.Config, Service: model.Key{Namespace: in.namespace, Name: asked.service}, From: c.from, Port: c.port,
+		Config: in.Config, Service: model.Key{Namespace: in.namespace, Name: asked.service}, From: c.from, Port: c.port, All: c.all,
 		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, Slow: c.slow(cmd, in),
 	})
 	if err != nil {

@@ -41,6 +41,8 @@ type ExplainOptions struct {
 	Node, DefaultNode string
 	// Port limits the explanation to one port, by name or number. Optional.
 	Port string
+	// All has the text list every endpoint, however many.
+	All bool
 	// Enter runs f where a node's kernel can be read, in its network namespace;
 	// nil where only this machine's own can.
 	Enter func(node string, f func() error) error
@@ -60,7 +62,7 @@ func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := explain.Options{Snapshot: snap, Service: o.Service, Node: o.Node, Port: o.Port}
+	x := explain.Options{Snapshot: snap, Service: o.Service, Node: o.Node, Port: o.Port, All: o.All}
 	if err := o.client(ctx, &x); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Options struct {
 	// reason in Unread.
 	Kernel []dataplane.HeldPart
 	Unread string
+	// All has the text list every endpoint, however many; JSON does in any case.
+	All bool
 }
 
 // Report is the explanation. Its JSON is for programs.
@@ -63,6 +65,8 @@ type Report struct {
 	Problems []string `json:"problems"`
 	Ports    []Port   `json:"ports"`
 	Kernel   Kernel   `json:"kernel"`
+
+	all bool
 }
 
 // Kernel is what was read.
@@ -154,6 +158,7 @@ func New(o Options) (*Report, error) {
 	x := explainer{Options: o, svc: svc, report: &Report{
 		Service: svc.Key.String(), Type: svc.Type.String(), Node: node.Name, Zone: node.Zone, From: o.FromName,
 		Notes: []string{}, Problems: []string{}, Ports: []Port{}, Kernel: Kernel{Unread: o.Unread},
+		all: o.All,
 	}}
 	var modes []string
 	for _, k := range o.Kernel {
@@ -428,15 +433,19 @@ func (c *Class) differences(held *Held) []string {
 	}
 	var parts []string
 	if missing := without(c.Backends, held.Backends); len(missing) > 0 {
-		parts = append(parts, "the kernel lacks "+strings.Join(missing, ", "))
+		parts = append(parts, "the kernel lacks "+backends(missing))
 	}
 	if extra := without(held.Backends, c.Backends); len(extra) > 0 {
-		parts = append(parts, "the kernel still has "+strings.Join(extra, ", "))
+		parts = append(parts, "the kernel still has "+backends(extra))
 	}
 	return parts
 }
 
 // without returns what of a is not in b.
 func without(a, b []string) []string {
-	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+	have := make(map[string]struct{}, len(b))
+	for _, s := range b {
+		have[s] = struct{}{}
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { _, ok := have[s]; return ok })
 }

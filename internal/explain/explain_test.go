@@ -130,6 +130,41 @@ the kernel (nftables) differs where it is said above
 	}
 }
 
+// TestTextOfVeryMany lists some endpoints and counts the others by reason.
+func TestTextOfVeryMany(t *testing.T) {
+	const all, down = 5000, 7
+	many := cluster(func(s *model.Service, tx *state.Tx) {
+		slice := &model.EndpointSlice{Key: web, Service: web}
+		for i := range all {
+			up := i < all-down
+			slice.Endpoints = append(slice.Endpoints, model.Endpoint{
+				Addr: netip.AddrFrom4([4]byte{10, 250, byte(i >> 8), byte(i)}), Ready: up, Serving: up, Node: "node-2",
+				Ports: []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 8080}},
+			})
+		}
+		tx.PutSlice(slice)
+	})
+	o := Options{Snapshot: many, Port: "http", Kernel: read(kernel{"10.96.0.7:80": both(forward())})}
+	text := squeeze(explained(t, o).Text())
+	for _, want := range []string{
+		"and 4960 more (--all lists them):\n",
+		"4953 Cluster in, Local out: ready; Local: it is not on this node\n",
+		"7 Cluster out, Local out: not ready; Local: it is not on this node\n",
+		"the kernel lacks 10.250.0.0:8080, 10.250.0.1:8080, 10.250.0.2:8080, 10.250.0.3:8080, 10.250.0.4:8080, 10.250.0.5:8080 and 4987 more\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it is not told: %q", want)
+		}
+	}
+	if n := strings.Count(text, "\n"); n > 60 {
+		t.Errorf("%d lines:\n%s", n, text)
+	}
+	o.All = true
+	if text := explained(t, o).Text(); strings.Count(text, "\n") < all || strings.Contains(text, "--all") {
+		t.Errorf("asked for all, there are %d lines", strings.Count(text, "\n"))
+	}
+}
+
 // squeeze makes blanks between columns alike.
 func squeeze(s string) string {
 	var b strings.Builder

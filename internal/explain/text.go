@@ -9,8 +9,9 @@ import (
 	"text/tabwriter"
 )
 
-// shown is how many endpoints of a frontend stand in a line.
-const shown = 6
+// shown is how many endpoints of a frontend stand in a line, and listed how many
+// of a port have one each, unless all are asked for.
+const shown, listed = 6, 40
 
 // Text returns the report for people.
 func (r *Report) Text() string {
@@ -31,7 +32,7 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "  problem: %s\n", s)
 	}
 	for i := range r.Ports {
-		r.Ports[i].text(&b, r.Kernel.Mode != "")
+		r.Ports[i].text(&b, r.Kernel.Mode != "", r.all)
 	}
 	fmt.Fprintln(&b)
 	switch {
@@ -47,7 +48,7 @@ func (r *Report) Text() string {
 	return b.String()
 }
 
-func (p *Port) text(b *strings.Builder, kernel bool) {
+func (p *Port) text(b *strings.Builder, kernel, all bool) {
 	name := p.Name
 	if name != "" {
 		name += " "
@@ -63,7 +64,9 @@ func (p *Port) text(b *strings.Builder, kernel bool) {
 	if local {
 		rows[0] = []string{"ENDPOINT", "POD", "NODE", "ZONE", "CLUSTER", "LOCAL", "WHY"}
 	}
-	for _, e := range p.Endpoints {
+	var reasons []string
+	more := map[string]int{}
+	for i, e := range p.Endpoints {
 		row := []string{e.Address, e.Pod, e.Node, e.Zone, inOut(e.Cluster.In)}
 		why := e.Cluster.Why
 		if local {
@@ -72,10 +75,27 @@ func (p *Port) text(b *strings.Builder, kernel bool) {
 				why += "; Local: " + e.Local.Why
 			}
 		}
-		rows = append(rows, append(row, why))
+		if i < listed || all {
+			rows = append(rows, append(row, why))
+			continue
+		}
+		reason := inOut(e.Cluster.In) + ": " + why
+		if local {
+			reason = "Cluster " + inOut(e.Cluster.In) + ", Local " + inOut(e.Local.In) + ": " + why
+		}
+		if more[reason] == 0 {
+			reasons = append(reasons, reason)
+		}
+		more[reason]++
 	}
 	if len(rows) > 1 {
 		table(b, rows)
+		if len(reasons) > 0 {
+			fmt.Fprintf(b, "  and %d more (--all lists them):\n", len(p.Endpoints)-listed)
+		}
+		for _, reason := range reasons {
+			fmt.Fprintf(b, "    %d %s\n", more[reason], reason)
+		}
 		fmt.Fprintln(b)
 	}
 	rows = [][]string{{"ADDRESS", "KIND", "CLIENTS", "POLICY", "GET"}}
