@@ -127,6 +127,8 @@ func unusable(a netip.Addr) string {
 		return "is a link-local address"
 	case a.IsMulticast():
 		return "is a multicast address"
+	case a.Is4() && a.As4()[0] == 0: // 240.0.0.0/4 is routed by Linux, and some networks use it
+		return "is of 0.0.0.0/8, which no packet is sent to"
 	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "is the broadcast address"
 	}

@@ -91,7 +91,7 @@ func TestCompile(t *testing.T) {
 		name: "external IPs that cannot be are left out and said, each",
 		edit: func(s *model.Service, in *Input) {
 			s.Ports[0].NodePort = 0
-			for _, a := range []string{"127.0.0.9", "169.254.0.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "192.0.2.9"} {
+			for _, a := range []string{"127.0.0.9", "169.254.0.1", "224.0.0.1", "0.0.0.0", "0.0.0.1", "255.255.255.255", "192.0.2.9"} {
 				s.ExternalIPs = append(s.ExternalIPs, addr(a))
 			}
 			in.Options.ExternalIPs = true
@@ -103,6 +103,7 @@ func TestCompile(t *testing.T) {
 			"Service ns/svc: spec.externalIPs: 169.254.0.1 is a link-local address, so that it is not served; write an address that is routed to the nodes",
 			"Service ns/svc: spec.externalIPs: 224.0.0.1 is a multicast address, so that it is not served; write an address that is routed to the nodes",
 			"Service ns/svc: spec.externalIPs: 0.0.0.0 is the unspecified address, so that it is not served; write an address that is routed to the nodes",
+			"Service ns/svc: spec.externalIPs: 0.0.0.1 is of 0.0.0.0/8, which no packet is sent to, so that it is not served; write an address that is routed to the nodes",
 			"Service ns/svc: spec.externalIPs: 255.255.255.255 is the broadcast address, so that it is not served; write an address that is routed to the nodes",
 		},
 	}, {
