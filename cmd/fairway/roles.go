@@ -63,6 +63,9 @@ func newNodeCommand() *cobra.Command {
 		if o.NodeName == "" {
 			return fmt.Errorf("--node-name is required: the name of the Node object of this machine")
 		}
+		if err := checkMapSizes(o.BPF); err != nil {
+			return err
+		}
 		var err error
 		for _, list := range []struct {
 			flag string
@@ -95,8 +98,8 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.BPF.Cgroup, "cgroup", "", "`directory` of cgroup v2: sockets of all processes below it are balanced (default: the whole machine's, unless the node has another network)")
 	f.StringSliceVar(&o.BPF.Covered, "covered-interfaces", nil, "`prefixes` of names of interfaces, behind which the sockets of all clients are balanced")
 	f.StringVar(&o.BPF.Pins, "bpf-dir", ebpf.DefaultPins, "`directory` on a BPF file system for what outlives the process")
-	f.Uint32Var(&o.BPF.MaxFrontends, "bpf-max-frontends", 0, "`number` of addresses and ports that eBPF maps have room for (default 262144)")
-	f.Uint32Var(&o.BPF.MaxBackends, "bpf-max-backends", 0, "`number` of endpoints that eBPF maps have room for (default 524288)")
+	f.Uint32Var(&o.BPF.MaxFrontends, "bpf-max-frontends", ebpf.DefaultMaxFrontends, "`number` of addresses and ports that eBPF maps have room for")
+	f.Uint32Var(&o.BPF.MaxBackends, "bpf-max-backends", ebpf.DefaultMaxBackends, "`number` of endpoints that eBPF maps have room for")
 	f.BoolVar(&o.ExternalIPs, "external-ips", true, "serve spec.externalIPs; whoever may write Services can claim any address with them")
 	f.StringVar(&o.ClusterDomain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
 	f.StringSliceVar(&dns, "dns-address", []string{"10.96.0.10"}, "`addresses` of Service kube-system/kube-dns")
@@ -124,6 +127,19 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.StateDir, "state-dir", "", "`directory` of this node alone, where what it last knew of Services is kept for a start while the API is away (default: none is kept)")
 	f.BoolVar(&cleanup, "cleanup", false, "remove all packet rules, programs and maps of Fairway for this network namespace, put kernel parameters back, and end")
 	return cmd
+}
+
+// checkMapSizes refuses sizes that no map can have.
+func checkMapSizes(o agent.BPFOptions) error {
+	for _, size := range []struct {
+		flag string
+		n    uint32
+	}{{"--bpf-max-frontends", o.MaxFrontends}, {"--bpf-max-backends", o.MaxBackends}} {
+		if size.n < 1 || size.n > ebpf.Largest {
+			return fmt.Errorf("%s %d: want a number from 1 to %d", size.flag, size.n, ebpf.Largest)
+		}
+	}
+	return nil
 }
 
 // kubeProxyNames lets flags be written as kube-proxy spells them.

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -134,6 +135,47 @@ func TestKeys(t *testing.T) {
 
 // TestPlaces checks that backends stay in their places: the number of places
 // that change is the number of backends that do, and one for the gap.
+// TestKeysInWords names keys in messages as people know them.
+func TestKeysInWords(t *testing.T) {
+	for want, at := range map[string]string{
+		"10.96.0.1 port 80": "10.96.0.1:80", "NodePort 30080 (IPv4)": "0.0.0.0:30080", "NodePort 30080 (IPv6)": "[::]:30080",
+		"10.96.0.1": "10.96.0.1:0", "fd00::1 port 53": "[fd00::1]:53",
+	} {
+		a := netip.MustParseAddrPort(at)
+		if got := (frontendKey{Addr: addressOf(a.Addr()), Port: portOf(a.Port())}).String(); got != want {
+			t.Errorf("%s is told as %q, want %q", at, got, want)
+		}
+	}
+}
+
+// TestRefusalStaysTheSame: a message that changes from one try to the next
+// would be another Event each time.
+func TestRefusalStaysTheSame(t *testing.T) {
+	full := errors.New("full")
+	web := planOf("web", model.TCP, vip)
+	o := &owner{key: web.Key, want: compile(web)}
+	d := &Dataplane{claims: map[frontendKey][]*owner{}}
+	refused := map[frontendKey]error{{Addr: addressOf(vip.Addr())}: full}
+	for i := range 20 {
+		f := o.want.frontends[0]
+		f.key.Port = portOf(uint16(1000 + i))
+		o.want.frontends = append(o.want.frontends, f)
+		d.claims[f.key] = []*owner{o}
+		refused[f.key] = full
+	}
+	for range 50 {
+		if got, want := d.settle(o, refused).Error(), "service ns/web: 10.96.0.10: full"; got != want {
+			t.Fatalf("told %q, want %q", got, want)
+		}
+	}
+	delete(refused, frontendKey{Addr: addressOf(vip.Addr())})
+	for range 50 {
+		if got, want := d.settle(o, refused).Error(), "service ns/web: 10.96.0.10 port 1000: full"; got != want {
+			t.Fatalf("told %q, want %q", got, want)
+		}
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	list := func(ids ...byte) (out []backend) {
 		for _, i := range ids {

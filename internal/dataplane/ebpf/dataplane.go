@@ -49,12 +49,20 @@ type Options struct {
 	// Pins is a directory on a BPF file system; each network namespace gets one
 	// in it. Default DefaultPins, where a file system is mounted if there is none.
 	Pins string
-	// MaxFrontends and MaxBackends bound the maps; defaults 262144 and 524288.
-	// MaxBackends is rounded up to a power of two, and takes 24 bytes for each.
+	// MaxFrontends and MaxBackends bound the maps; defaults DefaultMaxFrontends and
+	// DefaultMaxBackends, both at most Largest. MaxBackends is rounded up to a power of two, and takes 24 bytes for each.
 	MaxFrontends, MaxBackends uint32
 	// Repairs counts what was put back. Optional.
 	Repairs *dataplane.RepairCounter
 }
+
+// How much maps have room for by default, and at most. The defaults stand in
+// bpf/maps.h as well.
+const (
+	DefaultMaxFrontends = 262144
+	DefaultMaxBackends  = 524288
+	Largest             = 1 << 26
+)
 
 // Dataplane implements dataplane.Dataplane by eBPF.
 type Dataplane struct {
@@ -398,11 +406,12 @@ func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.
 // settle gives up what a Service had, if all of its frontends are in line, and
 // says what is wrong with them otherwise.
 func (d *Dataplane) settle(o *owner, refused map[frontendKey]error) error {
-	for key, err := range refused {
+	// Always the same one of several, for a message that changes is told again.
+	for _, key := range slices.SortedFunc(maps.Keys(refused), frontendKey.compare) {
 		mine := slices.Contains(d.claims[key], o) ||
-			key == frontendKey{Addr: key.Addr} && slices.Contains(o.want.clusterIPs, key.Addr)
+			key == frontendKey{Addr: key.Addr} && slices.ContainsFunc(o.want.frontends, func(f wantedFrontend) bool { return f.key.Addr == key.Addr })
 		if mine || d.hasRow(o, d.have.frontends[key]) {
-			return fmt.Errorf("service %s: %s port %d: %w", o.key, key.Addr.addr(), key.Port.number(), err)
+			return fmt.Errorf("service %s: %s: %w", o.key, key, refused[key])
 		}
 	}
 	for _, p := range o.oldRows {
@@ -750,7 +759,7 @@ func (d *Dataplane) commitAll(touched map[frontendKey]struct{}) []error {
 	refused, err := d.commit(touched)
 	errs := []error{err}
 	for key, err := range refused {
-		errs = append(errs, fmt.Errorf("%s port %d: %w", key.Addr.addr(), key.Port.number(), err))
+		errs = append(errs, fmt.Errorf("%s: %w", key, err))
 	}
 	return errs
 }

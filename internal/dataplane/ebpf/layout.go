@@ -1,7 +1,10 @@
 package ebpf
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +43,26 @@ type frontendKey struct {
 
 func frontendKeyOf(f *plan.Frontend) frontendKey {
 	return frontendKey{Addr: addressOf(f.Addr), Port: portOf(f.Port), Protocol: protocolNumber(f.Protocol)}
+}
+
+// compare orders keys by what is written in them.
+func (k frontendKey) compare(o frontendKey) int {
+	return cmp.Or(bytes.Compare(k.Addr[:], o.Addr[:]), bytes.Compare(k.Port[:], o.Port[:]), cmp.Compare(k.Protocol, o.Protocol))
+}
+
+// String names what clients dial, for people. A key without a port stands for
+// the address alone, an unspecified address for all of the node's.
+func (k frontendKey) String() string {
+	addr := k.Addr.addr()
+	switch {
+	case k.Port == port{}:
+		return addr.String()
+	case addr.IsUnspecified() && addr.Is4():
+		return fmt.Sprintf("NodePort %d (IPv4)", k.Port.number())
+	case addr.IsUnspecified():
+		return fmt.Sprintf("NodePort %d (IPv6)", k.Port.number())
+	}
+	return fmt.Sprintf("%s port %d", addr, k.Port.number())
 }
 
 func protocolNumber(p model.Protocol) uint8 {
