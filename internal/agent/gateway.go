@@ -6,10 +6,13 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 
 	"fairway.dev/fairway/internal/dns"
 	"fairway.dev/fairway/internal/gateway"
 	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/source/kube"
 	"fairway.dev/fairway/internal/state"
@@ -49,6 +52,9 @@ type GatewayOptions struct {
 	// AccessLogSample says which requests are logged, in the form of
 	// NodeOptions.DNSLog: all, errors, or a share such as 1%, with all errors.
 	AccessLogSample string
+	// TraceEndpoint is the URL of an OTLP receiver; empty for no traces.
+	// TraceSample is the share of those begun here that are kept, such as 1%.
+	TraceEndpoint, TraceSample string
 }
 
 // RunGateway runs the gateway role until ctx ends.
@@ -88,6 +94,9 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	if o.AccessLog != "" {
 		options.AccessLog = log
 	}
+	if options.Tracer, err = newTracer(o); err != nil {
+		return err
+	}
 	g, err := gateway.New(options)
 	if err != nil {
 		return err
@@ -110,6 +119,18 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		}},
 		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
 	})
+}
+
+// newTracer returns nil where no traces are wanted.
+func newTracer(o GatewayOptions) (*tracing.Tracer, error) {
+	if o.TraceEndpoint == "" {
+		return nil, nil
+	}
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(o.TraceSample, "%"), 64)
+	if err != nil || !strings.HasSuffix(o.TraceSample, "%") || !(percent >= 0 && percent <= 100) {
+		return nil, fmt.Errorf("--trace-sample %q: want a share from 0%% to 100%%", o.TraceSample)
+	}
+	return tracing.New(tracing.Options{Endpoint: o.TraceEndpoint, Share: percent / 100, Version: o.Version, Node: o.NodeName, Logger: o.Logger})
 }
 
 // newShedder returns nil if memory has no limit, or is not to be watched.

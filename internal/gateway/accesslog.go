@@ -74,6 +74,9 @@ func (l *accessLog) write(t *transaction, status int, bytes int64, took time.Dur
 		slog.String("userAgent", agent),
 		slog.String("referer", referer),
 	}
+	if t.traced() {
+		attrs = append(attrs, slog.String("traceId", t.span.TraceID()))
+	}
 	if t.rule != nil {
 		attrs = append(attrs, slog.String("route", t.rule.Ref().String()), slog.String("rule", t.rule.Spec.Field))
 	}

@@ -20,6 +20,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/listener"
 	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/reconcile"
@@ -78,6 +79,8 @@ type Options struct {
 	// Shedder turns requests and TCP connections away while it is active. Run
 	// runs it. Optional.
 	Shedder *shed.Shedder
+	// Tracer makes spans of requests. Run closes it. Optional.
+	Tracer *tracing.Tracer
 	// AccessLog gets one line per request; nil for none.
 	AccessLog io.Writer
 	// AccessLogFormat is "json" (the default) or "combined".
@@ -107,6 +110,7 @@ type Gateway struct {
 	access   *accessLog
 	trust    filter.Trust
 	shed     *shed.Shedder
+	tracer   *tracing.Tracer
 	env      filter.Environment
 
 	buffers   bufferPool
@@ -145,6 +149,7 @@ func New(o Options) (*Gateway, error) {
 		certs:     newCertificates(fallback),
 		trust:     o.TrustedProxies,
 		shed:      o.Shedder,
+		tracer:    o.Tracer,
 		changed:   make(chan struct{}, 1),
 		started:   make(chan struct{}),
 		applied:   &state.Snapshot{},
@@ -153,7 +158,7 @@ func New(o Options) (*Gateway, error) {
 		discard:   log.New(io.Discard, "", 0),
 	}
 	g.tlsHosts.Store(&hostSet{})
-	if g.metrics, err = newMetrics(o.Registerer, o.Shedder); err != nil {
+	if g.metrics, err = newMetrics(o.Registerer, o.Shedder, o.Tracer); err != nil {
 		return nil, err
 	}
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
@@ -292,6 +297,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
 	defer g.pools.Close()
+	defer g.tracer.Close()
 	for _, s := range g.http {
 		group.Go(func() error {
 			g.awaitRoutes(ctx)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
@@ -38,7 +39,7 @@ type metrics struct {
 	refusedForLimit, refusedForMemory prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.Tracer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_requests_total",
 			Help: "HTTP requests, by the route that took them (empty for none)."}, []string{"namespace", "route", "method", "code"}),
@@ -75,6 +76,15 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder) (*metrics, error
 	m.refusedForLimit, m.refusedForMemory = m.refused.WithLabelValues("client_limit"), m.refused.WithLabelValues("memory")
 	if r == nil {
 		return m, nil
+	}
+	for result, count := range map[string]func() uint64{"sent": tracer.Sent, "failed": tracer.Failed} {
+		if tracer == nil {
+			break
+		}
+		if err := r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "fairway_gateway_spans_total", Help: "Spans of traces that were to be sent.",
+			ConstLabels: prometheus.Labels{"result": result}}, func() float64 { return float64(count()) })); err != nil {
+			return nil, fmt.Errorf("register gateway metrics: %w", err)
+		}
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits} {
 		if err := r.Register(c); err != nil {

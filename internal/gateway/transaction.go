@@ -14,6 +14,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
 	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -57,6 +58,7 @@ type transaction struct {
 	session  upstream.Session
 	cookie   *router.Rule // whose path the session's cookie has
 	exchange filter.Exchange
+	span     tracing.Span
 	endpoint string // that answered
 	failure  string // why the gateway answered itself, for the log
 	status   int    // what the log and metrics should tell; 0 for what was sent
@@ -88,6 +90,9 @@ func (t *transaction) finished() {
 	t.g.metrics.request(t, status, took)
 	if t.g.access.wants(t, status) {
 		t.g.access.write(t, status, bytes, took)
+	}
+	if t.traced() {
+		t.endSpan(status, bytes, took)
 	}
 }
 
@@ -131,7 +136,11 @@ func (t *transaction) admit() *config {
 		View: &t.view, Match: match, BodyLength: t.bodyLength, RequestID: t.id,
 		Path: t.view.Path, Query: t.view.Query, Header: t.exchange.Header[:0],
 	}
-	if a := t.site.chain.Apply(&t.exchange); a != nil {
+	a := t.site.chain.Apply(&t.exchange)
+	if t.g.tracer != nil && !t.exchange.TraceOff {
+		t.beginSpan()
+	}
+	if a != nil {
 		t.give(a)
 		return nil
 	}

@@ -143,6 +143,9 @@ type Filters struct {
 	HashBy []HashPart
 	// Balance is how endpoints are chosen otherwise.
 	Balance Balance
+	// TraceOff leaves requests out of traces, and TraceDistrust does not go on
+	// with traces that clients began.
+	TraceOff, TraceDistrust bool
 }
 
 // Balance is how the endpoints of a backend share its requests.

@@ -19,6 +19,9 @@ type Exchange struct {
 	BodyLength int64
 	// RequestID names the request in logs, answers and at the backend.
 	RequestID string
+	// TraceParent and TraceState are the trace context for the backend; with an
+	// empty TraceParent what the client sent is passed on.
+	TraceParent, TraceState string
 
 	// Path and Query are what the backend is asked for; at first the view's.
 	Path, Query string
@@ -35,6 +38,9 @@ type Exchange struct {
 	Hash    uint64
 	Hashed  bool
 	Balance model.Balance
+	// TraceOff leaves the exchange out of traces, and TraceDistrust begins a trace
+	// whatever the client says of one.
+	TraceOff, TraceDistrust bool
 	// Header are changes to the request's headers, in order: each sets a header,
 	// whose name is in canonical form, in place of what the client sent. An empty
 	// value removes it.

@@ -78,6 +78,10 @@ func Forward(x *Exchange) {
 	}
 	x.setHeader("X-Forwarded-Port", port)
 	x.setHeader("X-Forwarded-Host", host)
+	if x.TraceParent != "" {
+		x.setHeader("Traceparent", x.TraceParent)
+		x.setHeader("Tracestate", x.TraceState)
+	}
 	// CGI programs read a Proxy header as their HTTP_PROXY (httpoxy, CVE-2016-5385).
 	x.setHeader("Proxy", "")
 }

@@ -5,7 +5,8 @@ import "fairway.dev/fairway/internal/model"
 // order is every filter, in the order in which they run. A constructor returns
 // nil when the rule does not ask for its feature.
 var order = []func(*model.Filters, Environment) Filter{
-	newBodyLimit,     // first: a body that is too large is refused before anything else is done
+	newTraced,        // first: what others answer is traced as well
+	newBodyLimit,     // before all that looks at the request: a body that is too large is refused before anything else is done
 	newHTTPSRedirect, // before all that concerns the content: it is asked for again over https
 	newRedirect,      // as in nginx, whose rewrite phase goes before its access phase
 	newAllowFrom,     // nothing of the backend is given to those who may not see it

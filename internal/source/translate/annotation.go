@@ -13,7 +13,7 @@ const prefixNginx = "nginx.ingress.kubernetes.io/"
 // list is reported as not supported.
 var ingressAnnotations = slices.Concat(
 	annotationsRewrite, annotationsRedirect, annotationsCanary, annotationsBackend,
-	annotationsAccess, annotationsBody, annotationsTimeout, annotationsBalance, annotationsStream,
+	annotationsAccess, annotationsBody, annotationsTimeout, annotationsBalance, annotationsTrace, annotationsStream,
 )
 
 // unknownAnnotations reports annotations of Fairway and ingress-nginx that

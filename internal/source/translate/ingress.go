@@ -61,6 +61,7 @@ func (in *ingress) settings() settings {
 	in.bodyAnnotations(&s)
 	in.timeoutAnnotations(&s)
 	in.balanceAnnotations(&s)
+	in.traceAnnotations(&s)
 	return s
 }
 
