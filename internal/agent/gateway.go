@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -82,7 +83,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	defer log.Close()
 	registry := newRegistry()
 	options := gateway.Options{
-		Store: store, Logger: o.Logger, NodeName: o.NodeName, Registerer: registry,
+		Store: store, Logger: o.Logger, NodeName: o.NodeName, Version: o.Version, Registerer: registry,
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
 		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
@@ -115,7 +116,10 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		{"gateway", g.Run},
 		{"status", writer.Run},
 		{"metrics", func(ctx context.Context) error {
-			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready)
+			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready, func(mux *http.ServeMux) {
+				mux.HandleFunc("GET /debug/state", g.ServeState)
+				mux.HandleFunc("GET /debug/state/{part}", g.ServeState)
+			})
 		}},
 		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
 	})

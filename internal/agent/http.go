@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -23,7 +24,7 @@ func newRegistry() *prometheus.Registry {
 }
 
 // serveMetrics answers /metrics, /healthz, /readyz and /debug/pprof at addr
-// until ctx ends, and what more adds.
+// until ctx ends, and what more adds. What is below /debug/ is for this machine.
 func serveMetrics(ctx context.Context, logger *slog.Logger, addr string, registry *prometheus.Registry, g gates, more ...func(*http.ServeMux)) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -37,10 +38,39 @@ func serveMetrics(ctx context.Context, logger *slog.Logger, addr string, registr
 	})
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	for _, add := range more {
 		add(mux)
 	}
-	return serveHTTP(ctx, logger, "--metrics-address", addr, mux)
+	return serveHTTP(ctx, logger, "--metrics-address", addr, localDebug(mux))
+}
+
+// localDebug keeps what is below /debug/ for who asks from this machine, or
+// from within the Pod, also where metrics are for others: it tells of every
+// route, and profiles take time. A browser here that a page elsewhere has asking
+// names another host (DNS rebinding).
+func localDebug(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/debug/") || isLoopback(r.RemoteAddr) && (isLoopback(r.Host) || isLocalhost(r.Host)) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "this is for the machine itself: ask http://127.0.0.1 there, or through kubectl port-forward", http.StatusForbidden)
+	})
+}
+
+func isLoopback(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]")
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+func isLocalhost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	return host == "localhost" || err != nil && hostport == "localhost"
 }
 
 // serveHTTP serves at the address that flag gives until ctx ends. An empty addr

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,12 +121,45 @@ func TestMetricsServer(t *testing.T) {
 			t.Errorf("%s: %d", path, code)
 		}
 	}
+	// A page elsewhere has a browser here ask.
+	req, _ := http.NewRequest("GET", "http://"+addr+"/debug/pprof/", nil)
+	req.Host = "evil.example.com"
+	if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("profiles for another host: %v, %v", resp, err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 	if err := serveMetrics(t.Context(), quiet, "", nil, nil); err != nil {
 		t.Errorf("no address: %v", err)
+	}
+}
+
+// TestLocalDebug: what is below /debug/ is for this machine, the rest for all.
+func TestLocalDebug(t *testing.T) {
+	h := localDebug(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for _, tt := range []struct {
+		from, host, path string
+		want             int
+	}{
+		{"127.0.0.1:5000", "127.0.0.1:10254", "/debug/state", 200},
+		{"[::1]:5000", "[::1]:10254", "/debug/state", 200},
+		{"[::ffff:127.0.0.1]:5000", "localhost:10254", "/debug/state", 200},
+		{"127.0.0.1:5000", "localhost", "/debug/pprof/heap", 200},
+		{"127.0.0.1:5000", "evil.example.com", "/debug/state", 403},
+		{"127.0.0.1:5000", "localhost.example.com:80", "/debug/state", 403},
+		{"10.0.0.7:5000", "127.0.0.1:10254", "/debug/state", 403},
+		{"10.0.0.7:5000", "10.0.0.1:10254", "/debug/pprof/heap", 403},
+		{"10.0.0.7:5000", "10.0.0.1:10254", "/metrics", 200},
+		{"", "", "/debug/state", 403},
+	} {
+		r := httptest.NewRequest("GET", tt.path, nil)
+		r.RemoteAddr, r.Host = tt.from, tt.host
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != tt.want {
+			t.Errorf("%+v: %d", tt, w.Code)
+		}
 	}
 }
 

@@ -50,6 +50,8 @@ type Options struct {
 	// StreamHost is the address that TCP and UDP ports are opened at; empty
 	// for all.
 	StreamHost string
+	// Version is the program's, for people. Optional.
+	Version string
 	// NodeName is the node that the gateway runs on, for topology hints. Optional.
 	NodeName string
 	// TrustedProxies are peers whose X-Forwarded-* headers are believed. Optional.

@@ -76,6 +76,8 @@ func (k portKey) String() string { return fmt.Sprintf("%d/%s", k.number, k.proto
 type port interface {
 	// use makes table the routes for what comes from now on.
 	use(t *table)
+	// state returns the routes, and how much is under way.
+	state() (*table, int64)
 	Close() error
 }
 

@@ -21,6 +21,7 @@ type tcpPort struct {
 	streams  *Streams
 	listener net.Listener
 	table    atomic.Pointer[table]
+	open     atomic.Int64 // connections
 }
 
 func (s *Streams) openTCP(ctx context.Context, addr string, t *table) (port, error) {
@@ -61,6 +62,8 @@ func (p *tcpPort) accept() {
 		p.streams.conns.Add(1)
 		go func() {
 			defer p.streams.conns.Done()
+			p.open.Add(1)
+			defer p.open.Add(-1)
 			p.serve(c)
 		}()
 	}
