@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,25 +38,34 @@ func (n *node) readCorefile() {
 		if n.corefile != err.Error() {
 			n.corefile = err.Error()
 			n.corefilesRefused.Inc()
-			n.Logger.Error("cannot read --dns-corefile; the last one stays in use", "error", err)
+			n.Logger.Error("cannot read --dns-corefile; "+n.corefileStays(), "error", err)
 		}
 		return
 	}
 	all := text
-	files := func(pattern string) map[string]string {
+	files := func(name string) map[string]string {
 		found := map[string]string{}
-		entries, err := os.ReadDir(filepath.Dir(n.DNSCorefile))
-		if err != nil {
-			return found
+		matching := func(folder string) {
+			entries, err := os.ReadDir(filepath.Join(filepath.Dir(n.DNSCorefile), folder))
+			if err != nil {
+				return
+			}
+			for _, e := range entries {
+				if ok, err := path.Match(path.Base(name), e.Name()); err != nil || !ok {
+					continue
+				}
+				file := path.Join(folder, e.Name())
+				if text, err := readSmall(filepath.Join(filepath.Dir(n.DNSCorefile), file)); err == nil {
+					found[file] = text
+					all += "\x00" + file + "\x00" + text
+				}
+			}
 		}
-		for _, e := range entries {
-			if ok, err := path.Match(pattern, e.Name()); err != nil || !ok {
-				continue
-			}
-			if text, err := readSmall(filepath.Join(filepath.Dir(n.DNSCorefile), e.Name())); err == nil {
-				found[e.Name()] = text
-				all += "\x00" + e.Name() + "\x00" + text
-			}
+		if corefile.InCustom(name) {
+			matching(corefile.Custom)
+		}
+		if len(found) == 0 {
+			matching("")
 		}
 		return found
 	}
@@ -68,13 +78,21 @@ func (n *node) readCorefile() {
 	n.corefile = all
 	if err != nil {
 		n.corefilesRefused.Inc()
-		n.Logger.Error("nothing of this Corefile is used, and the last one stays in use", "error", err)
+		n.Logger.Error("nothing of this Corefile is used, and "+n.corefileStays(), "error", err)
 		return
 	}
 	for _, note := range notes {
 		n.Logger.Warn("a part of the Corefile is left out", "file", note.File, "line", note.Line, "what", note.What, "why", note.Why)
 	}
 	n.store.Update(func(tx *state.Tx) { tx.SetDNS(c) })
+}
+
+// corefileStays says what is in use where a Corefile cannot be read.
+func (n *node) corefileStays() string {
+	if n.store.Snapshot().DNS == nil {
+		return "Fairway's defaults stay in use"
+	}
+	return "the last one stays in use"
 }
 
 func readSmall(path string) (string, error) {
@@ -98,6 +116,8 @@ func (n *node) followCorefile(ctx context.Context) error {
 	tick := time.NewTicker(corefileEvery)
 	defer tick.Stop()
 	ref := model.Ref{Kind: "ConfigMap", Key: n.DNSCorefileConfigMap}
+	custom := ref
+	custom.Key.Name += translate.CustomSuffix
 	said := map[model.Problem]bool{}
 	for {
 		select {
@@ -113,9 +133,11 @@ func (n *node) followCorefile(ctx context.Context) error {
 		if n.DNSCorefile != "" {
 			continue
 		}
-		problems, _ := n.store.Snapshot().Problems.Get(ref)
+		snap := n.store.Snapshot()
+		problems, _ := snap.Problems.Get(ref)
+		added, _ := snap.Problems.Get(custom)
 		now := map[model.Problem]bool{}
-		for _, p := range problems {
+		for _, p := range slices.Concat(problems, added) {
 			if now[p] = true; !said[p] {
 				if p.Reason == translate.ReasonInvalid {
 					n.corefilesRefused.Inc()

@@ -266,14 +266,22 @@ func (p *parser) importedFiles(at token, what string) ([]token, error) {
 	if _, err := path.Match(pattern, ""); err != nil {
 		return nil, at.errorf("import %s: not a pattern of file names", what)
 	}
-	files := p.files(pattern)
+	if InCustom(at.file) && path.Dir(what) == "." {
+		what = path.Join(Custom, what) // beside the file that imports
+	}
+	files := p.files(what)
 	delete(files, at.file) // a file does not import itself
 	names := slices.Sorted(maps.Keys(files))
 	var found []token
 	for _, name := range names {
 		found = append(found, tokens(name, files[name])...)
 	}
-	if len(names) == 0 {
+	switch glob := strings.ContainsAny(pattern, `*?[`); {
+	case len(names) > 0:
+	case glob && InCustom(what): // it stands there for whoever wants to add some
+	case InCustom(what):
+		p.notes.add(at, "import "+what, "there is no such snippet, and no such file; put it as a key %s into the ConfigMap whose name ends in -custom", pattern)
+	default:
 		p.notes.add(at, "import "+what, "there is no such snippet, and no such file beside the Corefile; put it into the same ConfigMap as a key %s", pattern)
 	}
 	return found, nil

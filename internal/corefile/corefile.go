@@ -17,9 +17,10 @@ type Options struct {
 	// Name is what errors and notes call the text, Text the Corefile itself.
 	// Required.
 	Name, Text string
-	// Files returns what import and hosts may read: the files whose names match a
-	// pattern of [path.Match], which has no directories. Default: there are none.
-	Files func(pattern string) map[string]string
+	// Files returns what import and hosts may read, by name: the files that a path
+	// as it stands there may mean, whose last part may be a pattern of [path.Match].
+	// See [FilesOf]. Default: there are none.
+	Files func(path string) map[string]string
 	// Env looks up the variables of {$NAME}. Default: there are none.
 	Env func(name string) (string, bool)
 	// Domain is the cluster domain. Default "cluster.local".
@@ -28,14 +29,31 @@ type Options struct {
 	Self []netip.Addr
 }
 
-// FilesOf are the files of a map, by their names.
-func FilesOf(data map[string]string) func(string) map[string]string {
-	return func(pattern string) map[string]string {
-		found := map[string]string{}
-		for name, text := range data {
-			if ok, err := path.Match(pattern, name); ok && err == nil {
-				found[name] = text
+// Custom is the folder in which CoreDNS of k3s and AKS has the files of a second
+// ConfigMap, which is the user's own: import custom/*.server.
+const Custom = "custom"
+
+// InCustom reports whether a path leads into the folder [Custom], wherever that is.
+func InCustom(name string) bool { return path.Base(path.Dir(name)) == Custom }
+
+// FilesOf are the files of ConfigMaps, by the last part of a path: CoreDNS has data
+// beside its Corefile, and custom in the folder [Custom]. The names of the latter
+// begin with that. A path into it means files of data where custom has none.
+func FilesOf(data, custom map[string]string) func(string) map[string]string {
+	return func(name string) map[string]string {
+		pattern, found := path.Base(name), map[string]string{}
+		matching := func(files map[string]string, folder string) {
+			for key, text := range files {
+				if ok, err := path.Match(pattern, key); ok && err == nil {
+					found[path.Join(folder, key)] = text
+				}
 			}
+		}
+		if InCustom(name) {
+			matching(custom, Custom)
+		}
+		if len(found) == 0 {
+			matching(data, "")
 		}
 		return found
 	}

@@ -57,7 +57,7 @@ var files = map[string]string{
 }
 
 func parse(text string) (*model.DNSConfig, []Note, error) {
-	return Parse(Options{Name: "Corefile", Text: text, Files: FilesOf(files), Env: env, Self: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
+	return Parse(Options{Name: "Corefile", Text: text, Files: FilesOf(files, nil), Env: env, Self: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
 }
 
 // root is a configuration with one block, for all names.
@@ -202,12 +202,14 @@ func TestParse(t *testing.T) {
 		), nil},
 		"rewrite of other things": {". {\n rewrite ttl example.org 30\n rewrite type ANY HINFO\n rewrite name regex a b metadata\n}", empty, []string{"line 2: rewrite ttl", "line 3: rewrite type", "line 4: rewrite name ... metadata"}},
 
-		"snippet":           {"(a) {\n cache 10\n}\n. {\n import a\n errors\n}\ncorp.example {\n import a\n}", &model.DNSConfig{Blocks: []model.DNSBlock{{Zones: []string{"."}, Cache: &model.DNSCache{MaxTTL: 10 * time.Second, MaxNegativeTTL: 10 * time.Second}}, {Zones: []string{"corp.example."}, Cache: &model.DNSCache{MaxTTL: 10 * time.Second, MaxNegativeTTL: 10 * time.Second}}}}, nil},
-		"snippet twice":     {"(a) { rewrite name a b }\n. {\n import a\n import a\n}", rewrites(model.DNSRewrite{Match: "exact", From: "a.", To: "b.", Auto: true}, model.DNSRewrite{Match: "exact", From: "a.", To: "b.", Auto: true}), nil},
-		"snippet in hosts":  {"(h) {\n 192.0.2.1 a\n}\n. {\n hosts {\n import h\n 192.0.2.2 b\n }\n}", hosts(model.DNSHosts{Entries: []model.DNSHost{host("a.", "192.0.2.1"), host("b.", "192.0.2.2")}}), nil},
-		"imported files":    {". {\n import /etc/coredns/custom/log.override\n}\nimport /etc/coredns/custom/*.server\n", &model.DNSConfig{Blocks: []model.DNSBlock{{Zones: []string{"."}}, {Zones: []string{"lab.example."}, Forwards: []model.DNSForward{random(server("192.0.2.8:53"))}}, {Zones: []string{"corp.example."}, Forwards: []model.DNSForward{random(server("192.0.2.9:53"))}}}}, []string{"log.override, line 1: log"}},
-		"nothing to import": {". {\n import custom/*.no\n errors\n}", empty, []string{"line 2: import custom/*.no is ignored: there is no such snippet"}},
-		"variables":         {". {\n forward . {$UP} {%UP%}:5353 {$EMPTY}192.0.2.3\n forward {$NONE}a.example 192.0.2.4\n}", forwards(random(server("192.0.2.1:53"), server("192.0.2.1:5353"), server("192.0.2.3:53")), model.DNSForward{From: "a.example.", Policy: "random", Servers: []model.DNSServer{server("192.0.2.4:53")}}), []string{"line 3: {$NONE} is ignored"}},
+		"snippet":          {"(a) {\n cache 10\n}\n. {\n import a\n errors\n}\ncorp.example {\n import a\n}", &model.DNSConfig{Blocks: []model.DNSBlock{{Zones: []string{"."}, Cache: &model.DNSCache{MaxTTL: 10 * time.Second, MaxNegativeTTL: 10 * time.Second}}, {Zones: []string{"corp.example."}, Cache: &model.DNSCache{MaxTTL: 10 * time.Second, MaxNegativeTTL: 10 * time.Second}}}}, nil},
+		"snippet twice":    {"(a) { rewrite name a b }\n. {\n import a\n import a\n}", rewrites(model.DNSRewrite{Match: "exact", From: "a.", To: "b.", Auto: true}, model.DNSRewrite{Match: "exact", From: "a.", To: "b.", Auto: true}), nil},
+		"snippet in hosts": {"(h) {\n 192.0.2.1 a\n}\n. {\n hosts {\n import h\n 192.0.2.2 b\n }\n}", hosts(model.DNSHosts{Entries: []model.DNSHost{host("a.", "192.0.2.1"), host("b.", "192.0.2.2")}}), nil},
+		"imported files":   {". {\n import /etc/coredns/custom/log.override\n}\nimport /etc/coredns/custom/*.server\n", &model.DNSConfig{Blocks: []model.DNSBlock{{Zones: []string{"."}}, {Zones: []string{"lab.example."}, Forwards: []model.DNSForward{random(server("192.0.2.8:53"))}}, {Zones: []string{"corp.example."}, Forwards: []model.DNSForward{random(server("192.0.2.9:53"))}}}}, []string{"log.override, line 1: log"}},
+		"nothing to import": {". {\n import conf/*.no\n import custom/one.no\n import custom/*.other\n errors\n}", empty, []string{
+			"line 2: import conf/*.no is ignored: there is no such snippet", "line 3: import custom/one.no is ignored: there is no such snippet",
+		}},
+		"variables": {". {\n forward . {$UP} {%UP%}:5353 {$EMPTY}192.0.2.3\n forward {$NONE}a.example 192.0.2.4\n}", forwards(random(server("192.0.2.1:53"), server("192.0.2.1:5353"), server("192.0.2.3:53")), model.DNSForward{From: "a.example.", Policy: "random", Servers: []model.DNSServer{server("192.0.2.4:53")}}), []string{"line 3: {$NONE} is ignored"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, notes, err := parse(tt.text)

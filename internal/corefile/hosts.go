@@ -20,9 +20,13 @@ func (c *compiler) hosts(b *model.DNSBlock, d directive) error {
 	args := d.args
 	text := ""
 	if len(args) > 0 {
-		file := path.Base(args[0].text)
-		var ok bool
-		if text, ok = c.files(file)[file]; !ok {
+		file, found := path.Base(args[0].text), false
+		for name, content := range c.files(args[0].text) {
+			if path.Base(name) == file { // no pattern
+				text, found = content, true
+			}
+		}
+		if !found {
 			c.add(d.name, "hosts "+args[0].text, "there is no such file beside the Corefile; put it into the same ConfigMap as a key %s", file)
 		}
 		args = args[1:]

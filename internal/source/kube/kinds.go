@@ -51,7 +51,7 @@ func kindsOf(o *Options) []kind {
 		add(Streams, streamServices(o, o.UDPServices, model.UDP))
 	}
 	if !o.Corefile.IsZero() {
-		add(Corefile, corefile(o))
+		add(Corefile, corefile(o)...)
 	}
 	if o.Dynamic != nil {
 		add(Pools, pools(o))
@@ -211,36 +211,58 @@ func streamServices(o *Options, key model.Key, protocol model.Protocol) kind {
 	}
 }
 
-// corefile follows the ConfigMap with CoreDNS' configuration. One that cannot be
-// read leaves what was there before.
-func corefile(o *Options) kind {
+// corefile follows the ConfigMap with CoreDNS' configuration, and the one with what
+// users add to it. What cannot be read leaves what was there before.
+func corefile(o *Options) []kind {
 	key := o.Corefile
-	ref := model.Ref{Kind: "ConfigMap", Key: key}
-	return kind{
-		name: "configmap " + key.String(), object: &corev1.ConfigMap{}, mayBeForbidden: true,
-		lw: listWatchOf(o, o.Client.CoreV1().ConfigMaps(key.Namespace), "", fields.OneTermEqualSelector("metadata.name", key.Name).String()),
-		put: func(object any) change {
-			cm := object.(*corev1.ConfigMap)
-			if cm.Name != key.Name {
-				return func(*state.Tx) {} // a client that does not know field selectors
+	custom := model.Key{Namespace: key.Namespace, Name: key.Name + translate.CustomSuffix}
+	// Changed within transactions only, which are one after the other.
+	have := map[model.Key]*corev1.ConfigMap{}
+	update := func(tx *state.Tx) {
+		var problems model.Problems
+		if have[key] == nil {
+			tx.SetDNS(nil)
+		} else {
+			var config *model.DNSConfig
+			if config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, o.Env); config != nil {
+				tx.SetDNS(config)
 			}
-			config, problems := translate.Corefile(cm, o.ClusterDomain, o.ClusterDNS, o.Env)
-			return func(tx *state.Tx) {
-				if config != nil {
-					tx.SetDNS(config)
-				}
-				tx.PutProblems(ref, problems)
-			}
-		},
-		remove: func(gone model.Key) change {
-			return func(tx *state.Tx) {
-				if gone == key {
-					tx.SetDNS(nil)
-					tx.PutProblems(ref, nil)
+		}
+		for _, of := range []model.Key{key, custom} {
+			var own model.Problems
+			for _, p := range problems {
+				if p.Object.Key == of {
+					own = append(own, p)
 				}
 			}
-		},
+			tx.PutProblems(model.Ref{Kind: "ConfigMap", Key: of}, own)
+		}
 	}
+	follow := func(key model.Key) kind {
+		return kind{
+			name: "configmap " + key.String(), object: &corev1.ConfigMap{}, mayBeForbidden: true,
+			lw: listWatchOf(o, o.Client.CoreV1().ConfigMaps(key.Namespace), "", fields.OneTermEqualSelector("metadata.name", key.Name).String()),
+			put: func(object any) change {
+				cm := object.(*corev1.ConfigMap)
+				if cm.Name != key.Name {
+					return func(*state.Tx) {} // a client that does not know field selectors
+				}
+				return func(tx *state.Tx) {
+					have[key] = cm
+					update(tx)
+				}
+			},
+			remove: func(gone model.Key) change {
+				return func(tx *state.Tx) {
+					if gone == key {
+						delete(have, key)
+						update(tx)
+					}
+				}
+			},
+		}
+	}
+	return []kind{follow(custom), follow(key)}
 }
 
 func pools(o *Options) kind {

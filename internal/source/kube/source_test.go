@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
@@ -419,6 +421,61 @@ func TestCorefile(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.eventually("gone", func(*state.Snapshot) bool { return f.store.Snapshot().DNS == nil })
+}
+
+// TestCustomCorefile: what k3s and AKS have users write to a ConfigMap of their own
+// counts as what it is imported for, and what is wrong with it is said of that.
+func TestCustomCorefile(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: name, UID: types.UID(name)}, Data: data}
+	}
+	f := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key}, configMap("coredns", map[string]string{
+		"Corefile": ".:53 {\n kubernetes\n import /etc/coredns/custom/*.override\n}\nimport /etc/coredns/custom/*.server\n",
+	}))
+	f.start()
+	f.synced()
+	maps := f.client.CoreV1().ConfigMaps(key.Namespace)
+	zones := func(s *state.Snapshot) (all []string) {
+		if s.DNS != nil {
+			for _, b := range s.DNS.Blocks {
+				all = append(all, b.Zones...)
+			}
+		}
+		return all
+	}
+	problems := func(name string) model.Problems {
+		p, _ := f.store.Snapshot().Problems.Get(model.Ref{Kind: "ConfigMap", Key: model.Key{Namespace: key.Namespace, Name: name}})
+		return p
+	}
+	if got := zones(f.store.Snapshot()); !slices.Equal(got, []string{"."}) || len(problems("coredns")) > 0 {
+		t.Errorf("without a second ConfigMap: zones %q, problems %v", got, problems("coredns"))
+	}
+	custom := map[string]string{"corp.server": "corp.example:53 {\n forward . 192.0.2.53\n}\n", "ttl.override": "hosts {\n 192.0.2.9 nine.example\n fallthrough\n}\nlog\n"}
+	if _, err := maps.Create(t.Context(), configMap("coredns-custom", custom), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("both", func(s *state.Snapshot) bool {
+		return slices.Equal(zones(s), []string{".", "corp.example."}) && s.DNS.Blocks[0].Hosts != nil
+	})
+	if p := problems("coredns-custom"); len(p) != 1 || p[0].Field != "data[ttl.override] line 5" || p[0].Object.UID != "coredns-custom" || len(problems("coredns")) > 0 {
+		t.Errorf("problems %+v, and %+v", p, problems("coredns"))
+	}
+	custom["corp.server"] = "corp.example:53 {\n forward . nowhere/at/all\n}\n"
+	if _, err := maps.Update(t.Context(), configMap("coredns-custom", custom), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("a problem", func(*state.Snapshot) bool {
+		p := problems("coredns-custom")
+		return len(p) == 1 && p[0].Field == "data[corp.server] line 2" && strings.Contains(p[0].Message, "the last one that could be read, or with Fairway's defaults")
+	})
+	if got := zones(f.store.Snapshot()); len(got) != 2 {
+		t.Errorf("zones %q", got)
+	}
+	if err := maps.Delete(t.Context(), "coredns-custom", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("the first alone", func(s *state.Snapshot) bool { return slices.Equal(zones(s), []string{"."}) && len(problems("coredns-custom")) == 0 })
 }
 
 func TestCorefileMayBeForbidden(t *testing.T) {

@@ -21,14 +21,14 @@ func TestCorefile(t *testing.T) {
 			"ConfigMap kube-system/coredns: data[more.override] line 1: erratic is ignored: Fairway's DNS does not have it",
 		}},
 		"unreadable": {map[string]string{"Corefile": ". {\n cache x y {\n"}, 0, []string{
-			"ConfigMap kube-system/coredns: data[Corefile] line 2: the brace of cache is never closed; nothing of this Corefile is used, and the last one stays in use",
+			"ConfigMap kube-system/coredns: data[Corefile] line 2: the brace of cache is never closed; nothing of this Corefile is used; nodes go on with the last one that could be read, or with Fairway's defaults where there was none",
 		}},
 		"nothing": {map[string]string{"Corefile": "# later\n"}, 0, []string{
-			"ConfigMap kube-system/coredns: data[Corefile] line 1: no block that serves DNS, so that all names outside the cluster would be refused; write one, .:53 { with the line forward . /etc/resolv.conf in it, or delete the Corefile and its ConfigMap for Fairway's defaults; nothing of this Corefile is used, and the last one stays in use",
+			"ConfigMap kube-system/coredns: data[Corefile] line 1: no block that serves DNS, so that all names outside the cluster would be refused; write one, .:53 { with the line forward . /etc/resolv.conf in it, or delete the Corefile and its ConfigMap for Fairway's defaults; nothing of this Corefile is used; nodes go on with the last one that could be read, or with Fairway's defaults where there was none",
 		}},
-		"another key": {map[string]string{"corefile": "."}, 0, []string{"ConfigMap kube-system/coredns: data[Corefile]: the Corefile is missing; the last one stays in use"}},
+		"another key": {map[string]string{"corefile": "."}, 0, []string{"ConfigMap kube-system/coredns: data[Corefile]: the key is missing; nothing of this Corefile is used; nodes go on with the last one that could be read, or with Fairway's defaults where there was none"}},
 	} {
-		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, "cluster.local", nil, nil)
+		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, nil, "cluster.local", nil, nil)
 		if (c == nil) != (tt.ttl == 0) || c != nil && c.TTL != tt.ttl {
 			t.Errorf("%s: %+v", name, c)
 		}
