@@ -14,6 +14,9 @@ func newDNSCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dns",
 		Short: "Ask the cluster's DNS, and tell what the answers are made of",
+		// Without these a word that is no command is taken for a wish for help.
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newDNSQueryCommand())
 	return cmd

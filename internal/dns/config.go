@@ -145,6 +145,15 @@ func newRewriteRule(r model.DNSRewrite) (rewriteRule, error) {
 	return out, nil
 }
 
+// String returns the rule as it stands in a Corefile, without what it does to answers.
+func (r *rewriteRule) String() string {
+	then := "stop"
+	if r.Continue {
+		then = "continue"
+	}
+	return fmt.Sprintf("rewrite %s name %s %s %s", then, r.Match, r.From, r.To)
+}
+
 // matches reports whether the rule changes a name, in lower case.
 func (r *rewriteRule) matches(name []byte) bool {
 	switch r.Match {
@@ -221,8 +230,9 @@ func substitute(pattern *regexp.Regexp, name, to string) (string, bool) {
 }
 
 // rewrite returns the name that is looked up in place of one, in lower case,
-// and how its answer becomes that of the first.
-func (b *configBlock) rewrite(name string) (string, []answerRule) {
+// and how its answer becomes that of the first. note, which may be nil, is told of
+// each rule that applies, with the name before and after it.
+func (b *configBlock) rewrite(name string, note func(rule *rewriteRule, from, to string)) (string, []answerRule) {
 	var rules []answerRule
 	asked := name
 	for i := range b.rewrites {
@@ -231,6 +241,9 @@ func (b *configBlock) rewrite(name string) (string, []answerRule) {
 			continue
 		}
 		to, back := r.rewrite(name, asked)
+		if note != nil {
+			note(r, name, to)
+		}
 		name, rules = to, append(rules, back...)
 		if !r.Continue {
 			break

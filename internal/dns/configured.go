@@ -8,6 +8,7 @@ import (
 	"github.com/miekg/dns"
 
 	"fairway.dev/fairway/internal/dns/forward"
+	"fairway.dev/fairway/internal/dns/wire"
 )
 
 // maxLookups bounds the names that one answer goes through by aliases and rewrites.
@@ -63,7 +64,11 @@ func (h *handler) lookup(ctx context.Context, r *request, name string, depth int
 	b := h.config.Load().blockOf(name)
 	to, rules := name, []answerRule(nil)
 	if b != nil {
-		if changed, back := b.rewrite(strings.ToLower(name)); back != nil || !strings.EqualFold(changed, name) {
+		var note func(rule *rewriteRule, from, to string)
+		if r.explain {
+			note = r.applied
+		}
+		if changed, back := b.rewrite(strings.ToLower(name), note); back != nil || !strings.EqualFold(changed, name) {
 			if _, ok := dns.IsDomainName(changed); !ok {
 				return nil, errRewrite
 			}
@@ -75,6 +80,16 @@ func (h *handler) lookup(ctx context.Context, r *request, name string, depth int
 		revert(m, rules)
 	}
 	return m, err
+}
+
+// maxRules bounds what is told of rules that applied.
+const maxRules = 1024
+
+// applied notes that a rule had another name looked up, for who wants it explained.
+func (r *request) applied(rule *rewriteRule, from, to string) {
+	if len(r.rules) < maxRules {
+		r.rules = append(r.rules, wire.ExplainRule+from+wire.ExplainName+to+wire.ExplainName+rule.String()...)
+	}
 }
 
 // lookupAs looks up a name that stands for another.

@@ -103,6 +103,7 @@ type request struct {
 	explain        bool
 	origin         string // see wire.Builder
 	failure        string // why others gave no answer, where explain asks for it
+	rules          []byte // of the configuration that applied, where explain asks for it
 }
 
 // later finishes an answer that other servers have a part in.
@@ -413,7 +414,7 @@ func (h *handler) pack(r *request, reply *dns.Msg) []byte {
 			opt.SetDo() // RFC 3225 section 3
 		}
 		if told := cmp.Or(r.failure, r.origin); r.explain && told != "" {
-			opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: wire.OptionExplain, Data: []byte(told)})
+			opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: wire.OptionExplain, Data: append([]byte(strings.ReplaceAll(told, wire.ExplainRule, "; ")), r.rules...)})
 		}
 		reply.Extra = append(reply.Extra, opt)
 	}

@@ -37,6 +37,17 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	if msg == nil {
 		return []string{"the server cannot be reached, or does not answer clients here"}
 	}
+	if len(a.Rules) > 0 {
+		var why []string
+		for _, r := range a.Rules {
+			why = append(why, fmt.Sprintf("%s is looked up as %s, by the Corefile's %q", r.From, r.To, r.Rule))
+			if strings.EqualFold(name, r.From) {
+				name = r.To
+			}
+		}
+		a.Rules = nil
+		return append(why, e.why(dns.Fqdn(name), qtype, a, msg)...)
+	}
 	var q wire.Query
 	var b wire.Builder
 	packed, err := new(dns.Msg).SetQuestion(name, qtype).Pack()
@@ -59,7 +70,7 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	}
 	var why []string
 	if !e.same(&b, found, msg) {
-		why = append(why, "the server's state is older or newer than what the API says now, or a rule of the Corefile is for this name; what follows is what the API says now")
+		why = append(why, "the server's state is older or newer than what the API says now; what follows is what the API says now")
 	}
 	why = append(why, e.object(&q, found)...)
 	if found.Target != "" {
@@ -69,7 +80,7 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 		why = append(why, e.noData(qtype, found))
 	}
 	if len(msg.Answer) > 0 && a.Source != "zone" && found.Target == "" && found.Kind == zone.KindNone {
-		why = append(why, "the server went along the search path in place of the client (--dns-autopath), or a rule of the Corefile is for this name")
+		why = append(why, "the server went along the search path in place of the client (--dns-autopath)")
 	}
 	return why
 }

@@ -64,6 +64,8 @@ type Answer struct {
 	// the server; none with the zone whose servers gave no answer, and why; empty
 	// where the server does not tell.
 	Source string `json:"source,omitempty"`
+	// Rules are those of the Corefile that had other names looked up in place of this.
+	Rules []Rule `json:"rules,omitempty"`
 	// Micros is how long the answer took.
 	Micros int64 `json:"micros"`
 	// TTL is the lowest of the records', in seconds: how long clients may keep the answer.
@@ -75,6 +77,26 @@ type Answer struct {
 	Truncated bool `json:"truncated,omitempty"`
 	// Why explains it, one sentence each.
 	Why []string `json:"why"`
+}
+
+// Rule is one of the Corefile, and what it did.
+type Rule struct {
+	// To was looked up in place of From.
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Rule is as it stands in a Corefile, but for what it does to answers.
+	Rule string `json:"rule"`
+}
+
+// explained takes apart what a server says with [wire.OptionExplain].
+func explained(told string) (source string, rules []Rule) {
+	parts := strings.Split(told, wire.ExplainRule)
+	for _, p := range parts[1:] {
+		if said := strings.SplitN(p, wire.ExplainName, 3); len(said) == 3 {
+			rules = append(rules, Rule{said[0], said[1], said[2]})
+		}
+	}
+	return parts[0], rules
 }
 
 // Run asks along the search path until a step has records.
@@ -158,7 +180,7 @@ func (o *Options) ask(ctx context.Context, name string, qtype uint16) (Answer, *
 	if opt := msg.IsEdns0(); opt != nil {
 		for _, option := range opt.Option {
 			if l, ok := option.(*dns.EDNS0_LOCAL); ok && l.Code == wire.OptionExplain {
-				a.Source = string(l.Data)
+				a.Source, a.Rules = explained(string(l.Data))
 			}
 		}
 	}

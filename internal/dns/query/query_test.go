@@ -67,6 +67,11 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 			Hosts: &model.DNSHosts{Zones: []string{"."}, Fallthrough: []string{"."}, TTL: time.Minute, Entries: []model.DNSHost{
 				{Name: "printer.lan.", Addr: addr("192.0.2.60")}, {Name: "nobody.shop.svc.cluster.local.", Addr: addr("192.0.2.61")},
 			}},
+			Rewrites: []model.DNSRewrite{
+				{Match: model.DNSSuffix, From: ".old.example.", To: ".new.example.", Continue: true},
+				{Match: model.DNSExact, From: "web.new.example.", To: "web.shop.svc.cluster.local.", Auto: true},
+				{Match: model.DNSExact, From: "gone.new.example.", To: "gone.shop.svc.cluster.local.", Auto: true},
+			},
 		}}})
 		tx.SetSynced()
 	})
@@ -130,6 +135,10 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"gone.example.com.", "A", 0, "NXDOMAIN", "upstream", "there is no such name, says zone com."},
 		{"printer.lan.", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
 		{"nobody", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
+		{"web.old.example.", "A", 1, "NOERROR", "zone", `web.old.example. is looked up as web.new.example., by the Corefile's "rewrite continue name suffix .old.example. .new.example."`},
+		{"web.old.example.", "A", 1, "NOERROR", "zone", `web.new.example. is looked up as web.shop.svc.cluster.local., by the Corefile's "rewrite stop name exact web.new.example. web.shop.svc.cluster.local."`},
+		{"web.old.example.", "A", 1, "NOERROR", "zone", "Service shop/web, with cluster IP 10.96.0.20"},
+		{"gone.new.example.", "A", 0, "NXDOMAIN", "zone", `there is no Service "gone" in Namespace shop`},
 		{"a.dead.example.", "A", 0, "SERVFAIL", "none", "no name server of zone dead.example. gave an answer: ask 127.0.0.1:1 for a.dead.example."},
 		{"a.broken.", "A", 0, "SERVFAIL", "upstream", "asked just now of upstream"},
 	} {

@@ -55,6 +55,14 @@ const OptionExplain = 65153
 // the zone whose servers were asked, a colon and the error follow.
 const ExplainNone = "none of "
 
+// ExplainRule begins what is said behind that of each rule of the configuration that
+// had another name looked up: the name, the other one, and the rule, with
+// ExplainName behind each name.
+const (
+	ExplainRule = "\n"
+	ExplainName = "\t"
+)
+
 // EDNS is an OPT record. Options are checked for their form; all but
 // [OptionExplain] are passed over: none that clients send needs to be
 // understood (RFC 7873 section 5.2.1 for cookies).

@@ -475,7 +475,9 @@ func TestCustomCorefile(t *testing.T) {
 	if err := maps.Delete(t.Context(), "coredns-custom", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	f.eventually("the first alone", func(s *state.Snapshot) bool { return slices.Equal(zones(s), []string{"."}) && len(problems("coredns-custom")) == 0 })
+	f.eventually("the first alone", func(s *state.Snapshot) bool {
+		return slices.Equal(zones(s), []string{"."}) && len(problems("coredns-custom")) == 0
+	})
 }
 
 func TestCorefileMayBeForbidden(t *testing.T) {
