@@ -6,7 +6,7 @@
 // the store, compiles what it finds into one immutable config that is swapped
 // whole, keeps pools and ports that live on beside it, counts and logs, and
 // answers for what cannot be served. Package http1 is the engine for HTTP/1.1,
-// net/http the one for HTTP/2, quic-go the one for HTTP/3; all stand before the
+// http2 the one for HTTP/2, quic-go the one for HTTP/3; all stand before the
 // same router and filters.
 //
 // It must not know about Kubernetes objects, nor decide about endpoints (that

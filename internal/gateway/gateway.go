@@ -195,7 +195,7 @@ func (g *Gateway) listen() error {
 			return nil
 		}
 		o := listener.HTTPOptions{
-			Addrs: addrs, HTTP1: g, HTTP2: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
+			Addrs: addrs, HTTP1: g, HTTP2: g, Requests: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
 			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, OnFlood: g.metrics.flooded, Logger: g.logger,
 		}
 		if secure {

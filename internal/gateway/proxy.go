@@ -21,8 +21,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
-// netHandler is where net/http hands requests over that came by HTTP/2, and
-// quic-go those by HTTP/3.
+// netHandler is where quic-go hands requests over.
 type netHandler struct {
 	g      *Gateway
 	secure bool
@@ -30,16 +29,14 @@ type netHandler struct {
 
 // ServeHTTP implements http.Handler.
 func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 3 && r.ContentLength < 0 && http1.Safe(r.Method) {
+	if r.ContentLength < 0 && http1.Safe(r.Method) {
 		findBody(r)
 	}
 	n := &netClient{request: r, answers: &recorder{ResponseWriter: w}}
 	n.gone = func() bool { return r.Context().Err() == context.Canceled }
-	t := &transaction{g: h.g, client: n, target: r.RequestURI, protocol: r.Proto, bodyLength: r.ContentLength,
-		grpc: r.ProtoMajor >= 2 && isGRPC(r.Header.Get("Content-Type"))}
-	if r.ProtoMajor == 3 {
-		t.protocol = protocolHTTP3 // Proto may be what an extended CONNECT asks for
-	}
+	// Proto may be what an extended CONNECT asks for.
+	t := &transaction{g: h.g, client: n, target: r.RequestURI, protocol: protocolHTTP3, bodyLength: r.ContentLength,
+		grpc: isGRPC(r.Header.Get("Content-Type"))}
 	t.view = request.View{Method: r.Method, Authority: r.Host, Header: r.Header, TLS: h.secure}
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		t.view.Peer = ap.Addr().Unmap()
@@ -94,7 +91,7 @@ type failedBody struct{ err error }
 func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
 
 // isTarget refuses what would end a target in a request line: frames carry any
-// byte, and net/http leaves spaces in a query alone. Everything else is judged
+// byte, and engines leave spaces in a query alone. Everything else is judged
 // where the path is normalised.
 func isTarget(s string) bool {
 	for i := range len(s) {
@@ -105,7 +102,8 @@ func isTarget(s string) bool {
 	return true
 }
 
-// netClient is a client as net/http and quic-go show it.
+// netClient is a client as net/http's types show it: quic-go's, and that of an
+// engine's adapter.
 type netClient struct {
 	request *http.Request
 	answers *recorder

@@ -214,7 +214,7 @@ func (c *Conn) take(end int) (bool, error) {
 		c.handed = true
 		conn := c.conn
 		if c.wire != nil {
-			conn = c.tcp
+			conn = NewWire(c.tcp) // the other one stays with the Conn
 		}
 		c.server.HTTP2(&begunConn{conn, begun})
 		return false, nil

@@ -14,8 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"fairway.dev/fairway/internal/gateway/h2guard"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/http2"
 )
 
 // HTTPOptions configure an [HTTP] server.
@@ -28,17 +28,19 @@ type HTTPOptions struct {
 	// be had is logged, and the server goes on without. It needs TLS and cannot
 	// be had with ProxyProtocol, for QUIC carries no such header.
 	HTTP3 bool
-	// HTTP1 answers requests by HTTP/1.1, HTTP2 those by HTTP/2 and HTTP/3. Required.
-	HTTP1 http1.Handler
-	HTTP2 http.Handler
+	// HTTP1 answers requests by HTTP/1.1, HTTP2 those by HTTP/2, Requests those by
+	// HTTP/3. The last is optional without HTTP3, the others are required.
+	HTTP1    http1.Handler
+	HTTP2    http2.Handler
+	Requests http.Handler
 	// ProxyProtocol makes every connection begin with a PROXY header. Only
 	// turn it on behind a proxy that sends them: it decides the client's address.
 	ProxyProtocol bool
-	// Short says that memory is short: clients by HTTP/1 then do not get long to
-	// send their next request. Optional.
+	// Short says that memory is short: clients by HTTP/1 and HTTP/2 then do not get
+	// long to send their next request. Optional.
 	Short func() bool
 	// OnFlood is told of each connection that is ended because its client makes
-	// work for nothing: one of h2guard's reasons, or ReasonRequests. Optional.
+	// work for nothing: one of package http2's reasons, or ReasonRequests. Optional.
 	OnFlood func(reason string)
 	// Clients bounds the connections of each client. Optional.
 	Clients *Clients
@@ -62,13 +64,10 @@ type HTTP struct {
 	options   HTTPOptions
 	listeners []net.Listener
 	http1     *http1.Server
-	http2     *http.Server
+	http2     *http2.Server
 	http3     *quicServer    // nil for none
-	handoff   *handoff       // connections that turned out to speak HTTP/2
 	accepting sync.WaitGroup // goroutines that accept
-	serving   atomic.Int64   // connections that speak HTTP/1.1, or have not said what they speak
-	active    sync.WaitGroup // requests by HTTP/2
-	open      atomic.Int64   // connections by HTTP/2, from when they are handed over
+	serving   atomic.Int64   // connections
 	draining  atomic.Bool
 	stop      context.CancelFunc
 	accepted  chan *net.TCPConn // for goroutines that have served others
@@ -95,7 +94,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		return nil, err
 	}
 	base, stop := context.WithCancel(context.Background())
-	h := &HTTP{options: o, listeners: listeners, stop: stop, handoff: newHandoff(listeners[0].Addr()), accepted: make(chan *net.TCPConn), ended: base.Done()}
+	h := &HTTP{options: o, listeners: listeners, stop: stop, accepted: make(chan *net.TCPConn), ended: base.Done()}
 	h.http1, err = http1.NewServer(http1.Options{
 		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
@@ -104,25 +103,15 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		closeAll(listeners)
 		return nil, err
 	}
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true) // TLS has ended where the guard stands
-	h.http2 = &http.Server{
-		Handler:   http.HandlerFunc(h.serveHTTP2),
-		Protocols: protocols,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          maxStreams,
-			MaxReadFrameSize:              h2guard.MaxFrameSize,
-			MaxReceiveBufferPerStream:     streamWindow,
-			MaxReceiveBufferPerConnection: connectionWindow,
-			WriteByteTimeout:              o.WriteTimeout,
-		},
-		ReadHeaderTimeout: o.HeaderTimeout,
-		IdleTimeout:       o.IdleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
-		ConnState:         h.count,
-		// Requests under way outlive the context that Run gets.
-		BaseContext: func(net.Listener) context.Context { return base },
+	h.http2, err = http2.NewServer(http2.Options{
+		Handler: o.HTTP2, Logger: o.Logger, OnFlood: o.OnFlood, Short: o.Short,
+		MaxStreams: maxStreams, StreamWindow: streamWindow, ConnectionWindow: connectionWindow, MaxHeaderBytes: maxHeaderBytes,
+		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
+	})
+	if err != nil {
+		closeAll(listeners)
+		h.http1.Drain(ctx)
+		return nil, err
 	}
 	if o.HTTP3 {
 		if h.http3, err = newQUICServer(ctx, o, listeners); err != nil {
@@ -154,58 +143,26 @@ func (h *HTTP) Close() error {
 	return nil
 }
 
-// handOver serves a connection that speaks HTTP/2.
+// handOver serves a connection that turned out to speak HTTP/2.
 func (h *HTTP) handOver(conn net.Conn) {
-	h.open.Add(1)
-	client := conn.RemoteAddr().String()
-	guest := &guest{Conn: h2guard.New(conn, h2guard.Options{
-		MaxHeaderBytes: maxHeaderBytes,
-		OnFlood: func(f *h2guard.Flood) {
-			h.options.OnFlood(f.Reason)
-			h.options.Logger.Debug("HTTP/2 connection ended", "client", client, "error", f)
-		},
-	}), client: h.options.Clients.client(conn.RemoteAddr())}
-	if !h.handoff.give(guest) {
-		h.count(guest, http.StateClosed)
-		_ = conn.Close()
-	}
-}
-
-// guest is a connection by HTTP/2, counted for its client since it was greeted.
-type guest struct {
-	*h2guard.Conn
-	client netip.Addr
-}
-
-func (h *HTTP) serveHTTP2(w http.ResponseWriter, r *http.Request) {
-	h.active.Add(1)
-	defer h.active.Done()
-	serveTimed(h.options.HTTP2, w, r, h.options.BodyTimeout)
-}
-
-func (h *HTTP) count(conn net.Conn, state http.ConnState) {
-	if state == http.StateClosed || state == http.StateHijacked {
-		h.options.Clients.leave(conn.(*guest).client)
-		h.open.Add(-1)
-	}
+	h.serving.Add(1)
+	client := h.options.Clients.client(conn.RemoteAddr()) // it has entered
+	go func() {
+		defer h.serving.Add(-1)
+		defer h.options.Clients.leave(client)
+		h.http2.ServeConn(conn, false)
+	}()
 }
 
 // Run serves until ctx ends. It then closes the sockets, tells clients of kept
 // connections, waits for requests and upgraded connections under way, up to
 // the drain timeout, and returns nil.
 func (h *HTTP) Run(ctx context.Context) error {
-	failed := make(chan error, len(h.listeners)+2)
+	failed := make(chan error, len(h.listeners)+1)
 	for _, l := range h.listeners {
 		h.accepting.Add(1)
 		go func() { failed <- h.accept(l) }()
 	}
-	go func() {
-		err := h.http2.Serve(h.handoff)
-		if errors.Is(err, http.ErrServerClosed) || h.draining.Load() {
-			err = nil
-		}
-		failed <- err
-	}()
 	if h.http3 != nil {
 		go func() {
 			if err := h.http3.serve(); err != nil && !h.draining.Load() {
@@ -282,8 +239,16 @@ func (h *HTTP) greet(tcp *net.TCPConn) {
 			h.options.Clients.leave(client)
 		}
 	}()
-	if conn, handed = h.greeted(conn, tcp); conn != nil {
-		handed = h.http1.ServeConn(conn, tcp, h.options.TLS != nil)
+	if h.options.TLS == nil {
+		handed = h.http1.ServeConn(conn, tcp, false)
+		return
+	}
+	switch secure := h.greeted(conn, tcp); {
+	case secure == nil:
+	case secure.ConnectionState().NegotiatedProtocol == "h2":
+		h.http2.ServeConn(secure, true)
+	default:
+		handed = h.http1.ServeConn(secure, tcp, true)
 	}
 }
 
@@ -309,27 +274,20 @@ func (h *HTTP) admitted(tcp *net.TCPConn) (net.Conn, netip.Addr) {
 	return conn, client
 }
 
-// greeted returns a connection that speaks HTTP/1.1; nil if it does not, and
-// was closed, or handed over as one that speaks HTTP/2.
-func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) (_ net.Conn, handed bool) {
-	if h.options.TLS != nil {
-		secure := tls.Server(conn, h.options.TLS)
-		ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
-		err := secure.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			refusePlain(err)
-			h.options.Logger.Debug("TLS handshake failed", "client", tcp.RemoteAddr().String(), "error", err)
-			_ = tcp.Close()
-			return nil, false
-		}
-		if secure.ConnectionState().NegotiatedProtocol == "h2" {
-			h.handOver(secure)
-			return nil, true
-		}
-		conn = secure
+// greeted returns a connection that is encrypted; nil if it could not be, and
+// was closed.
+func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) *tls.Conn {
+	secure := tls.Server(conn, h.options.TLS)
+	ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
+	err := secure.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		refusePlain(err)
+		h.options.Logger.Debug("TLS handshake failed", "client", tcp.RemoteAddr().String(), "error", err)
+		_ = tcp.Close()
+		return nil
 	}
-	return conn, false
+	return secure
 }
 
 // refusePlain tells a client that speaks plain HTTP to the HTTPS port so.
@@ -345,10 +303,9 @@ func refusePlain(err error) {
 	}
 }
 
-// drain ends the server without losing a request. http.Server's Shutdown alone
-// would: it drops requests that it reads after it was called, also the first
-// ones of connections that were just accepted, and closes kept connections
-// while their clients may be sending.
+// drain ends the server without losing a request: also the first ones of
+// connections that were just accepted are served, and kept connections are not
+// closed while their clients may be sending.
 func (h *HTTP) drain() {
 	h.draining.Store(true)
 	closeAll(h.listeners)
@@ -362,60 +319,11 @@ func (h *HTTP) drain() {
 	if h.http3 != nil {
 		all.Go(func() { h.http3.drain(ctx, pause) })
 	}
-	for h.open.Load()+h.serving.Load() > 0 && time.Now().Before(lameDuck) {
+	for h.serving.Load() > 0 && time.Now().Before(lameDuck) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	all.Go(func() { h.http1.Drain(ctx) })
-	all.Go(func() {
-		if h.http2.Shutdown(ctx) == nil {
-			h.active.Wait()
-		}
-	})
+	all.Go(func() { h.http2.Drain(ctx) })
 	all.Wait()
 	h.stop()
-	_ = h.http2.Close()
-	h.handoff.close()
 }
-
-// handoff is a listener whose connections were accepted by somebody else.
-type handoff struct {
-	addr  net.Addr
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newHandoff(addr net.Addr) *handoff {
-	return &handoff{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-// give hands a connection over, unless the server has ended.
-func (l *handoff) give(c net.Conn) bool {
-	select {
-	case l.conns <- c:
-		return true
-	case <-l.done:
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (l *handoff) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *handoff) close() { l.once.Do(func() { close(l.done) }) }
-
-// Close implements net.Listener.
-func (l *handoff) Close() error {
-	l.close()
-	return nil
-}
-
-// Addr implements net.Listener.
-func (l *handoff) Addr() net.Addr { return l.addr }

@@ -15,7 +15,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/time/rate"
 
-	"fairway.dev/fairway/internal/gateway/h2guard"
+	"fairway.dev/fairway/internal/gateway/http2"
 )
 
 // quicServer is the half of an [HTTP] server that speaks HTTP/3, at the UDP
@@ -240,7 +240,7 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &quicWriter{ResponseWriter: w, controller: http.NewResponseController(w), timeout: s.options.WriteTimeout}
 	in := r.WithContext(r.Context()) // quic-go goes on to use r
 	in.Body = &quicBody{ReadCloser: r.Body, from: r, to: in.Trailer}
-	serveTimed(s.options.HTTP2, out, in, s.options.BodyTimeout)
+	serveTimed(s.options.Requests, out, in, s.options.BodyTimeout)
 	if r.Method == http.MethodHead {
 		_ = out.FlushError() // or quic-go says that the length is 0
 	}
@@ -264,7 +264,7 @@ func (s *quicServer) end(c *quicConn, r *http.Request) {
 	}
 	c.mu.Unlock()
 	if r.Context().Err() != nil && !c.cancels.Allow() {
-		s.flood(c, h2guard.Resets, "too many requests that the client gave up")
+		s.flood(c, http2.Resets, "too many requests that the client gave up")
 	}
 }
 

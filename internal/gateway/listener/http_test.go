@@ -17,6 +17,7 @@ import (
 
 	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/http2"
 )
 
 // handle is a handler of HTTP/1 requests.
@@ -24,10 +25,18 @@ type handle func(c *http1.Conn)
 
 func (h handle) ServeHTTP1(c *http1.Conn) { h(c) }
 
+// streams is a handler of HTTP/2 requests.
+type streams func(s *http2.Stream)
+
+func (h streams) ServeHTTP2(s *http2.Stream) { h(s) }
+
+// none resets all streams.
+var none = streams(func(*http2.Stream) {})
+
 func startHTTP(t *testing.T, o HTTPOptions) string {
 	t.Helper()
 	o.Addrs, o.Logger = []string{"127.0.0.1:0"}, slog.New(slog.DiscardHandler)
-	o.HTTP2 = http.NotFoundHandler()
+	o.HTTP2 = none
 	h, err := NewHTTP(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +124,13 @@ func TestClientThatSendsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, err := NewHTTP(t.Context(), HTTPOptions{Addrs: []string{"127.0.0.1:0"}, TLS: certs.NewResolver(certs.NewIndex(fallback)).ServerConfig("h2", "http/1.1"), HTTP3: true,
-		Logger: slog.New(slog.DiscardHandler), BodyTimeout: timeout, LameDuck: time.Millisecond, DrainTimeout: time.Second, HTTP2: read, HTTP1: handle(func(c *http1.Conn) {
+		Logger: slog.New(slog.DiscardHandler), BodyTimeout: timeout, LameDuck: time.Millisecond, DrainTimeout: time.Second, Requests: read,
+		HTTP2: streams(func(s *http2.Stream) {
+			a := s.Adapt()
+			defer a.Close(false)
+			read(nil, a.Request)
+		}),
+		HTTP1: handle(func(c *http1.Conn) {
 			a := c.Adapt()
 			defer a.Close(false)
 			read(nil, a.Request)
@@ -188,7 +203,7 @@ func TestClientThatSendsNothing(t *testing.T) {
 func TestDrainHasALimit(t *testing.T) {
 	started := make(chan struct{})
 	h, err := NewHTTP(t.Context(), HTTPOptions{Addrs: []string{"127.0.0.1:0"}, Logger: slog.New(slog.DiscardHandler), DrainTimeout: 100 * time.Millisecond,
-		HTTP2: http.NotFoundHandler(),
+		HTTP2: none,
 		HTTP1: handle(func(c *http1.Conn) {
 			a := c.Adapt()
 			defer a.Close(false)

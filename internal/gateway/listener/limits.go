@@ -26,7 +26,7 @@ const (
 	// some of kinds that only the client knows (RFC 9114, 6.2.3).
 	maxUniStreams = 8
 	// maxCancels and cancelsPerSecond are how many requests by HTTP/3 a client
-	// may give up, like h2guard's resets.
+	// may give up, like package http2's resets.
 	maxCancels       = 500
 	cancelsPerSecond = 100
 	// streamWindow and connectionWindow are how much of request bodies HTTP/2 and

@@ -19,7 +19,9 @@ type State struct {
 // State returns the server's ports. Connections are those of all of them.
 func (h *HTTP) State() []State {
 	protocols := []string{"HTTP/1.1", "HTTP/2"}
-	connections := map[string]int64{"HTTP/1.1": h.serving.Load(), "HTTP/2": h.open.Load()}
+	streams := int64(h.http2.Open())
+	// The rest speaks HTTP/1.1, or has not said what it speaks.
+	connections := map[string]int64{"HTTP/1.1": max(h.serving.Load()-streams, 0), "HTTP/2": streams}
 	if h.http3 != nil {
 		protocols = append(protocols, "HTTP/3")
 		connections["HTTP/3"] = h.http3.open.Load()

@@ -25,8 +25,7 @@ type page struct {
 var costs = map[string]string{
 	"TLS 1.3, a full handshake each (P-256)":    "the signature, the key exchange and the system calls of a new connection cost about the same everywhere",
 	"TLS 1.3, a full handshake each (RSA 2048)": "Go signs by RSA in about twice OpenSSL's time; a certificate with a key of P-256 avoids it",
-	"HTTP/2 to HTTP/1.1, 10 streams, TLS":       "the server for HTTP/2 is net/http's, with goroutines and copies for each stream",
-	"gRPC unary, 10 streams, TLS":               "both sides are net/http's",
+	"gRPC unary, 10 streams, TLS":               "the client to the backend is net/http's",
 }
 
 // best returns the peer of a row, but Fairway, that needs the least CPU time.

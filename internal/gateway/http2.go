@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/http2"
+	"fairway.dev/fairway/internal/gateway/request"
+)
+
+// http2Client is a client that speaks HTTP/2, as its engine shows it. It is
+// kept with a stream, and with it all that a request needs.
+type http2Client struct {
+	transaction
+	stream   *http2.Stream
+	question http1.Question
+	forward  http1.Forward         // what the backend is asked for
+	own      [maxExtra]http1.Field // of the answer
+	// peer and port are in words what at and local are.
+	peer, port string
+	at         netip.AddrPort
+	local      uint16
+}
+
+// ServeHTTP2 implements http2.Handler.
+func (g *Gateway) ServeHTTP2(s *http2.Stream) {
+	h := g.http2Client(s)
+	c, r := s.Conn(), &s.Request
+	h.view = request.View{
+		Method: r.Method, Authority: r.Host, Header: r, TLS: c.Secure,
+		Peer: c.Peer.Addr(), Port: c.Port, PeerText: h.peer, PortText: h.port,
+	}
+	h.target, h.bodyLength, h.protocol = r.Target, r.Length, "HTTP/2.0"
+	if kind, ok := r.First("Content-Type"); ok {
+		h.grpc = isGRPC(kind)
+	}
+	h.begin()
+	switch {
+	case s.Refused != nil:
+		h.fail(s.Refused.Status, s.Refused.Reason)
+	case !isTarget(h.target):
+		h.fail(http.StatusBadRequest, "the request target has a space or a control character")
+	default:
+		h.serve()
+	}
+	h.finished()
+}
+
+func (g *Gateway) http2Client(s *http2.Stream) *http2Client {
+	h, ok := s.Scratch.(*http2Client)
+	if !ok {
+		h = &http2Client{stream: s}
+		h.question.Interim = h.interim
+		s.Scratch = h
+	}
+	// The Stream, and what is with it, has been another connection's before.
+	c := s.Conn()
+	if h.at != c.Peer {
+		h.at, h.peer = c.Peer, c.Peer.Addr().String()
+	}
+	if h.local != c.Port {
+		h.local, h.port = c.Port, strconv.Itoa(int(c.Port))
+	}
+	headers := h.exchange.Header[:0]
+	h.transaction = transaction{g: g, client: h}
+	h.exchange.Header = headers
+	return h
+}
+
+// answer implements client.
+func (h *http2Client) answer(_ *transaction, status int, header []http1.Field, body string) {
+	s := h.stream
+	s.Begin(status)
+	for i := range header {
+		s.Field(header[i].Name, header[i].Value)
+	}
+	s.Field("Date", time.Now().UTC().Format(http.TimeFormat))
+	if status != http.StatusNoContent && status != http.StatusNotModified {
+		s.Field("Content-Length", strconv.Itoa(len(body)))
+	}
+	_ = s.SendHead() // the client may be gone
+	if s.Request.Method != http.MethodHead && body != "" {
+		_, _ = s.Write([]byte(body))
+	}
+	_ = s.End()
+}
+
+// sent implements client.
+func (h *http2Client) sent() (int, int64) { return h.stream.Status, h.stream.Bytes }
+
+// closeAfter implements client.
+func (h *http2Client) closeAfter() { h.stream.Conn().Leave() }
+
+// proxy implements client. Requests without body to backends that speak
+// HTTP/1.1, as most are, go straight from stream to connection.
+func (h *http2Client) proxy(t *transaction, b *backend) {
+	s, x := h.stream, &t.exchange
+	r := &s.Request
+	call := t.call(b)
+	if r.Length != 0 || !b.pool.HTTP1(call, false) {
+		h.adapt(t, b)
+		return
+	}
+	q := &h.question
+	q.Clock = s.Clock()
+	h.forward = http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs}
+	q.FillFrom(r, &h.forward)
+	s.Hold(q)
+	defer s.Hold(nil)
+	lease, err := b.pool.Ask(context.Background(), q, call)
+	if err != nil {
+		t.proxyFailed(err)
+		return
+	}
+	t.endpoint = lease.Endpoint
+	trailers, err := h.relay(t, lease.Backend)
+	q.Release()
+	b.pool.Done(lease, err)
+	switch {
+	case err != nil:
+		t.failure = err.Error() // the answer cannot be finished; the stream is reset
+	case trailers:
+		_ = s.SendTrailers() // the client may be gone
+	default:
+		_ = s.End()
+	}
+}
+
+// interim passes an answer of 1xx on.
+func (h *http2Client) interim(r *http1.Response) {
+	h.stream.Begin(r.Status)
+	for name, value := range r.Each() {
+		h.stream.Field(name, value)
+	}
+	_ = h.stream.SendInterim() // the next write tells as well
+}
+
+// relay gives a backend's answer to the client but for its end, and reports
+// whether trailers are ready to be sent with that. What has come goes out
+// together; nothing is held back to wait for more.
+func (h *http2Client) relay(t *transaction, b *http1.Backend) (trailers bool, err error) {
+	s := h.stream
+	s.Begin(b.Response.Status)
+	for _, f := range t.extra(h.own[:0]) {
+		s.Field(f.Name, f.Value)
+	}
+	for name, value := range b.Response.Each() {
+		s.Field(name, value)
+	}
+	if err := s.SendHead(); err != nil {
+		return false, err
+	}
+	for !b.Ended() {
+		data, err := b.NextReady()
+		if len(data) == 0 && err == nil {
+			if err := s.Flush(); err != nil {
+				return false, err
+			}
+			data, err = b.Next()
+		}
+		if len(data) > 0 {
+			if _, err := s.Write(data); err != nil {
+				return false, fmt.Errorf("%w: %w", http1.ErrClient, err)
+			}
+		}
+		if err != nil && err != io.EOF {
+			_ = s.Flush() // what came before is true all the same
+			return false, err
+		}
+	}
+	s.Begin(0)
+	for name, value := range b.EachTrailer() {
+		s.Field(name, value)
+		trailers = true
+	}
+	return trailers, nil
+}
+
+// adapt reaches backends through net/http.
+func (h *http2Client) adapt(t *transaction, b *backend) {
+	a := h.stream.Adapt()
+	n := &netClient{request: a.Request, answers: &recorder{ResponseWriter: a}, gone: a.Gone}
+	ok := false
+	defer func() {
+		cut := recover() // the proxy panics to cut an answer off
+		a.Close(ok && cut == nil)
+		if cut != nil && t.failure == "" {
+			t.failure = "the answer was cut off"
+		}
+	}()
+	t.client = n
+	n.proxy(t, b)
+	t.client = h
+	ok = true
+}
