@@ -99,12 +99,14 @@ static __always_inline void flow_of(const struct packet *p, struct flow *f)
  * later, and then make a new one that nobody translates. The same holds for a
  * connection that is being opened and is not translated: it dates from before
  * the Service. */
-static __always_inline int flow_known(struct __sk_buff *skb, const struct packet *p)
+CALLED int flow_known(struct __sk_buff *skb, const struct packet *p)
 {
 	struct nf_conn *ct;
 	struct flow f;
 	int over = 0;
 
+	if (!p)
+		return 0;
 	flow_of(p, &f);
 	ct = bpf_skb_ct_lookup(skb, &f.tuple, tuple_size(p), &f.opts, sizeof(f.opts));
 	if (!ct)
@@ -143,13 +145,15 @@ static __always_inline int flow_translate(struct nf_conn___init *ct, const struc
 /* Makes the packet's flow one to an address and port, and, if from is given,
  * one from there, at a port that the kernel chooses. 0 if it could not: then
  * the packet must not go on. */
-static __always_inline int flow_make(struct __sk_buff *skb, const struct packet *p, const struct address *to, __be16 port, const struct address *from)
+CALLED int flow_make(struct __sk_buff *skb, const struct packet *p, const struct address *to, __be16 port, const struct address *from)
 {
 	struct nf_conn___init *ct;
 	struct nf_conn *made;
 	struct flow f;
 	int i, failed;
 
+	if (!p || !to)
+		return 0;
 	for (i = 0; i < FLOW_TRIES; i++) {
 		flow_of(p, &f);
 		ct = bpf_skb_ct_alloc(skb, &f.tuple, tuple_size(p), &f.opts, sizeof(f.opts));

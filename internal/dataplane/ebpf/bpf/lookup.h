@@ -8,6 +8,12 @@
 
 #include "maps.h"
 
+/* The verifier goes through a function that is called, and not static, once,
+ * whatever comes before or after: inlined, all that may follow is looked at for
+ * every way through it. It knows nothing of what such a function is given, not
+ * even that a pointer is not 0. */
+#define CALLED __attribute__((noinline))
+
 #define MAPPED bpf_htonl(0xffff) /* word 2 of an IPv4 address */
 #define NANOSECONDS 1000000000ULL
 
@@ -143,42 +149,43 @@ static long search_slot(__u32 slot, void *context)
 }
 
 /* Finds a backend in a pool, first where it was when last seen: backends stay
- * in their places when others come and go, but for one that fills a gap. */
-static __always_inline struct backend *find_backend(const struct pool *p, const struct address *addr, __be16 port, __u32 *slot)
+ * in their places when others come and go, but for one that fills a gap. -1 if
+ * it is not there. */
+CALLED int find_backend(const struct pool *p, const struct address *addr, __be16 port, __u32 slot)
 {
-	struct search s = {.pool = *p, .addr = *addr, .port = port};
+	struct search s = {.port = port};
 	struct backend *b;
 
-	if (*slot < p->count) {
-		b = backend_at(p, *slot);
+	if (!p || !addr)
+		return -1;
+	s.pool = *p;
+	s.addr = *addr;
+	if (slot < p->count) {
+		b = backend_at(p, slot);
 		if (b && is_backend(b, addr, port))
-			return b;
+			return slot;
 	}
 	bpf_loop(p->count, search_slot, &s, 0);
-	if (!s.found)
-		return 0;
-	*slot = s.slot;
-	return backend_at(p, s.slot);
+	return s.found ? s.slot : -1;
 }
 
-/* The backend that a client of a frontend with affinity has, if it still serves. */
-static __always_inline struct backend *remembered(const struct frontend *f, const struct pool *p, const struct address *client)
+/* Where the backend is that a client of a frontend with affinity has, if it
+ * still serves, else -1. */
+static __always_inline int remembered(const struct frontend *f, const struct pool *p, const struct address *client)
 {
 	struct affinity_key key = {.id = f->id, .client = *client};
 	struct affinity *a = bpf_map_lookup_elem(&affinities, &key);
 	__u64 now = bpf_ktime_get_boot_ns();
-	struct backend *b;
-	__u32 slot;
+	int slot;
 
 	if (!a || now - a->used > f->affinity * NANOSECONDS)
-		return 0;
-	slot = a->slot;
-	b = find_backend(p, &a->addr, a->port, &slot);
-	if (!b)
-		return 0;
+		return -1;
+	slot = find_backend(p, &a->addr, a->port, a->slot);
+	if (slot < 0)
+		return -1;
 	a->used = now;
 	a->slot = slot;
-	return b;
+	return slot;
 }
 
 static __always_inline void remember(const struct frontend *f, const struct backend *b, __u32 slot, const struct address *client)
@@ -189,26 +196,41 @@ static __always_inline void remember(const struct frontend *f, const struct back
 	bpf_map_update_elem(&affinities, &key, &a, BPF_ANY);
 }
 
+static __always_inline struct pool pool_of(const struct frontend *f, __u32 class)
+{
+	return class == CLASS_OUTSIDE ? f->pools[1] : f->pools[0];
+}
+
+/* Where in the pool the backend is that a client of a frontend with affinity
+ * has, or gets now: the one that number leads to. */
+CALLED int choose_again(const struct frontend *f, __u32 class, const struct address *client, __u32 number)
+{
+	struct backend *b;
+	struct pool p;
+	int slot;
+
+	if (!f || !client)
+		return 0;
+	p = pool_of(f, class);
+	slot = remembered(f, &p, client);
+	if (slot >= 0)
+		return slot;
+	slot = p.count ? number % p.count : 0;
+	b = backend_at(&p, slot);
+	if (b)
+		remember(f, b, slot, client);
+	return slot;
+}
+
 /* Chooses a backend for a new connection: the one that the client has, else
  * the one that number, random or a hash, leads to. 0 if there is none. */
-static __always_inline struct backend *choose_backend(const struct frontend *f, enum class class, const struct address *client, __u32 number)
+static __always_inline struct backend *choose_backend(const struct frontend *f, __u32 class, const struct address *client, __u32 number)
 {
-	struct pool p = class == CLASS_OUTSIDE ? f->pools[1] : f->pools[0];
-	struct backend *b;
-	__u32 slot;
+	struct pool p = pool_of(f, class);
 
 	if (!p.count)
 		return 0;
-	if (f->affinity) {
-		b = remembered(f, &p, client);
-		if (b)
-			return b;
-	}
-	slot = number % p.count;
-	b = backend_at(&p, slot);
-	if (b && f->affinity)
-		remember(f, b, slot, client);
-	return b;
+	return backend_at(&p, f->affinity ? choose_again(f, class, client, number) : number % p.count);
 }
 
 static __always_inline struct counters *counters_of(__u32 id)

@@ -135,7 +135,7 @@ static __always_inline int parse6(struct __sk_buff *skb, struct packet *p, __u32
 /* Reads a packet; 0 for all that is neither TCP nor UDP, and for fragments but
  * the first: netfilter puts them together before it looks for the flow, which
  * the first one has made. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+CALLED int parse(struct __sk_buff *skb, struct packet *p)
 {
 	struct {
 		__be16 sport, dport;
@@ -143,6 +143,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	__u32 l4 = 0;
 	__u8 flags;
 
+	if (!p)
+		return 0;
 	if (parse_plain(skb, p))
 		return 1;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {

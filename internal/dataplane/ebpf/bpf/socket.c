@@ -211,9 +211,36 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, int v6)
 	return 1;
 }
 
-static __always_inline int is_flow(const struct translation *t, const struct frontend_key *key)
+/* Which of a socket's flows is to a frontend; FLOWS if none. */
+CALLED __u32 find_flow(const struct flows *all, const struct frontend_key *key)
 {
-	return t->frontend_port == key->port && same_address(&t->frontend, &key->addr);
+	__u32 i;
+
+	if (!all || !key)
+		return FLOWS;
+	for (i = 0; i < FLOWS; i++) {
+		const struct translation *t = &all->flow[i];
+
+		if (t->frontend_port == key->port && same_address(&t->frontend, &key->addr))
+			return i;
+	}
+	return FLOWS;
+}
+
+/* Which of a socket's flows a backend is of; FLOWS if none. */
+CALLED __u32 find_reply(const struct flows *all, const struct address *from, __be16 port)
+{
+	__u32 i;
+
+	if (!all || !from)
+		return FLOWS;
+	for (i = 0; i < FLOWS; i++) {
+		const struct translation *t = &all->flow[i];
+
+		if (t->backend_port == port && same_address(&t->backend, from))
+			return i;
+	}
+	return FLOWS;
 }
 
 /* Whether a UDP socket is of the node's own server, which answers whoever asked:
@@ -236,7 +263,8 @@ static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
 	struct backend *b;
 	struct flows *all;
 	__u64 netns;
-	int i;
+	__u32 at;
+	int slot;
 
 	if (!sk || is_server(ctx, sk))
 		return 1;
@@ -251,16 +279,11 @@ static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
 	all = bpf_sk_storage_get(&unconnected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!all)
 		return 1;
-#pragma unroll
-	for (i = 0; i < FLOWS; i++) {
-		if (!t && is_flow(&all->flow[i], &key))
-			t = &all->flow[i];
-	}
-	if (t) {
-		__u32 slot = t->slot;
-
-		b = find_backend(&f.pools[CLASS_INSIDE], &t->backend, t->backend_port, &slot);
-		if (b) {
+	at = find_flow(all, &key);
+	if (at < FLOWS) {
+		t = &all->flow[at];
+		slot = find_backend(&f.pools[CLASS_INSIDE], &t->backend, t->backend_port, t->slot);
+		if (slot >= 0) {
 			t->slot = slot;
 			write_destination(ctx, v6, &t->backend, t->backend_port);
 			return 1;
@@ -307,23 +330,18 @@ static __always_inline int receiving(struct bpf_sock_addr *ctx, int v6)
 	__be16 port = (__be16)ctx->user_port;
 	struct bpf_sock *sk = ctx->sk;
 	struct flows *all;
-	int i;
+	__u32 at;
 
 	if (!sk || is_server(ctx, sk))
 		return 1;
 	all = bpf_sk_storage_get(&unconnected, sk, 0, 0);
 	if (!all)
 		return telling_peer(ctx, v6);
-#pragma unroll
-	for (i = 0; i < FLOWS; i++) {
-		struct translation *t = &all->flow[i];
-
-		if (t->backend_port == port && same_address(&t->backend, &from)) {
-			write_destination(ctx, v6, &t->frontend, t->frontend_port);
-			return 1;
-		}
-	}
-	return telling_peer(ctx, v6);
+	at = find_reply(all, &from, port);
+	if (at >= FLOWS)
+		return telling_peer(ctx, v6);
+	write_destination(ctx, v6, &all->flow[at].frontend, all->flow[at].frontend_port);
+	return 1;
 }
 
 SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx) { return connecting(ctx, 0); }
