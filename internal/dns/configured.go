@@ -123,5 +123,28 @@ func (h *handler) lookupAs(ctx context.Context, r *request, b *configBlock, name
 	}
 	m, origin, err := h.forward.Resolve(ctx, query)
 	r.from(origin)
+	if err == nil {
+		err = h.complete(ctx, r, q.Name, m, depth)
+	}
 	return m, err
+}
+
+// complete adds to what others have said of a name what is known here of the one
+// that their aliases lead to, where that is for us to answer. Clients would not ask
+// for it themselves.
+func (h *handler) complete(ctx context.Context, r *request, name string, m *dns.Msg, depth int) error {
+	home := h.forward.Home(m.Answer, name, r.msg.Question[0].Qtype)
+	if home == "" {
+		return nil
+	}
+	origin := r.origin
+	rest, err := h.lookup(ctx, r, home, depth+1)
+	r.origin = origin // that of the alias
+	if err != nil {
+		return err
+	}
+	m.AuthenticatedData = false
+	m.Rcode = rest.Rcode // RFC 6604 section 3
+	m.Answer, m.Ns, m.Extra = append(m.Answer, rest.Answer...), rest.Ns, rest.Extra
+	return nil
 }

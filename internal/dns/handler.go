@@ -140,7 +140,7 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 		w.answer.Origin = originZone
 		if inZone = r.Ours; !inZone {
 			hit, ok := h.forward.Cached(&w.query)
-			if !ok || !w.copy(&hit) {
+			if !ok || hit.Alias() || !w.copy(&hit) {
 				return behind(buf)(h.hand(w, packed, r, hit))
 			}
 		} else if r.Target != "" {
@@ -275,7 +275,10 @@ func (h *handler) hand(w *worker, packed []byte, result zone.Result, hit cache.H
 			return h.refuse(r, dns.RcodeServerFailure), nil
 		}
 		r.from(forward.OriginOf(&hit))
-		return h.pass(r, m), nil
+		if hit.Alias() {
+			return nil, h.wait(r, func(ctx context.Context) []byte { return h.pass(ctx, r, m) })
+		}
+		return h.pass(context.Background(), r, m), nil
 	}
 	return nil, h.wait(r, func(ctx context.Context) []byte { return h.ask(ctx, r) })
 }
@@ -329,11 +332,17 @@ func (h *handler) ask(ctx context.Context, r *request) []byte {
 		h.failed(r, q.Name, err)
 		return h.refuse(r, dns.RcodeServerFailure)
 	}
-	return h.pass(r, m)
+	return h.pass(ctx, r, m)
 }
 
 // pass answers with what others have said.
-func (h *handler) pass(r *request, m *dns.Msg) []byte {
+func (h *handler) pass(ctx context.Context, r *request, m *dns.Msg) []byte {
+	q := r.msg.Question[0]
+	if err := h.complete(ctx, r, q.Name, m, 0); err != nil {
+		h.log.Debug("no answer to a name that others have an alias to", "alias", q.Name, "err", err)
+		h.failed(r, q.Name, err)
+		m.Rcode = dns.RcodeServerFailure
+	}
 	reply := h.newReply(r, m.Rcode)
 	reply.AuthenticatedData = m.AuthenticatedData && (r.msg.AuthenticatedData || r.dnssecOK()) // RFC 6840 section 5.8
 	reply.Answer, reply.Ns, reply.Extra = m.Answer, m.Ns, m.Extra

@@ -222,8 +222,14 @@ func (c *Cache) Limits() *Limits { return &c.opts.Limits }
 func (c *Cache) Put(k Key, msg *dns.Msg) { c.PutWithin(&c.opts.Limits, k, msg) }
 
 // PutWithin is Put with limits of [Check], which must not change.
-func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) {
-	ttl, ok := l.lifetime(k.Type, msg)
+func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) { c.put(l, k, msg, false) }
+
+// PutAlias is PutWithin for an answer that is an alias and not what it leads to,
+// as that is known better elsewhere: see [Hit.Alias].
+func (c *Cache) PutAlias(l *Limits, k Key, msg *dns.Msg) { c.put(l, k, msg, true) }
+
+func (c *Cache) put(l *Limits, k Key, msg *dns.Msg, alias bool) {
+	ttl, ok := l.lifetime(k.Type, msg, alias)
 	if ttl > 0 {
 		bound(msg, ttl)
 	}
@@ -238,6 +244,7 @@ func (c *Cache) PutWithin(l *Limits, k Key, msg *dns.Msg) {
 		s.malformed++
 		return
 	}
+	answer.alias = alias
 	e := &entry{key: k, answer: answer, limits: l, size: answer.size() + len(k.Name) + overhead, stored: c.opts.Now(), ttl: ttl}
 	s := c.shard(k.Name)
 	s.mu.Lock()
@@ -384,8 +391,9 @@ func (s *shard) link(e *entry) {
 
 func (s *shard) unlink(e *entry) { e.prev.next, e.next.prev = e.next, e.prev }
 
-// lifetime returns how long the answer is fresh and whether it may be stored.
-func (l *Limits) lifetime(qtype uint16, msg *dns.Msg) (time.Duration, bool) {
+// lifetime returns how long the answer is fresh and whether it may be stored;
+// alias: it is whole without a record of the type.
+func (l *Limits) lifetime(qtype uint16, msg *dns.Msg, alias bool) (time.Duration, bool) {
 	if msg.Truncated || len(msg.Question) != 1 {
 		return 0, false
 	}
@@ -393,7 +401,7 @@ func (l *Limits) lifetime(qtype uint16, msg *dns.Msg) (time.Duration, bool) {
 		return 0, false
 	}
 	lowest := l.MaxTTL
-	found := false
+	found := alias
 	for _, rr := range msg.Answer {
 		lowest = min(lowest, time.Duration(rr.Header().Ttl)*time.Second)
 		found = found || rr.Header().Rrtype == qtype || qtype == dns.TypeANY

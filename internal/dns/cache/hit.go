@@ -17,8 +17,9 @@ type packed struct {
 	message []byte
 	// ttls are the places of the records' TTLs.
 	ttls []uint16
-	// denial: there is no such name, or no record of that type; authentic: the AD bit.
-	denial, authentic bool
+	// denial: there is no such name, or no record of that type; authentic: the AD
+	// bit; alias: see Hit.Alias.
+	denial, authentic, alias bool
 }
 
 func (p *packed) size() int { return cap(p.message) + 2*cap(p.ttls) + 64 }
@@ -78,6 +79,10 @@ func (h *Hit) Message() []byte { return h.message }
 
 // Denial reports whether the answer is that there is none.
 func (h *Hit) Denial() bool { return h.denial }
+
+// Alias reports whether the answer is an alias, and what it leads to has to be
+// looked up to make it whole.
+func (h *Hit) Alias() bool { return h.alias }
 
 // Authentic is the AD bit.
 func (h *Hit) Authentic() bool { return h.authentic }

@@ -34,16 +34,20 @@ const maxAliases = 16
 // trim leaves in an answer what belongs to its question: records of the name,
 // and of those that aliases lead to from there, which zones they are in, and
 // addresses of hosts that these name. Names that own takes are answered here,
-// whatever others say of them. It reports false where there were records in the
-// answer and none belongs to the question: that is no answer.
-func trim(m *dns.Msg, q Query, own func(string) bool) bool {
-	names, ancestors := chain(m.Answer, q, own)
+// whatever others say of them: of an alias that leads to one, which trim returns,
+// that is all. It reports false where there were records in the answer and none
+// belongs to the question: that is no answer.
+func trim(m *dns.Msg, q Query, own func(string) bool) (home string, ok bool) {
+	names, ancestors, home := chain(m.Answer, q.Name, q.Type, own)
 	had := len(m.Answer) > 0
 	m.Answer = slices.DeleteFunc(m.Answer, func(rr dns.RR) bool {
 		h := rr.Header()
 		alias := h.Rrtype == dns.TypeDNAME || covers(rr) == dns.TypeDNAME
 		return h.Class != dns.ClassINET || !among(names, h.Name) && !(alias && among(ancestors, h.Name))
 	})
+	if home != "" {
+		m.Rcode, m.Ns, m.Extra = dns.RcodeSuccess, nil, nil // are about the name that is ours
+	}
 	above := func(zone string) bool {
 		return slices.ContainsFunc(names, func(n string) bool { return dns.IsSubDomain(zone, n) })
 	}
@@ -86,13 +90,20 @@ func trim(m *dns.Msg, q Query, own func(string) bool) bool {
 		}
 		return true // OPT and TSIG too, which are between two servers
 	})
-	return !had || len(m.Answer) > 0
+	return home, !had || len(m.Answer) > 0
 }
 
-// chain returns the names that an answer is about, the one asked for first, and
-// the owners of the DNAMEs that lead from one to the next.
-func chain(answer []dns.RR, q Query, own func(string) bool) (names, ancestors []string) {
-	name := q.Name
+// Home returns the name of our own that the aliases of an answer lead to; "" for
+// none. What stands there is no part of answers of others.
+func (f *Forwarder) Home(answer []dns.RR, name string, qtype uint16) string {
+	_, _, home := chain(answer, name, qtype, f.opts.Own)
+	return home
+}
+
+// chain returns the names that an answer is about, the one asked for first, the
+// owners of the DNAMEs that lead from one to the next, and the first name behind
+// them that own takes.
+func chain(answer []dns.RR, name string, qtype uint16, own func(string) bool) (names, ancestors []string, home string) {
 	names = []string{name}
 	for range maxAliases {
 		next, below := "", ""
@@ -117,13 +128,16 @@ func chain(answer []dns.RR, q Query, own func(string) bool) (names, ancestors []
 		if next == "" { // servers make the CNAME of a DNAME; without it, it is clear all the same
 			next = below
 		}
-		if next == "" || q.Type == dns.TypeCNAME || q.Type == dns.TypeANY || among(names, next) || own(next) {
+		if next == "" || qtype == dns.TypeCNAME || qtype == dns.TypeANY || among(names, next) {
 			break
+		}
+		if own(next) {
+			return names, ancestors, next
 		}
 		name = next
 		names = append(names, name)
 	}
-	return names, ancestors
+	return names, ancestors, ""
 }
 
 func among(names []string, name string) bool {

@@ -122,6 +122,7 @@ func OriginOf(hit *cache.Hit) Origin {
 // said is what a server said.
 type said struct {
 	msg    *dns.Msg
+	home   string // see [Forwarder.Home]
 	server Server
 }
 
@@ -213,7 +214,8 @@ func (f *Forwarder) Servers() []Server {
 	return list
 }
 
-// Resolve answers q from memory or from the servers. The message is the
+// Resolve answers q from memory or from the servers. What is behind an alias that
+// leads to a name of our own is for the caller to add: see [Forwarder.Home]. The message is the
 // caller's; of its header the rcode and the AD bit count. Where it fails
 // (the client should be told SERVFAIL) it does so within the timeout.
 func (f *Forwarder) Resolve(ctx context.Context, q Query) (*dns.Msg, Origin, error) {
@@ -324,7 +326,11 @@ func (f *Forwarder) fetch(q Query, key cache.Key) <-chan singleflight.Result {
 		}
 		msg := a.msg
 		if limits := d.limits(q.Name); limits != nil && q.Domain == "" {
-			f.opts.Cache.PutWithin(limits, key, msg)
+			if a.home != "" {
+				f.opts.Cache.PutAlias(limits, key, msg)
+			} else {
+				f.opts.Cache.PutWithin(limits, key, msg)
+			}
 			if f.routes.Load() != rs {
 				f.opts.Cache.Forget(key) // what other servers said
 			}
@@ -414,6 +420,7 @@ type race struct {
 type outcome struct {
 	server *upstream
 	msg    *dns.Msg
+	home   string
 	err    error
 }
 
@@ -450,10 +457,10 @@ func (r *race) run(servers []*upstream, interval time.Duration) (said, error) {
 				if firstPending { // it had a head start
 					r.f.noteFailure(servers[0], fmt.Errorf("%s answered before %s did", o.server.server, servers[0].server))
 				}
-				return said{o.msg, o.server.server}, nil
+				return said{o.msg, o.home, o.server.server}, nil
 			default:
 				o.server.answered()
-				trouble = said{o.msg, o.server.server}
+				trouble = said{o.msg, "", o.server.server}
 			}
 		}
 		switch {
@@ -470,9 +477,11 @@ func (r *race) run(servers []*upstream, interval time.Duration) (said, error) {
 func (r *race) attempt(u *upstream) {
 	start := time.Now()
 	msg, err := u.exchange(r.ctx, r.q)
+	home := ""
 	if err == nil {
 		r.f.metrics.exchanged(u.server, msg.Rcode, time.Since(start))
-		if !trim(msg, r.q, r.f.opts.Own) {
+		var ok bool
+		if home, ok = trim(msg, r.q, r.f.opts.Own); !ok {
 			// Trouble, and no failure of the server: with a name that makes it say
 			// so anybody could have it taken for down.
 			msg.Rcode, msg.Ns, msg.Extra = dns.RcodeServerFailure, nil, nil
@@ -480,7 +489,7 @@ func (r *race) attempt(u *upstream) {
 	} else {
 		err = fmt.Errorf("ask %s for %s: %w", u.server, r.q.Name, err)
 	}
-	r.results <- outcome{u, msg, err}
+	r.results <- outcome{u, msg, home, err}
 }
 
 func good(m *dns.Msg) bool {

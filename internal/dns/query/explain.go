@@ -59,6 +59,9 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	if !found.Ours {
 		return e.outside(a, msg)
 	}
+	if found.Loop {
+		return []string{fmt.Sprintf("Service %s, of type ExternalName, leads back to itself or through too many others: give it, or one that it leads to, the name of something with an address", found.Service)}
+	}
 	if msg.Rcode == dns.RcodeServerFailure && found.Target == "" {
 		return []string{"the server has not yet read all Services from the Kubernetes API"}
 	}
@@ -124,7 +127,21 @@ func (e *explainer) outside(a Answer, msg *dns.Msg) []string {
 	case msg.Rcode == dns.RcodeSuccess && len(msg.Answer) == 0:
 		from += ": the name has no record of this type" + authority(msg)
 	}
-	return []string{from}
+	why := []string{from}
+	for _, rr := range msg.Answer {
+		alias, ok := rr.(*dns.CNAME)
+		if !ok || e.zone.Owns(alias.Hdr.Name) || !e.zone.Owns(alias.Target) {
+			continue
+		}
+		var q wire.Query
+		var b wire.Builder
+		if packed, err := new(dns.Msg).SetQuestion(alias.Target, dns.TypeA).Pack(); err == nil && q.Parse(packed) == nil {
+			b.Reset(nil, &q, wire.MaxSize)
+			why = append(why, "it is an alias to "+alias.Target+", in the cluster: "+strings.Join(e.object(&q, e.zone.Write(&q, &b)), ", "))
+		}
+		break
+	}
+	return why
 }
 
 // authority names the zone that denies something.

@@ -58,6 +58,7 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 		tx.PutService(&model.Service{Key: key("ill"), Headless: true})
 		tx.PutService(&model.Service{Key: key("empty"), Headless: true})
 		tx.PutService(&model.Service{Key: key("out"), Type: model.ExternalName, ExternalName: "www.example.com"})
+		tx.PutService(&model.Service{Key: key("self"), Type: model.ExternalName, ExternalName: "self.shop.svc.cluster.local"})
 		tx.PutSlice(&model.EndpointSlice{Key: key("db-1"), Service: key("db"), Endpoints: []model.Endpoint{
 			{Addr: addr("10.244.0.5"), Ready: true, Hostname: "db-0", About: &model.EndpointAbout{Pod: key("db-0")}}, {Addr: addr("10.244.0.6"), Hostname: "db-1", About: &model.EndpointAbout{Pod: key("db-1")}},
 		}})
@@ -78,6 +79,9 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 	up := dnstest.New(t, func(q *miekg.Msg, _ string) [][]byte {
 		if q.Question[0].Name == "www.example.com." && q.Question[0].Qtype == miekg.TypeA {
 			return dnstest.Reply(t, q, nil, "www.example.com. 60 IN A 192.0.2.1")
+		}
+		if q.Question[0].Name == "alias.example.com." {
+			return dnstest.Reply(t, q, func(m *miekg.Msg) { m.Rcode = miekg.RcodeNameError }, "alias.example.com. 60 IN CNAME web.shop.svc.cluster.local.")
 		}
 		if strings.HasSuffix(q.Question[0].Name, "broken.") {
 			return dnstest.Reply(t, q, func(m *miekg.Msg) { m.Rcode = miekg.RcodeServerFailure })
@@ -132,6 +136,9 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"cluster.local.", "SOA", 1, "NOERROR", "zone", "a name of the zone itself"},
 		{"out", "A", 1, "NOERROR", "upstream", "it is an alias to www.example.com, outside of the cluster: asked just now of upstream"},
 		{"www.example.com", "A", 4, "NOERROR", "cache", "from the server's cache"},
+		{"self.shop.svc.cluster.local.", "A", 0, "SERVFAIL", "zone", "Service shop/self, of type ExternalName, leads back to itself"},
+		{"alias.example.com.", "A", 1, "NOERROR", "upstream", "it is an alias to web.shop.svc.cluster.local., in the cluster: Service shop/web, with cluster IP 10.96.0.20"},
+		{"alias.example.com.", "A", 1, "NOERROR", "cache", "it is an alias to web.shop.svc.cluster.local., in the cluster: Service shop/web, with cluster IP 10.96.0.20"},
 		{"gone.example.com.", "A", 0, "NXDOMAIN", "upstream", "there is no such name, says zone com."},
 		{"printer.lan.", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},
 		{"nobody", "A", 1, "NOERROR", "hosts", "one of the hosts in the Corefile"},

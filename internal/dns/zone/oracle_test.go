@@ -92,6 +92,9 @@ func (z *oracle) Answer(q dns.Question) (Answer, bool) {
 		}
 		chain = a.Answer
 		q.Name, name = target, strings.ToLower(target)
+		if slices.ContainsFunc(chain, func(rr dns.RR) bool { return strings.EqualFold(rr.Header().Name, name) }) {
+			break // in circles
+		}
 		if z.contains(name) {
 			continue
 		}

@@ -29,6 +29,7 @@ func (w *writer) findService(name *wire.Name, left, at int) node {
 			return node{}
 		}
 		w.found.Kind = KindService
+		w.alias = svc
 		return node{exists: true, target: svc.ExternalName} // section 2.5
 	}
 	n := node{}
@@ -59,6 +60,19 @@ func (w *writer) findService(name *wire.Name, left, at int) node {
 		w.found.Kind = KindNone
 	}
 	return n
+}
+
+// aliasAt returns the ExternalName Service whose name this is; nil for none.
+func (w *writer) aliasAt(name *wire.Name) *model.Service {
+	left := name.Labels() - w.z.domain.Labels()
+	if left != 3 || !name.EndsWith(&w.z.domain) || name.Label(2) != "svc" {
+		return nil
+	}
+	svc, ok := w.ix.snap.Services.Get(model.Key{Namespace: name.Label(1), Name: name.Label(0)})
+	if !ok || svc.Type != model.ExternalName {
+		return nil
+	}
+	return svc
 }
 
 // service is the name of a Service: sections 2.3.1 and 2.4.1. Type SRV there

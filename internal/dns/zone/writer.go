@@ -24,6 +24,7 @@ type writer struct {
 	// domainAt is a place of the domain in lower case; 0 while there is none.
 	domainAt int
 	found    Result
+	alias    *model.Service // whose name was answered last
 }
 
 // node is what stands at one name, beside the records that were written.

@@ -3,6 +3,7 @@ package zone
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -160,6 +161,9 @@ type Result struct {
 	Kind Kind
 	// Service is the one that the name belongs to; zero for none.
 	Service model.Key
+	// Loop: ExternalName Services lead from one to the next and round again, or
+	// through more than can be right. The answer is SERVFAIL, with the aliases.
+	Loop bool
 }
 
 // maxChain bounds the ExternalName Services that one answer follows.
@@ -173,7 +177,8 @@ func (z *Zone) Write(q *wire.Query, b *wire.Builder) Result {
 	w := writer{z: z, ix: z.index.Load(), b: b, qtype: q.Type, ttl: uint32(settings.TTL / time.Second), noPods: settings.NoPods}
 	name, at, target := &q.Name, wire.HeaderSize, ""
 	b.Authoritative = true
-	for range maxChain {
+	var seen [maxChain]*model.Service
+	for i := range maxChain {
 		w.found = Result{Ours: true}
 		if !name.EndsWith(&z.domain) {
 			if w.outside(name, at) {
@@ -194,12 +199,17 @@ func (z *Zone) Write(q *wire.Query, b *wire.Builder) Result {
 		if target, at = w.inside(name, at); target == "" {
 			return w.found
 		}
+		seen[i] = w.alias
 		if !b.Alias.SetText(target) {
+			w.fail()
+			return w.found
+		}
+		if name = &b.Alias; slices.Contains(seen[:i+1], w.aliasAt(name)) {
 			break
 		}
-		name = &b.Alias
 	}
-	b.Rcode, b.Authoritative = dns.RcodeServerFailure, false
+	w.found.Loop = true
+	w.fail()
 	return w.found
 }
 

@@ -88,6 +88,7 @@ func services(o *Options) kind {
 		lw: listWatchOf(o, o.Client.CoreV1().Services(""), "", ""),
 		put: func(object any) change {
 			s, problems := translate.Service(object.(*corev1.Service))
+			problems = append(problems, translate.AliasOfItself(object.(*corev1.Service), o.ClusterDomain)...)
 			return func(tx *state.Tx) {
 				tx.PutService(s)
 				tx.PutProblems(model.Ref{Kind: "Service", Key: s.Key}, problems)

@@ -80,6 +80,18 @@ func externalName(r *report, name string) string {
 	return n
 }
 
+// AliasOfItself is what is wrong with a Service of type ExternalName that has its
+// own name for one; none for others. The domain is the cluster's.
+func AliasOfItself(o *corev1.Service, domain string) model.Problems {
+	name := strings.ToLower(strings.TrimSuffix(o.Spec.ExternalName, "."))
+	if o.Spec.Type != corev1.ServiceTypeExternalName || name != o.Name+"."+o.Namespace+".svc."+strings.ToLower(strings.TrimSuffix(domain, ".")) {
+		return nil
+	}
+	r := newReport("Service", o)
+	r.invalid("spec.externalName", "%q is the name of this Service itself, so that it leads nowhere and DNS answers SERVFAIL; write the name of something with an address", o.Spec.ExternalName)
+	return r.problems
+}
+
 // serviceAddresses reads clusterIPs, families and externalIPs.
 func serviceAddresses(r *report, o *corev1.Service, s *model.Service) {
 	ips := o.Spec.ClusterIPs
