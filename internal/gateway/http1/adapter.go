@@ -266,13 +266,13 @@ func (b *adaptedBody) trailers() {
 func (b *adaptedBody) Close() error {
 	b.closing.Store(true)
 	if b.reading.Load() {
-		_ = b.c.tcp.SetReadDeadline(past)
+		_ = b.c.sock.SetReadDeadline(past)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
 		b.closed = true
-		_ = b.c.tcp.SetReadDeadline(time.Time{})
+		_ = b.c.sock.SetReadDeadline(time.Time{})
 	}
 	return nil
 }

@@ -207,10 +207,20 @@ func (b *Backend) watch(on bool) (woken bool) {
 func (b *Backend) lookAgain() {
 	b.look.Lock()
 	defer b.look.Unlock()
-	if b.blind && !b.woken && !established(b.tcp) {
+	if b.blind && !b.woken && b.ended() {
 		b.woken = true
 		_ = b.conn.SetReadDeadline(past)
 	}
+}
+
+// ended reports whether either side has closed the connection.
+func (b *Backend) ended() bool {
+	raw, err := b.tcp.SyscallConn()
+	ended := err != nil
+	if !ended {
+		_ = raw.Control(func(fd uintptr) { ended = !established(fd) })
+	}
+	return ended
 }
 
 // readHead reads the head of an answer.

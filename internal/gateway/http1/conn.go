@@ -57,9 +57,9 @@ type Conn struct {
 
 	server *Server
 	conn   net.Conn
-	tcp    *net.TCPConn
-	wire   *Wire                 // nil if what is on top of tcp is not plain
-	wires  *Wire                 // the one that the Conn has had, for the next connection
+	sock   *Socket
+	front  *front                // nil if what is on top of sock is not plain
+	fronts *front                // the one that the Conn has had, for the next connection
 	turn   func(fd uintptr) bool // is takeTurn
 	ask    *inquiry              // once the connection is being kept
 
@@ -89,26 +89,26 @@ type Conn struct {
 
 // newConn readies a Conn, an old one if there is one: with its buffers, fields
 // and the handler's scratch it takes about thirty pieces of memory.
-func newConn(s *Server, conn net.Conn, tcp *net.TCPConn, secure bool) *Conn {
+func newConn(s *Server, conn net.Conn, sock *Socket, secure bool) *Conn {
 	c, ok := s.old.Get().(*Conn)
 	if !ok {
 		c = new(Conn)
 		c.turn = c.takeTurn
 	}
 	*c = Conn{
-		server: s, conn: conn, tcp: tcp, Secure: secure, turn: c.turn, wires: c.wires, out: c.out[:0], Scratch: c.Scratch,
+		server: s, conn: conn, sock: sock, Secure: secure, turn: c.turn, fronts: c.fronts, out: c.out[:0], Scratch: c.Scratch,
 		Request: Request{Fields: c.Request.Fields[:0], listed: c.Request.listed[:0]},
 	}
-	c.Peer = addrPort(conn.RemoteAddr())
-	c.Port = addrPort(conn.LocalAddr()).Port()
-	if conn == tcp {
-		if c.wires == nil {
-			c.wires = NewWire(tcp)
-		} else {
-			c.wires.reset(tcp)
-		}
-		c.wire, c.conn = c.wires, c.wires
+	if conn != sock {
+		c.Peer, c.Port = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()
+		return c
 	}
+	c.Peer, c.Port = sock.peer, sock.port
+	if c.fronts == nil {
+		c.fronts = newFront()
+	}
+	c.fronts.reset(sock)
+	c.front, c.conn = c.fronts, c.fronts
 	return c
 }
 
@@ -119,7 +119,10 @@ func (c *Conn) recycle() {
 		return
 	}
 	clear(c.Request.Fields) // views into buffers
-	c.conn, c.tcp, c.wire = nil, nil, nil
+	c.conn, c.sock, c.front = nil, nil, nil
+	if c.fronts != nil {
+		c.fronts.reset(nil)
+	}
 	c.server.old.Put(c)
 }
 
@@ -213,8 +216,8 @@ func (c *Conn) take(end int) (bool, error) {
 		c.dropBuffer()
 		c.handed = true
 		conn := c.conn
-		if c.wire != nil {
-			conn = NewWire(c.tcp) // the other one stays with the Conn
+		if c.front != nil {
+			conn = c.sock
 		}
 		c.server.HTTP2(&begunConn{conn, begun})
 		return false, nil
@@ -229,8 +232,14 @@ func (c *Conn) take(end int) (bool, error) {
 
 // readSome reads into the buffer. Between requests there is none.
 func (c *Conn) readSome() error {
-	if c.buf == nil && c.wire != nil {
-		return c.wire.raw.Read(c.turn)
+	if c.buf == nil && c.front != nil {
+		if c.sock.file.Load() == nil && c.turn(uintptr(c.sock.fd)) {
+			return nil
+		}
+		if err := c.front.ready(); err != nil {
+			return err
+		}
+		return c.front.wire.raw.Read(c.turn)
 	}
 	if c.buf == nil {
 		// What is encrypted has a buffer of its own, that is filled by the first byte.
@@ -423,12 +432,12 @@ func (c *Conn) linger() {
 		return
 	}
 	closeWrite(c.conn)
-	_ = c.tcp.CloseWrite()
-	_ = c.tcp.SetReadDeadline(time.Now().Add(lingering))
+	_ = c.sock.CloseWrite()
+	_ = c.sock.SetReadDeadline(time.Now().Add(lingering))
 	b := getBuffer()
 	defer putBuffer(b)
 	for {
-		if _, err := c.tcp.Read(*b); err != nil {
+		if _, err := c.sock.Read(*b); err != nil {
 			return
 		}
 	}
@@ -461,22 +470,19 @@ func (c *Conn) close() {
 	if c.handed {
 		return
 	}
-	if c.wire != nil {
-		c.wire.shut()
-	}
 	_ = c.conn.Close()
 }
 
 // closeIdle ends a connection that is between requests.
 func (c *Conn) closeIdle() {
 	if c.state.CompareAndSwap(idle, closed) {
-		_ = c.tcp.SetReadDeadline(past)
+		_ = c.sock.SetReadDeadline(past)
 	}
 }
 
 // cut ends a connection at once.
 func (c *Conn) cut() {
-	_ = c.tcp.SetDeadline(past)
+	_ = c.sock.SetDeadline(past)
 	c.abandon(ErrGone)
 }
 
@@ -493,10 +499,10 @@ func (c *Conn) abandon(cause error) {
 // sweep is the janitor's look at a connection.
 func (c *Conn) sweep(now int64) {
 	if c.reading.ring(now) {
-		_ = c.tcp.SetReadDeadline(past)
+		_ = c.sock.SetReadDeadline(past)
 	}
 	if c.writing.ring(now) {
-		_ = c.tcp.SetWriteDeadline(past)
+		_ = c.sock.SetWriteDeadline(past)
 	}
 	if b := c.backend.Load(); b != nil {
 		if b.reading.ring(now) || b.writing.ring(now) {
@@ -516,22 +522,13 @@ func (c *Conn) sweep(now int64) {
 
 // left asks the kernel whether the client has closed its side. One that only
 // closed that half and still listens has had its second of patience.
-func (c *Conn) left() bool { return !established(c.tcp) }
+func (c *Conn) left() bool { return !c.sock.established() }
 
 // established reports whether neither side of a connection has closed it.
-func established(tcp *net.TCPConn) bool {
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return false
-	}
+func established(fd uintptr) bool {
 	const established = 1
-	state := uint8(established)
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			state = info.State
-		}
-	})
-	return state == established
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err != nil || info.State == established
 }
 
 // begunConn is a connection whose first bytes have been read.

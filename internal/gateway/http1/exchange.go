@@ -161,10 +161,10 @@ func (c *Conn) stopPump(b *Backend) {
 		b.spoiled, c.last = b.spoiled || err != nil, c.last || !c.pumped.Load()
 	default:
 		b.spoiled, c.last = true, c.last || !c.pumped.Load()
-		_ = c.tcp.SetReadDeadline(past)
+		_ = c.sock.SetReadDeadline(past)
 		b.abort(ErrBackend)
 		<-c.pumping
-		_ = c.tcp.SetReadDeadline(time.Time{})
+		_ = c.sock.SetReadDeadline(time.Time{})
 	}
 	c.pumping = nil
 }
@@ -371,21 +371,21 @@ func (c *Conn) flush() error {
 // splice lets the kernel carry the rest of a body between two plain
 // connections. It goes piece by piece, for each of which the limits hold.
 func (c *Conn) splice(b *Backend) (done bool, err error) {
-	if c.wire == nil || b.wire == nil {
+	if c.front == nil || b.wire == nil {
 		return false, nil
 	}
 	for b.left > 0 {
 		piece := io.LimitedReader{R: b.tcp, N: min(b.left, spliceFrom)}
-		c.writing.set(&c.server.clock, c.server.WriteTimeout, c.tcp.SetWriteDeadline)
+		c.writing.set(&c.server.clock, c.server.WriteTimeout, c.sock.SetWriteDeadline)
 		b.reading.set(b.clock, b.remaining(b.limit), b.tcp.SetReadDeadline)
 		b.stayAborted()
 		c.waiting.Store(c.server.clock.Load())
-		n, err := c.tcp.ReadFrom(&piece)
+		n, err := c.sock.ReadFrom(&piece)
 		if c.hasGone() {
 			err = ErrGone
 		}
 		rang := b.reading.clear(b.tcp.SetReadDeadline)
-		stuck := c.writing.clear(c.tcp.SetWriteDeadline)
+		stuck := c.writing.clear(c.sock.SetWriteDeadline)
 		b.left -= n
 		c.Bytes += n
 		switch {
@@ -482,7 +482,7 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	c.Bytes += n
 	closeWrite(c.conn)
 	if err != nil {
-		_ = c.tcp.SetDeadline(past)
+		_ = c.sock.SetDeadline(past)
 	}
 	<-sent
 	c.broken = true // nothing of HTTP goes on from here

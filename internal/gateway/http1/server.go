@@ -68,10 +68,10 @@ func NewServer(o Options) (*Server, error) {
 }
 
 // ServeConn serves a client's connection until its end. Secure tells that
-// conn is encrypted; tcp is the connection beneath it. Handed tells that it went
+// conn is encrypted; sock is the connection beneath it, or conn itself. Handed tells that it went
 // to [Options.HTTP2] in place of that.
-func (s *Server) ServeConn(conn net.Conn, tcp *net.TCPConn, secure bool) (handed bool) {
-	c := newConn(s, conn, tcp, secure)
+func (s *Server) ServeConn(conn net.Conn, sock *Socket, secure bool) (handed bool) {
+	c := newConn(s, conn, sock, secure)
 	s.mu.Lock()
 	ended := s.ended
 	if !ended {

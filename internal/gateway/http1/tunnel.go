@@ -1,10 +1,14 @@
 package http1
 
 import (
+	"cmp"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // tunnelBuffer is how much of a tunnel is read at once, and tunnelBulk what
@@ -25,20 +29,24 @@ func Copy(dst, src net.Conn) (int64, error) {
 	if to == nil || from == nil {
 		return io.Copy(dst, src)
 	}
-	t := tunnel{from: from, to: NewWire(to)}
-	raw, err := from.SyscallConn()
+	in, err := from.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
+	out, err := to.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	t := tunnel{to: newWire(out)}
 	for {
 		t.bulk = false
-		if err := raw.Read(t.turn); err != nil {
+		if err := in.Read(t.turn); err != nil {
 			return t.n, err
 		}
 		if !t.bulk {
 			return t.n, t.err
 		}
-		n, err := to.ReadFrom(&io.LimitedReader{R: from, N: tunnelBulk})
+		n, err := splice(out, in, tunnelBulk)
 		t.n += n
 		if err != nil || n < tunnelBulk {
 			return t.n, err
@@ -48,20 +56,73 @@ func Copy(dst, src net.Conn) (int64, error) {
 
 // plain returns the TCP connection that is read and written as it is; nil if
 // there is something on top of it.
-func plain(c net.Conn) *net.TCPConn {
+func plain(c net.Conn) syscall.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:
 		return c
 	case *Wire:
 		return c.TCPConn
+	case *Socket:
+		return c
+	case *front:
+		return c.Socket
 	}
 	return nil
 }
 
+// splice lets the kernel carry up to most bytes from one socket to another, by
+// way of a pipe: net.TCPConn's own knows no other sort of connection. It
+// returns fewer at the end only.
+func splice(to, from syscall.RawConn, most int) (int64, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return 0, os.NewSyscallError("pipe2", err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	_, _ = unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, most) // the default does as well
+	var failed error
+	move := func(out, in, n int) (int, bool) {
+		for {
+			m, err := unix.Splice(in, nil, out, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+			switch err {
+			case unix.EINTR:
+				continue
+			case unix.EAGAIN:
+				return 0, false
+			case nil:
+			default:
+				failed = os.NewSyscallError("splice", err)
+			}
+			return int(m), true
+		}
+	}
+	total := 0
+	for total < most {
+		n := 0
+		if err := from.Read(func(fd uintptr) (done bool) {
+			n, done = move(ends[1], int(fd), most-total)
+			return done
+		}); err != nil || failed != nil || n == 0 {
+			return int64(total), cmp.Or(failed, err)
+		}
+		for n > 0 {
+			m := 0
+			if err := to.Write(func(fd uintptr) (done bool) {
+				m, done = move(int(fd), ends[0], n)
+				return done
+			}); err != nil || failed != nil {
+				return int64(total), cmp.Or(failed, err)
+			}
+			n, total = n-m, total+m
+		}
+	}
+	return int64(total), nil
+}
+
 // tunnel carries one direction of a tunnel.
 type tunnel struct {
-	from  *net.TCPConn
-	to    *Wire
+	to    *wire
 	ask   inquiry
 	asked bool // whether the kernel tells what is left to be read
 	n     int64

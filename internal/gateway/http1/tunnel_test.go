@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tcpPair returns the two ends of a connection.
@@ -34,11 +36,29 @@ func tcpPair(t *testing.T) (*net.TCPConn, *net.TCPConn) {
 	return a.(*net.TCPConn), b.(*net.TCPConn)
 }
 
+// socketOf returns a Socket of a connection, which is closed in its place.
+func socketOf(t *testing.T, c *net.TCPConn) *Socket {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	_ = raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if fd < 0 {
+		t.Fatal(err)
+	}
+	s := &Socket{fd: fd, peer: addrPort(c.RemoteAddr()), port: addrPort(c.LocalAddr()).Port()}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
 // TestCopy carries pieces of all sizes, and after bulk small ones again.
 func TestCopy(t *testing.T) {
 	for name, wrap := range map[string]func(*net.TCPConn) net.Conn{
 		"plain":  func(c *net.TCPConn) net.Conn { return c },
 		"wire":   func(c *net.TCPConn) net.Conn { return NewWire(c) },
+		"socket": func(c *net.TCPConn) net.Conn { return socketOf(t, c) },
 		"opaque": func(c *net.TCPConn) net.Conn { return struct{ net.Conn }{c} },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,6 +19,25 @@ import (
 // One goroutine may read and one may write at a time.
 type Wire struct {
 	*net.TCPConn
+	wire
+}
+
+// NewWire returns a Wire over tcp.
+func NewWire(tcp *net.TCPConn) *Wire {
+	w := &Wire{TCPConn: tcp}
+	w.init()
+	w.raw, _ = tcp.SyscallConn() // fails only for nil
+	return w
+}
+
+// Read implements io.Reader.
+func (w *Wire) Read(p []byte) (int, error) { return w.wire.Read(p) }
+
+// Write implements io.Writer.
+func (w *Wire) Write(p []byte) (int, error) { return w.wire.Write(p) }
+
+// wire is what reads and writes a socket that the runtime's poller knows.
+type wire struct {
 	raw syscall.RawConn
 
 	in       []byte
@@ -32,27 +51,16 @@ type Wire struct {
 	exchange func(fd uintptr) bool
 }
 
-// NewWire returns a Wire over tcp.
-func NewWire(tcp *net.TCPConn) *Wire {
-	w := new(Wire)
-	w.read, w.write, w.exchange = w.tryRead, w.tryWrite, w.tryExchange
-	w.reset(tcp)
+func newWire(raw syscall.RawConn) *wire {
+	w := &wire{raw: raw}
+	w.init()
 	return w
 }
 
-func (w *Wire) reset(tcp *net.TCPConn) {
-	w.TCPConn = tcp
-	w.raw, _ = tcp.SyscallConn() // fails only for nil
-}
-
-// shut tells the other end that nothing more comes. Done before Close, which
-// the scheduler is told of, it takes the work of sending that out of there.
-func (w *Wire) shut() {
-	_ = w.raw.Control(func(fd uintptr) { _, _, _ = syscall.RawSyscall(syscall.SYS_SHUTDOWN, fd, syscall.SHUT_WR, 0) })
-}
+func (w *wire) init() { w.read, w.write, w.exchange = w.tryRead, w.tryWrite, w.tryExchange }
 
 // Read implements io.Reader.
-func (w *Wire) Read(p []byte) (int, error) {
+func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -62,7 +70,7 @@ func (w *Wire) Read(p []byte) (int, error) {
 	return w.n, w.received(err)
 }
 
-func (w *Wire) received(err error) error {
+func (w *wire) received(err error) error {
 	switch {
 	case err != nil:
 		return err
@@ -75,7 +83,7 @@ func (w *Wire) received(err error) error {
 }
 
 // Write implements io.Writer.
-func (w *Wire) Write(p []byte) (int, error) {
+func (w *wire) Write(p []byte) (int, error) {
 	w.out, w.outErr = p, nil
 	err := w.raw.Write(w.write)
 	n := len(p) - len(w.out)
@@ -90,7 +98,7 @@ func (w *Wire) Write(p []byte) (int, error) {
 // for them before they can have come. What came, or the end, between the last
 // read and the call goes unnoticed until there is more. If not all of the
 // request could be written at once, rest is what is left, and there is no answer.
-func (w *Wire) ask(request, answer []byte) (n int, rest []byte, err error) {
+func (w *wire) ask(request, answer []byte) (n int, rest []byte, err error) {
 	w.in, w.n, w.inErr = answer, 0, nil
 	w.out, w.outErr, w.asked = request, nil, false
 	err = w.raw.Read(w.exchange)
@@ -105,7 +113,7 @@ func (w *Wire) ask(request, answer []byte) (n int, rest []byte, err error) {
 	return w.n, nil, w.received(err)
 }
 
-func (w *Wire) tryRead(fd uintptr) bool {
+func (w *wire) tryRead(fd uintptr) bool {
 	n, errno := receive(fd, w.in)
 	switch errno {
 	case 0:
@@ -118,7 +126,7 @@ func (w *Wire) tryRead(fd uintptr) bool {
 	return true
 }
 
-func (w *Wire) tryWrite(fd uintptr) bool {
+func (w *wire) tryWrite(fd uintptr) bool {
 	for len(w.out) > 0 {
 		n, errno := send(fd, w.out)
 		switch errno {
@@ -134,7 +142,7 @@ func (w *Wire) tryWrite(fd uintptr) bool {
 	return true
 }
 
-func (w *Wire) tryExchange(fd uintptr) bool {
+func (w *wire) tryExchange(fd uintptr) bool {
 	if w.asked {
 		return w.tryRead(fd)
 	}

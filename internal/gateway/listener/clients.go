@@ -55,16 +55,9 @@ func NewClients(o ClientsOptions) *Clients {
 
 // client is who is counted for a connection from an address; the zero value for
 // nobody.
-func (c *Clients) client(from net.Addr) netip.Addr {
+func (c *Clients) client(a netip.Addr) netip.Addr {
 	if c == nil {
 		return netip.Addr{}
-	}
-	var a netip.Addr
-	switch from := from.(type) {
-	case *net.TCPAddr:
-		a = from.AddrPort().Addr()
-	case *net.UDPAddr:
-		a = from.AddrPort().Addr()
 	}
 	a = a.Unmap()
 	if !a.IsValid() || c.options.Exempt != nil && c.options.Exempt(a) {
@@ -83,7 +76,7 @@ func (c *Clients) shard(client netip.Addr) *clientShard {
 
 // enter counts a connection, unless its client has as many as it may. Each
 // that was counted is to leave.
-func (c *Clients) enter(from net.Addr) (client netip.Addr, ok bool) {
+func (c *Clients) enter(from netip.Addr) (client netip.Addr, ok bool) {
 	client = c.client(from)
 	if !client.IsValid() {
 		return client, true
@@ -104,7 +97,7 @@ func (c *Clients) enter(from net.Addr) (client netip.Addr, ok bool) {
 
 // full reports whether another connection would be refused, and counts it as
 // refused then.
-func (c *Clients) full(from net.Addr) bool {
+func (c *Clients) full(from netip.Addr) bool {
 	client := c.client(from)
 	if !client.IsValid() {
 		return false

@@ -9,9 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -63,6 +64,7 @@ type HTTPOptions struct {
 type HTTP struct {
 	options   HTTPOptions
 	listeners []net.Listener
+	doors     []*os.File // the listeners again, to accept by
 	http1     *http1.Server
 	http2     *http2.Server
 	http3     *quicServer    // nil for none
@@ -70,8 +72,8 @@ type HTTP struct {
 	serving   atomic.Int64   // connections
 	draining  atomic.Bool
 	stop      context.CancelFunc
-	accepted  chan *net.TCPConn // for goroutines that have served others
-	spare     atomic.Int64      // those that wait
+	accepted  chan *http1.Socket // for goroutines that have served others
+	spare     atomic.Int64       // those that wait
 	ended     <-chan struct{}
 }
 
@@ -93,14 +95,23 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	if err != nil {
 		return nil, err
 	}
+	doors, err := files(listeners)
+	if err == nil {
+		err = deferred(doors)
+	}
+	if err != nil {
+		closeAll(listeners)
+		closeAll(doors)
+		return nil, err
+	}
 	base, stop := context.WithCancel(context.Background())
-	h := &HTTP{options: o, listeners: listeners, stop: stop, accepted: make(chan *net.TCPConn), ended: base.Done()}
+	h := &HTTP{options: o, listeners: listeners, doors: doors, stop: stop, accepted: make(chan *http1.Socket), ended: base.Done()}
 	h.http1, err = http1.NewServer(http1.Options{
 		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})
 	if err != nil {
-		closeAll(listeners)
+		h.closeSockets()
 		return nil, err
 	}
 	h.http2, err = http2.NewServer(http2.Options{
@@ -109,7 +120,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})
 	if err != nil {
-		closeAll(listeners)
+		h.closeSockets()
 		h.http1.Drain(ctx)
 		return nil, err
 	}
@@ -138,15 +149,20 @@ func (h *HTTP) HTTP3() bool { return h.http3 != nil }
 
 // Close closes the sockets of a server that is not to Run.
 func (h *HTTP) Close() error {
-	closeAll(h.listeners)
+	h.closeSockets()
 	h.drain()
 	return nil
+}
+
+func (h *HTTP) closeSockets() {
+	closeAll(h.listeners)
+	closeAll(h.doors)
 }
 
 // handOver serves a connection that turned out to speak HTTP/2.
 func (h *HTTP) handOver(conn net.Conn) {
 	h.serving.Add(1)
-	client := h.options.Clients.client(conn.RemoteAddr()) // it has entered
+	client := h.options.Clients.client(addrPort(conn.RemoteAddr()).Addr()) // it has entered
 	go func() {
 		defer h.serving.Add(-1)
 		defer h.options.Clients.leave(client)
@@ -159,9 +175,10 @@ func (h *HTTP) handOver(conn net.Conn) {
 // the drain timeout, and returns nil.
 func (h *HTTP) Run(ctx context.Context) error {
 	failed := make(chan error, len(h.listeners)+1)
-	for _, l := range h.listeners {
+	for i, door := range h.doors {
 		h.accepting.Add(1)
-		go func() { failed <- h.accept(l) }()
+		port := addrPort(h.listeners[i].Addr()).Port()
+		go func() { failed <- h.accept(door, port) }()
 	}
 	if h.http3 != nil {
 		go func() {
@@ -181,27 +198,45 @@ func (h *HTTP) Run(ctx context.Context) error {
 
 // accept serves the connections of one socket. When the machine is short of
 // something, those that wait can be taken later.
-func (h *HTTP) accept(l net.Listener) error {
+func (h *HTTP) accept(door *os.File, port uint16) error {
 	defer h.accepting.Done()
+	raw, err := door.SyscallConn()
+	if err != nil {
+		return err
+	}
 	for pause := 5 * time.Millisecond; ; {
-		conn, err := l.Accept()
-		if err != nil {
-			if h.draining.Load() || isClosed(err) {
-				return nil
+		var short error
+		err := raw.Read(func(fd uintptr) bool {
+			for {
+				sock, errno := http1.Accept(fd, port)
+				switch errno {
+				case 0:
+					pause = 5 * time.Millisecond
+					h.take(sock)
+				case syscall.EAGAIN:
+					return false
+				default:
+					short = os.NewSyscallError("accept4", errno)
+					return true
+				}
 			}
-			h.options.Logger.Warn("connections cannot be accepted now", "error", err)
-			time.Sleep(pause)
-			pause = min(2*pause, time.Second)
-			continue
+		})
+		if err != nil && (h.draining.Load() || isClosed(err)) {
+			return nil
 		}
-		pause = 5 * time.Millisecond
-		h.serving.Add(1)
-		tcp := conn.(*net.TCPConn)
-		select {
-		case h.accepted <- tcp:
-		default:
-			go h.work(tcp)
-		}
+		h.options.Logger.Warn("connections cannot be accepted now", "error", cmp.Or(err, short))
+		time.Sleep(pause)
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// take has a connection served.
+func (h *HTTP) take(sock *http1.Socket) {
+	h.serving.Add(1)
+	select {
+	case h.accepted <- sock:
+	default:
+		go h.work(sock)
 	}
 }
 
@@ -210,15 +245,15 @@ func (h *HTTP) accept(l net.Listener) error {
 const maxSpare = 64
 
 // work serves a connection, and then others.
-func (h *HTTP) work(tcp *net.TCPConn) {
+func (h *HTTP) work(sock *http1.Socket) {
 	for {
-		h.greet(tcp)
+		h.greet(sock)
 		if h.spare.Add(1) > maxSpare {
 			h.spare.Add(-1)
 			return
 		}
 		select {
-		case tcp = <-h.accepted:
+		case sock = <-h.accepted:
 			h.spare.Add(-1)
 		case <-h.ended:
 			return
@@ -227,64 +262,62 @@ func (h *HTTP) work(tcp *net.TCPConn) {
 }
 
 // greet finds out what a connection speaks, and serves it.
-func (h *HTTP) greet(tcp *net.TCPConn) {
+func (h *HTTP) greet(sock *http1.Socket) {
 	defer h.serving.Add(-1)
-	conn, client := h.admitted(tcp)
+	conn := h.admitted(sock)
 	if conn == nil {
 		return
 	}
 	handed := false // to who counts it out then
 	defer func() {
 		if !handed {
-			h.options.Clients.leave(client)
+			h.options.Clients.leave(sock.Client)
 		}
 	}()
 	if h.options.TLS == nil {
-		handed = h.http1.ServeConn(conn, tcp, false)
+		handed = h.http1.ServeConn(conn, sock, false)
 		return
 	}
-	switch secure := h.greeted(conn, tcp); {
+	switch secure := h.greeted(conn, sock); {
 	case secure == nil:
 	case secure.ConnectionState().NegotiatedProtocol == "h2":
 		h.http2.ServeConn(secure, true)
 	default:
-		handed = h.http1.ServeConn(secure, tcp, true)
+		handed = h.http1.ServeConn(secure, sock, true)
 	}
 }
 
 // admitted returns a connection whose client may have another one, before that
 // costs more; nil if it may not, and has been closed.
-func (h *HTTP) admitted(tcp *net.TCPConn) (net.Conn, netip.Addr) {
-	var conn net.Conn = tcp
-	if h.options.TLS != nil {
-		conn = http1.NewWire(tcp)
-	}
+func (h *HTTP) admitted(sock *http1.Socket) net.Conn {
+	var conn net.Conn = sock
+	peer := sock.Peer()
 	if h.options.ProxyProtocol {
 		proxied := &proxyConn{Conn: conn}
 		if proxied.header() != nil {
-			return nil, netip.Addr{}
+			return nil
 		}
-		conn = proxied
+		conn, peer = proxied, addrPort(proxied.RemoteAddr())
 	}
-	client, ok := h.options.Clients.enter(conn.RemoteAddr())
-	if !ok {
-		reset(tcp)
-		return nil, client
+	var ok bool
+	if sock.Client, ok = h.options.Clients.enter(peer.Addr()); !ok {
+		sock.Reset()
+		return nil
 	}
-	return conn, client
+	return conn
 }
 
 // greeted returns a connection that is encrypted; nil if it could not be, and
 // was closed.
-func (h *HTTP) greeted(conn net.Conn, tcp *net.TCPConn) *tls.Conn {
+func (h *HTTP) greeted(conn net.Conn, sock *http1.Socket) *tls.Conn {
 	secure := tls.Server(conn, h.options.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
 	err := secure.HandshakeContext(ctx)
 	cancel()
 	if err != nil {
 		refusePlain(err)
-		h.options.Logger.Debug("TLS handshake failed", "client", tcp.RemoteAddr().String(), "error", err)
-		_ = tcp.Close()
+		h.options.Logger.Debug("TLS handshake failed", "client", sock.Peer().String(), "error", err)
+		_ = sock.Close()
 		return nil
 	}
 	return secure
@@ -308,7 +341,7 @@ func refusePlain(err error) {
 // closed while their clients may be sending.
 func (h *HTTP) drain() {
 	h.draining.Store(true)
-	closeAll(h.listeners)
+	h.closeSockets()
 	h.accepting.Wait() // what is accepted is counted
 	h.http1.Leave()
 	ctx, cancel := context.WithTimeout(context.Background(), h.options.DrainTimeout)

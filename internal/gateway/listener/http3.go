@@ -190,7 +190,7 @@ var errTooManyConnections = errors.New("the client has as many connections as it
 // admit refuses the connections of a client that has too many. It does not
 // count: anybody can send a first packet from an address that is another's.
 func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	if s.options.Clients.full(info.RemoteAddr) {
+	if s.options.Clients.full(addrPort(info.RemoteAddr).Addr()) {
 		return ctx, errTooManyConnections
 	}
 	return ctx, nil
@@ -204,7 +204,7 @@ func (s *quicServer) register(conn *quic.Conn) {
 	case <-conn.Context().Done():
 		return
 	}
-	client, ok := s.options.Clients.enter(conn.RemoteAddr())
+	client, ok := s.options.Clients.enter(addrPort(conn.RemoteAddr()).Addr())
 	if !ok {
 		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
 		return

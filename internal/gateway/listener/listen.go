@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 
@@ -13,8 +14,9 @@ import (
 )
 
 // config opens sockets that a later process can share. Probes of silent
-// connections are asked for here, as often as Go does, because connections have
-// it from their listener, while Go would say so to each by four system calls.
+// connections are asked for here, as often as Go does, and that nothing is held
+// back to be sent with more (Nagle), because connections have it from their
+// listener, while Go would say so to each by five system calls.
 // Multipath TCP, which Go's listeners speak unless told otherwise, makes
 // sockets that take other ways through the kernel, and nobody asked for it.
 func config() *net.ListenConfig {
@@ -22,7 +24,7 @@ func config() *net.ListenConfig {
 	lc := &net.ListenConfig{KeepAlive: -1, Control: func(network, _ string, c syscall.RawConn) error {
 		options := [][3]int{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}}
 		if strings.HasPrefix(network, "tcp") {
-			options = append(options, [3]int{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, silent},
+			options = append(options, [3]int{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, [3]int{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, silent},
 				[3]int{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, between}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, probes})
 		}
 		var err error
@@ -52,6 +54,43 @@ func Listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
 		list = append(list, l)
 	}
 	return list, nil
+}
+
+// deferred has connections accepted once their client has sent something, which
+// all that speak HTTP do at once: the first look finds it then, and nobody has
+// to wait for it. One that sends nothing is accepted after about a second.
+func deferred(list []*os.File) error {
+	const silent = 1 // seconds
+	for _, f := range list {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if ctlErr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, silent)
+		}); ctlErr != nil {
+			return ctlErr
+		}
+		if err != nil {
+			return os.NewSyscallError("setsockopt TCP_DEFER_ACCEPT", err)
+		}
+	}
+	return nil
+}
+
+// files returns what tells that a socket has something to accept and leaves
+// the rest to the caller, as net.Listener does not. They are to be closed as well.
+func files(list []net.Listener) ([]*os.File, error) {
+	var files []*os.File
+	for _, l := range list {
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 func closeAll[T interface{ Close() error }](list []T) {

@@ -2,9 +2,12 @@ package listener
 
 import (
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/gateway/http1"
 )
 
 // TestAcceptedOptions: connections have from their listener what Go would set
@@ -20,12 +23,32 @@ func TestAcceptedOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	conn, err := list[0].Accept()
+	// net.Listener's Accept would set some of them itself.
+	doors, err := files(list)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer closeAll(doors)
+	listening, err := doors[0].SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conn *http1.Socket
+	if err := listening.Read(func(fd uintptr) bool {
+		var errno syscall.Errno
+		conn, errno = http1.Accept(fd, 1)
+		return errno != syscall.EAGAIN
+	}); err != nil || conn == nil {
+		t.Fatal(err)
+	}
 	defer conn.Close()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if got, want := conn.Peer().String(), client.LocalAddr().String(); got != want {
+		t.Errorf("the client is %s, want %s", got, want)
+	}
+	if got, want := conn.LocalAddr().String(), client.RemoteAddr().String(); got != want {
+		t.Errorf("it came to %s, want %s", got, want)
+	}
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

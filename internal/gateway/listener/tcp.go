@@ -81,7 +81,7 @@ func (p *tcpPort) serve(client net.Conn) {
 		}
 		client, prefix = proxied, proxied.rest
 	}
-	counted, ok := p.streams.options.Clients.enter(client.RemoteAddr())
+	counted, ok := p.streams.options.Clients.enter(addrPort(client.RemoteAddr()).Addr())
 	if !ok {
 		reset(raw)
 		return
@@ -133,8 +133,11 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort()
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.AddrPort()
+	case *net.UDPAddr:
+		return a.AddrPort()
 	}
 	return netip.AddrPort{}
 }
