@@ -87,6 +87,8 @@ type Source struct {
 	logger   *slog.Logger
 	watchers []*watcher
 	outage   *outage
+	// heartbeat is nil for clients that are none of a real API.
+	heartbeat *heartbeat
 
 	synced  atomic.Bool
 	waiting atomic.Int64 // watchers that have not delivered their first list
@@ -117,6 +119,9 @@ func New(o Options) (*Source, error) {
 		s.watchers = append(s.watchers, &watcher{kind: k, source: s, known: map[model.Key]struct{}{}})
 	}
 	s.waiting.Store(int64(len(s.watchers)))
+	if client, ok := o.Client.Discovery().RESTClient().(*rest.RESTClient); ok && client != nil {
+		s.heartbeat = &heartbeat{client: client, logger: o.Logger, every: heartbeatEvery, timeout: heartbeatTimeout}
+	}
 	return s, nil
 }
 
@@ -146,8 +151,14 @@ func (s *Source) Synced() bool { return s.synced.Load() }
 // while nothing was asked of it yet.
 func (s *Source) Outage() time.Time {
 	s.outage.mu.Lock()
-	defer s.outage.mu.Unlock()
-	return s.outage.since
+	since := s.outage.since
+	s.outage.mu.Unlock()
+	if s.heartbeat != nil {
+		if silent := s.heartbeat.silentSince(); since.IsZero() || !silent.IsZero() && silent.Before(since) {
+			return silent
+		}
+	}
+	return since
 }
 
 // Run watches until ctx ends; it then returns nil. What goes wrong with the
@@ -158,6 +169,9 @@ func (s *Source) Run(ctx context.Context) error {
 	defer wg.Wait()
 	for _, w := range s.watchers {
 		wg.Go(func() { w.run(ctx) })
+	}
+	if s.heartbeat != nil {
+		wg.Go(func() { s.heartbeat.run(ctx) })
 	}
 	for {
 		select {
