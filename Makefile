@@ -83,6 +83,7 @@ conformance: root deps build ## Kubernetes' own SIG network tests on each data p
 	mkdir -p bin/conformance
 	cd test/conformance && go build -ldflags '-s -w' -o ../../bin/conformance/ . github.com/onsi/ginkgo/v2/ginkgo \
 		k8s.io/kubernetes/test/images/agnhost k8s.io/kubernetes/test/images/regression-issue-74839
+	cd test/bench/dns && go build -ldflags '-s -w' -o ../../../bin/conformance/ ./coredns
 	cd test/conformance && go test -c -ldflags '$(K8S_LDFLAGS)' -o ../../bin/conformance/e2e.test ./suite
 	bin/conformance/conformance -bin bin -programs bin/conformance \
 		-agnhost-source "$$(cd test/conformance && go list -m -f '{{.Dir}}' k8s.io/kubernetes)/test/images/agnhost" \

@@ -21,6 +21,7 @@ func makeImages(dir string, o options) ([]cluster.Image, error) {
 	}
 	for to, from := range map[string]string{
 		"agnhost":       filepath.Join(o.programs, "agnhost"),
+		"coredns":       filepath.Join(o.programs, "coredns"), // a test has it serve as a Pod's own name server
 		"localhost.crt": filepath.Join(o.testdata, "porter", "localhost.crt"),
 		"localhost.key": filepath.Join(o.testdata, "porter", "localhost.key"),
 	} {

@@ -50,7 +50,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "", "directory of Fairway's executables")
-	flag.StringVar(&o.programs, "programs", "", "directory of e2e.test, ginkgo, agnhost and regression-issue-74839")
+	flag.StringVar(&o.programs, "programs", "", "directory of e2e.test, ginkgo, agnhost, coredns and regression-issue-74839")
 	flag.StringVar(&o.testdata, "agnhost-source", "", "directory of agnhost's source, for the certificate that its image holds")
 	flag.StringVar(&o.out, "out", "", "directory of the report; with none, results are only printed")
 	flag.StringVar(&o.fairway, "fairway-version", "dev", "version of Fairway, for the report")

@@ -70,7 +70,6 @@ func serverConfig(o *Options, p *pki.PKI, cert pki.Pair) (*options.KubeletServer
 	config.ImageGCHighThresholdPercent = 100
 	config.RegistryPullQPS = 0
 	config.SerializeImagePulls = false
-	config.EnableSystemLogHandler = false
 
 	// The defaults spare API servers of thousands of nodes. Here there are few, and people watch.
 	config.NodeStatusUpdateFrequency.Duration = 5 * time.Second
