@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -23,6 +24,8 @@ type http2Client struct {
 	question http1.Question
 	forward  http1.Forward         // what the backend is asked for
 	own      [maxExtra]http1.Field // of the answer
+	content  limitedBody
+	body     []byte // a short one
 	// peer and port are in words what at and local are.
 	peer, port string
 	at         netip.AddrPort
@@ -98,20 +101,68 @@ func (h *http2Client) sent() (int, int64) { return h.stream.Status, h.stream.Byt
 // closeAfter implements client.
 func (h *http2Client) closeAfter() { h.stream.Conn().Leave() }
 
-// proxy implements client. Requests without body to backends that speak
-// HTTP/1.1, as most are, go straight from stream to connection.
+// bodyWithHead is the length of a body that goes to the backend in one write
+// with the header.
+const bodyWithHead = 16 << 10
+
+// wholeBody takes a short body that has come, so that it is sent at once and
+// can be sent again. Most of them come right behind their header.
+func (h *http2Client) wholeBody() ([]byte, bool) {
+	s := h.stream
+	r := &s.Request
+	if r.Length == 0 || r.Length > bodyWithHead || r.ExpectContinue {
+		return nil, false
+	}
+	body, ok := s.AppendWhole(h.body[:0], bodyWithHead)
+	if !ok {
+		runtime.Gosched() // whoever reads the connection is about to see it
+		body, ok = s.AppendWhole(body, bodyWithHead)
+	}
+	if h.body = body; ok && r.Length < 0 {
+		r.SetLength(len(body))
+	}
+	return body, ok
+}
+
+// limitedBody is a body that may be no longer than a limit.
+type limitedBody struct {
+	*http2.Stream
+	limit, read int64
+}
+
+// Next implements http1.Content.
+func (b *limitedBody) Next(limit int) ([]byte, error) {
+	data, err := b.Stream.Next(limit)
+	if b.read += int64(len(data)); b.limit > 0 && b.read > b.limit {
+		return nil, http1.ErrBodyTooLarge
+	}
+	return data, err
+}
+
+// proxy implements client. To backends that speak HTTP/1.1, as most do, it
+// goes straight from stream to connection.
 func (h *http2Client) proxy(t *transaction, b *backend) {
 	s, x := h.stream, &t.exchange
 	r := &s.Request
 	call := t.call(b)
-	if r.Length != 0 || !b.pool.HTTP1(call, false) {
+	if !b.pool.HTTP1(call, false) {
 		h.adapt(t, b)
 		return
 	}
 	q := &h.question
-	q.Clock = s.Clock()
+	q.Clock, q.Content = s.Clock(), nil
+	body, whole := h.wholeBody()
+	switch {
+	case whole && x.MaxBody > 0 && int64(len(body)) > x.MaxBody:
+		t.proxyFailed(http1.ErrBodyTooLarge)
+		return
+	case !whole && r.Length != 0:
+		h.content = limitedBody{s, x.MaxBody, 0}
+		q.Content = &h.content
+	}
 	h.forward = http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs}
 	q.FillFrom(r, &h.forward)
+	q.Head = append(q.Head, body...)
 	s.Hold(q)
 	defer s.Hold(nil)
 	lease, err := b.pool.Ask(context.Background(), q, call)

@@ -426,3 +426,84 @@ func (c *heldBody) Read(p []byte) (int, error) {
 	c.read.Add(int64(n))
 	return n, nil
 }
+
+// TestRequestBodies carries request bodies of all sizes to a backend that speaks
+// HTTP/1.1, however long they take, with their trailers, and gets an answer that
+// comes before the end of one.
+func TestRequestBodies(t *testing.T) {
+	backendServer(t, "10.99.34.7:80", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/early" {
+			w.Header().Set("Connection", "close") // or net/http reads the body first
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%d %d %q %v %v %s", r.ContentLength, len(body), r.TransferEncoding, err, r.Trailer, body[:min(len(body), 3)])
+	})
+	w := newWorld(t, func(o *Options) { o.AnswerTimeout = 400 * time.Millisecond })
+	w.service("a", "", "10.99.34.8:80", "10.99.34.7:80", "10.99.34.9:80") // nothing listens at the others
+	w.route(ingress("main", rule("", "/", "a")))
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
+		t.Run(protocol, func(t *testing.T) {
+			transport := &http.Transport{Protocols: new(http.Protocols)}
+			transport.Protocols.SetHTTP1(protocol == "HTTP/1.1")
+			transport.Protocols.SetUnencryptedHTTP2(protocol == "HTTP/2")
+			defer transport.CloseIdleConnections()
+			testBodies(t, w, &http.Client{Transport: transport, Timeout: 30 * time.Second})
+		})
+	}
+}
+
+func testBodies(t *testing.T, w *world, client *http.Client) {
+	post := func(path string, body io.Reader, length int64, trailer http.Header) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest("POST", w.url(path), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength, req.Trailer = length, trailer
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		got, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(got)
+	}
+	text := func(n int) io.Reader {
+		return io.LimitReader(strings.NewReader(strings.Repeat("abc", n/3+1)), int64(n))
+	}
+	for range 20 {
+		for _, n := range []int{1, 100, 16 << 10, 16<<10 + 1, 100_000, 3 << 20} {
+			if status, got := post("/", text(n), int64(n), nil); status != 200 || !strings.HasPrefix(got, fmt.Sprintf("%d %d [] <nil> map[] a", n, n)) {
+				t.Fatalf("%d bytes: %d %.100s", n, status, got)
+			}
+			if status, got := post("/", text(n), -1, nil); status != 200 || !strings.Contains(got, fmt.Sprintf(" %d [", n)) || !strings.Contains(got, "<nil> map[] a") {
+				t.Fatalf("%d bytes of unknown length: %d %.100s", n, status, got)
+			}
+		}
+	}
+	if status, got := post("/", text(5), -1, http.Header{"T": {"u"}}); status != 200 || got != `-1 5 ["chunked"] <nil> map[T:[u]] abc` {
+		t.Errorf("with trailers: %d %s", status, got)
+	}
+	slow, slowly := io.Pipe()
+	go func() {
+		for range 8 {
+			_, _ = slowly.Write([]byte("abc"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		_ = slowly.Close()
+	}()
+	if status, got := post("/", slow, -1, nil); status != 200 || !strings.Contains(got, " 24 [") {
+		t.Errorf("a slow one: %d %s", status, got)
+	}
+	open, opened := io.Pipe()
+	go func() { _, _ = opened.Write([]byte("abc")) }()
+	if status, _ := post("/early", open, -1, nil); status != 403 {
+		t.Errorf("an early answer: %d", status)
+	}
+	_ = opened.Close()
+}

@@ -1,26 +1,49 @@
 package http1
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
-// Question is a request without a body, whose client does not speak HTTP/1.
+// Content is the body of a request whose client does not speak HTTP/1.
+type Content interface {
+	// Next returns the next bytes, at most limit, a view that is good until the
+	// next call; io.EOF at the end.
+	Next(limit int) ([]byte, error)
+	// Trailers returns what comes behind it, after io.EOF.
+	Trailers() []Field
+	// Stop makes Next fail, also a call under way.
+	Stop()
+}
+
+// Question is a request whose client does not speak HTTP/1.
 type Question struct {
 	// Head is the request as it is sent, see [Question.Fill].
 	Head   []byte
 	Method string
 	// Interim is called with each interim answer. Optional.
 	Interim func(*Response)
+	// Content is sent behind Head; nil if there is nothing, or Head has all of it.
+	Content Content
 	// Clock is what limits are measured by, if somebody calls Sweep; nil for
 	// deadlines that are set one by one.
 	Clock *Clock
 
-	began bool // the client has had an interim answer
+	began   bool        // the client has had an interim answer
+	bodied  bool        // there is a body, wherever
+	chunked bool        // the content goes in chunks
+	pumping chan error  // gets the end of the content's sending; nil while there is none
+	taken   atomic.Bool // some of the content has been read
+	pumped  atomic.Bool // all of it has
 
 	mu      sync.Mutex
 	backend *Backend // that is being asked
@@ -42,16 +65,25 @@ func (q *Question) Fill(method string, header http.Header, f *Forward) {
 
 // FillFrom is Fill for a request whose fields were added by [Request.Add].
 func (q *Question) FillFrom(r *Request, f *Forward) {
-	switch r.Method {
-	case "POST", "PUT", "PATCH": // a length is expected with these (RFC 9110, 8.6)
+	switch {
+	case r.Length != 0:
+	case r.Method == "POST", r.Method == "PUT", r.Method == "PATCH": // a length is expected with these (RFC 9110, 8.6)
 		if _, ok := r.First("Content-Length"); !ok {
 			r.Add("Content-Length", "0")
 		}
 	}
 	q.Method, q.Head, q.began = r.Method, r.appendHead(q.Head[:0], f), false
+	q.bodied, q.chunked = r.Length != 0, r.Length < 0
+	q.taken.Store(false)
 	q.mu.Lock()
 	q.gone = false
 	q.mu.Unlock()
+}
+
+// SetLength tells how long a body is, of which that was not known.
+func (r *Request) SetLength(n int) {
+	r.Length = int64(n)
+	r.Add("Content-Length", strconv.Itoa(n))
 }
 
 // Add adds a field that came by another protocol, which has checked it.
@@ -61,12 +93,12 @@ func (r *Request) Add(name, value string) {
 
 // Repeatable reports whether the request can be sent again when a connection
 // breaks before the answer.
-func (q *Question) Repeatable() bool { return Safe(q.Method) }
+func (q *Question) Repeatable() bool { return !q.bodied && Safe(q.Method) }
 
 // MayRepeat reports whether the request may be sent again once [Backend.Ask]
 // has failed. Unsent tells that nothing of it was sent.
 func (q *Question) MayRepeat(unsent bool) bool {
-	return !q.began && !q.Gone() && (unsent || q.Repeatable())
+	return !q.began && !q.taken.Load() && !q.Gone() && (unsent || q.Repeatable())
 }
 
 // Abandon ends the exchange with [ErrGone], and keeps others from beginning.
@@ -104,8 +136,10 @@ func (q *Question) Sweep(now int64) {
 	}
 }
 
-// Release ends the hold on the backend that was asked.
+// Release ends the hold on the backend that was asked. Content that it did not
+// wait for is given up, and with it the backend's connection.
 func (q *Question) Release() {
+	q.stopPump()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.backend = nil
@@ -135,10 +169,19 @@ func (b *Backend) Ask(q *Question, t Timeouts) error {
 }
 
 func (b *Backend) ask1(q *Question, t Timeouts) error {
-	if b.Reused && b.wire != nil && q.Clock != nil {
+	switch {
+	case q.Content == nil && b.Reused && b.wire != nil && q.Clock != nil:
 		b.asking, b.send = q.Head, t.Send
-	} else if err := b.write(q.Head, t.Send); err != nil {
-		return b.failed(err)
+	default:
+		if err := b.write(q.Head, t.Send); err != nil {
+			return b.failed(err)
+		}
+	}
+	if q.Content != nil {
+		b.pumps()
+		q.pumping = make(chan error, 1)
+		q.pumped.Store(false)
+		go func() { q.pumping <- q.pump(b, t) }()
 	}
 	for {
 		if err := b.readHead(); err != nil {
@@ -149,6 +192,9 @@ func (b *Backend) ask1(q *Question, t Timeouts) error {
 			return b.failed(errors.New("the backend switched to a protocol that nobody asked for"))
 		case status >= 200:
 			b.expectBody(q.Method)
+			if q.Content != nil {
+				b.begins()
+			}
 			return nil
 		}
 		if q.Interim != nil {
@@ -156,6 +202,73 @@ func (b *Backend) ask1(q *Question, t Timeouts) error {
 			q.Interim(&b.Response)
 		}
 	}
+}
+
+// pump sends the content.
+func (q *Question) pump(b *Backend, t Timeouts) error {
+	var frame []byte
+	for {
+		q.taken.Store(true)
+		data, err := q.Content.Next(bufferSize)
+		if err != nil && err != io.EOF {
+			b.abort(err)
+			return err
+		}
+		if q.chunked {
+			frame = frame[:0]
+			if err == io.EOF {
+				frame = append(frame, "0\r\n"...)
+				for _, f := range q.Content.Trailers() {
+					if kindOf(f.Name) == plainField && trailerAllowed(f.Name) {
+						frame = appendField(frame, f.Name, f.Value)
+					}
+				}
+				frame = append(frame, "\r\n"...)
+			} else {
+				frame = appendChunk(frame, data)
+			}
+			data = frame
+		}
+		if len(data) > 0 {
+			if err := b.write(data, cmp.Or(t.Send, t.Answer)); err != nil {
+				if os.IsTimeout(err) {
+					b.abort(ErrTimeout)
+				}
+				// Else the answer may tell why: a backend can refuse a body before
+				// it has seen the end of it.
+				return fmt.Errorf("%w: %w", ErrBackend, err)
+			}
+		}
+		if err == io.EOF {
+			b.allSent(t.Answer)
+			q.pumped.Store(true)
+			return nil
+		}
+	}
+}
+
+// stopPump waits until the content is sent, or stops that.
+func (q *Question) stopPump() {
+	if q.pumping == nil {
+		return
+	}
+	q.mu.Lock()
+	b := q.backend
+	q.mu.Unlock()
+	select {
+	case err := <-q.pumping:
+		b.spoiled = b.spoiled || err != nil
+	default:
+		if !q.pumped.Load() {
+			b.spoiled = true
+			q.Content.Stop()
+			b.abort(ErrBackend)
+		}
+		if err := <-q.pumping; err != nil {
+			b.spoiled = true
+		}
+	}
+	q.pumping = nil
 }
 
 // Ended reports whether the body of the answer is at its end.

@@ -41,8 +41,9 @@ type Backend struct {
 	cause            atomic.Pointer[error] // why the exchange was ended from outside
 	asking           []byte                // a request that goes out with the wait for its answer
 	send             time.Duration         // between two writes of it
-	look             sync.Mutex            // for the next two
+	look             sync.Mutex            // for the next three
 	blind, woken     bool                  // the end of the connection may go unnoticed; lookAgain has seen it
+	answered         bool                  // the wait for the answer to begin has ended
 	spoiled          bool                  // not to be used again
 }
 
@@ -108,6 +109,33 @@ func (b *Backend) begin(c *Conn, t Timeouts) {
 func (b *Backend) abort(cause error) {
 	b.cause.CompareAndSwap(nil, &cause)
 	_ = b.conn.SetDeadline(past)
+}
+
+// pumps begins the sending of a body while the answer is waited for: the limit
+// on that wait begins when all is sent, see allSent.
+func (b *Backend) pumps() {
+	b.look.Lock()
+	b.answered, b.limit = false, 0
+	b.look.Unlock()
+}
+
+// allSent limits the wait for the answer, unless that has begun.
+func (b *Backend) allSent(limit time.Duration) {
+	b.look.Lock()
+	defer b.look.Unlock()
+	if limit = b.remaining(limit); limit > 0 && !b.answered {
+		_ = b.conn.SetReadDeadline(time.Now().Add(limit))
+		b.stayAborted()
+	}
+}
+
+// begins ends the limit of allSent: the answer has begun.
+func (b *Backend) begins() {
+	b.look.Lock()
+	defer b.look.Unlock()
+	b.answered = true
+	_ = b.conn.SetReadDeadline(time.Time{})
+	b.stayAborted()
 }
 
 // stayAborted keeps a limit that was just set from undoing abort.

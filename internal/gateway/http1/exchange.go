@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,9 @@ import (
 
 // Timeouts limit an exchange with a backend; zero is no limit.
 type Timeouts struct {
-	// Answer limits the wait for the answer to begin, Read the time between two
-	// reads of it, Send the time between two writes of the request.
+	// Answer limits the wait for the answer to begin once all is sent, Read the
+	// time between two reads of it, Send the time between two writes of the
+	// request; without it Answer limits that as well.
 	Answer, Read, Send time.Duration
 	// Total is when all has to be over.
 	Total time.Time
@@ -87,6 +89,7 @@ func (c *Conn) sendRequest(b *Backend, head []byte, t Timeouts) error {
 		if err := b.write(head, t.Send); err != nil {
 			return b.failed(err)
 		}
+		b.pumps()
 		c.pumping = make(chan error, 1)
 		c.pumped.Store(false)
 		go func() { c.pumping <- c.pump(b, t) }()
@@ -124,7 +127,7 @@ func (c *Conn) pump(b *Backend, t Timeouts) error {
 			data = frame
 		}
 		if len(data) > 0 {
-			if err := b.write(data, t.Send); err != nil {
+			if err := b.write(data, cmp.Or(t.Send, t.Answer)); err != nil {
 				if os.IsTimeout(err) {
 					b.abort(ErrTimeout)
 				}
@@ -134,6 +137,7 @@ func (c *Conn) pump(b *Backend, t Timeouts) error {
 			}
 		}
 		if err == io.EOF {
+			b.allSent(t.Answer)
 			return nil
 		}
 	}
@@ -194,6 +198,9 @@ func (c *Conn) await(b *Backend) error {
 			continue
 		}
 		b.expectBody(c.Request.Method)
+		if c.pumping != nil {
+			b.begins()
+		}
 		if c.pumping == nil && c.Body.buffered() && !c.Body.done() {
 			_, _ = c.Body.next(bufferSize) // it has been sent with the head
 		}

@@ -228,7 +228,7 @@ func (b *adaptedBody) Read(p []byte) (int, error) {
 
 // Close makes further reads fail, and the one under way.
 func (b *adaptedBody) Close() error {
-	b.s.CloseBody()
+	b.s.Stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true

@@ -878,7 +878,7 @@ func TestWindowsAreHeld(t *testing.T) {
 // TestUnwantedBodies do not use up the connection's window.
 func TestUnwantedBodies(t *testing.T) {
 	dial, _ := start(t, Options{StreamWindow: 100_000, ConnectionWindow: 200_000, Handler: handle(func(s *Stream) {
-		s.CloseBody()
+		s.Stop()
 		if _, err := s.Next(1); err == nil || err == io.EOF {
 			t.Errorf("reading a closed body: %v", err)
 		}

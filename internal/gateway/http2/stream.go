@@ -214,6 +214,25 @@ func (s *Stream) Next(limit int) ([]byte, error) {
 	}
 }
 
+// AppendWhole appends the body to dst and takes it, if all of it has come, no
+// trailers behind it, and it is no longer than limit.
+func (s *Stream) AppendWhole(dst []byte, limit int) ([]byte, bool) {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.bodyErr != errEnd || s.got > int64(limit) || len(s.trailers) > 0 {
+		return dst, false
+	}
+	for _, piece := range s.body {
+		dst = append(dst, (*piece.b)[piece.r:piece.w]...)
+		c.refund(int64(piece.w - piece.r))
+		chunks.Put(piece.b)
+	}
+	clear(s.body)
+	s.body = s.body[:0]
+	return dst, true
+}
+
 func (s *Stream) sayContinue() {
 	c := s.conn
 	if c.failed != nil {
@@ -240,8 +259,8 @@ func (s *Stream) Trailers() []http1.Field {
 	return s.trailers
 }
 
-// CloseBody ends reading: what comes of the body is dropped.
-func (s *Stream) CloseBody() {
+// Stop ends reading: what comes of the body is dropped.
+func (s *Stream) Stop() {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
