@@ -122,7 +122,9 @@ func (c *config) state() []RouteState {
 		}
 		list = append(list, r)
 	}
-	slices.SortStableFunc(list, func(a, b RouteState) int { return cmp.Compare(a.Object, b.Object) })
+	slices.SortFunc(list, func(a, b RouteState) int {
+		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Field, b.Field))
+	})
 	return list
 }
 

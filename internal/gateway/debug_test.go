@@ -66,7 +66,7 @@ func TestState(t *testing.T) {
 	if s.Version != "1.2.3" || !s.Ready || s.Draining || s.Revision == 0 {
 		t.Errorf("%+v", s)
 	}
-	if len(s.Routes) != 2 || s.Routes[0].Object != "Ingress default/main" || len(s.Routes[0].Filters) != 1 || len(s.Routes[0].Backends) != 1 {
+	if len(s.Routes) != 2 || s.Routes[0].Object != "Ingress default/main" || s.Routes[0].Path != "/none" || len(s.Routes[1].Filters) != 1 || len(s.Routes[1].Backends) != 1 {
 		t.Errorf("routes: %+v", s.Routes)
 	}
 	a := s.Services[0]

@@ -270,6 +270,16 @@ func portOf(a net.Addr) uint16 {
 	return 0
 }
 
+func addrOf(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap()
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
 // HTTPAddr and HTTPSAddr return the first address in use, for ports that the
 // kernel chose; nil if there is none.
 func (g *Gateway) HTTPAddr() net.Addr { return g.addr(false) }

@@ -29,6 +29,7 @@ func (g *Gateway) ServeHTTP1(c *http1.Conn) {
 	h.view = request.View{
 		Method: r.Method, Authority: r.Host, Header: r, TLS: c.Secure,
 		Peer: c.Peer.Addr(), Port: c.Port, PeerText: h.peer, PortText: h.port,
+		PeerPort: c.Peer.Port(), Local: c,
 	}
 	h.target, h.bodyLength, h.protocol = r.Target, r.Length, "HTTP/1.1"
 	if r.Minor == 0 {

@@ -39,6 +39,7 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 	h.view = request.View{
 		Method: r.Method, Authority: r.Host, Header: r, TLS: c.Secure,
 		Peer: c.Peer.Addr(), Port: c.Port, PeerText: h.peer, PortText: h.port,
+		PeerPort: c.Peer.Port(), Local: c,
 	}
 	h.target, h.bodyLength, h.protocol = r.Target, r.Length, "HTTP/2.0"
 	if kind, ok := r.First("Content-Type"); ok {

@@ -39,10 +39,10 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		grpc: isGRPC(r.Header.Get("Content-Type"))}
 	t.view = request.View{Method: r.Method, Authority: r.Host, Header: r.Header, TLS: h.secure}
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		t.view.Peer = ap.Addr().Unmap()
+		t.view.Peer, t.view.PeerPort = ap.Addr().Unmap(), ap.Port()
 	}
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		t.view.Port = portOf(a)
+		t.view.Port, t.view.Local = portOf(a), local{a}
 	}
 	t.begin()
 	defer func() {
@@ -63,6 +63,12 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	t.serve()
 }
+
+// local is an address that was connected to.
+type local struct{ net.Addr }
+
+// LocalAddr is what a [request.View] asks for.
+func (l local) LocalAddr() net.Addr { return l.Addr }
 
 // findBody finds out whether a request has a body: frames of HTTP/3 do not tell
 // before the next one or the stream's end has come, which is the case at once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -378,10 +379,28 @@ func (t *transaction) call(b *backend) upstream.Call {
 	if x.Session != nil {
 		c.Choice.Session = &t.session
 	}
+	if b.pool.Proxy() != 0 {
+		c.Choice.Ends = t.ends()
+	}
 	if x.Total > 0 {
 		c.Deadline = t.start.Add(x.Total)
 	}
 	return c
+}
+
+// ends are those of the client's connection. Behind a trusted proxy only the
+// client's address is known.
+func (t *transaction) ends() upstream.Ends {
+	v := &t.view
+	client := netip.AddrPortFrom(v.Client, 0)
+	if v.Client == v.Peer {
+		client = netip.AddrPortFrom(v.Client, v.PeerPort)
+	}
+	ends := upstream.Ends{Client: client}
+	if v.Local != nil {
+		ends.Local = netip.AddrPortFrom(addrOf(v.Local.LocalAddr()), v.Port)
+	}
+	return ends
 }
 
 // proxyFailed answers for a backend that did not.

@@ -10,6 +10,9 @@ type ServiceUpstream struct {
 	// SlowStart is how long an endpoint that is new, or back, gets less than its
 	// share; 0 for not at all.
 	SlowStart time.Duration
+	// Proxy is the version of the PROXY protocol that endpoints expect, 1 or 2; 0
+	// for none.
+	Proxy uint8
 	// Limits bound what is under way at the endpoints of each port, for each
 	// gateway; nil for no limits.
 	Limits *UpstreamLimits

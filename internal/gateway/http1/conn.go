@@ -87,6 +87,9 @@ type Conn struct {
 	cancel           atomic.Pointer[context.CancelFunc] // ends an exchange that has no Backend
 }
 
+// LocalAddr is the address that the client connected to. It may ask the kernel.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
 // newConn readies a Conn, an old one if there is one: with its buffers, fields
 // and the handler's scratch it takes about thirty pieces of memory.
 func newConn(s *Server, conn net.Conn, sock *Socket, secure bool) *Conn {

@@ -99,6 +99,9 @@ type Conn struct {
 	writeSince, partialSince, idleSince int64
 }
 
+// LocalAddr is the address that the client connected to. It may ask the kernel.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
 func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	now := s.Clock.Load()
 	c := &Conn{

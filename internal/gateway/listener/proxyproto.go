@@ -178,16 +178,3 @@ func parseProxyV2(b []byte) (src, dst netip.AddrPort, n int, err error) {
 	}
 	return src, dst, n, nil
 }
-
-// proxyHeader returns the version 1 header for a connection, which every
-// server that speaks the protocol understands.
-func proxyHeader(src, dst netip.AddrPort) []byte {
-	a, b := src.Addr().Unmap(), dst.Addr().Unmap()
-	switch {
-	case !a.IsValid() || !b.IsValid() || a.Is4() != b.Is4():
-		return []byte("PROXY UNKNOWN\r\n")
-	case a.Is4():
-		return fmt.Appendf(nil, "PROXY TCP4 %s %s %d %d\r\n", a, b, src.Port(), dst.Port())
-	}
-	return fmt.Appendf(nil, "PROXY TCP6 %s %s %d %d\r\n", a.WithZone(""), b.WithZone(""), src.Port(), dst.Port())
-}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 )
 
 func v2(command, family byte, body ...byte) string {
@@ -98,10 +100,12 @@ func FuzzProxyHeader(f *testing.F) {
 		if !src.IsValid() || src.Addr().Is4In6() || dst.Addr().Is4In6() {
 			return
 		}
-		again := proxyHeader(src, dst)
-		src2, dst2, _, err = parseProxyHeader(again)
-		if err != nil || src2 != src || dst2 != dst {
-			t.Fatalf("wrote %q, read %v %v %v", again, src2, dst2, err)
+		for _, v := range []proxyproto.Version{proxyproto.V1, proxyproto.V2} {
+			again := v.Append(nil, src, dst)
+			src2, dst2, _, err = parseProxyHeader(again)
+			if err != nil || src2 != src || dst2 != dst {
+				t.Fatalf("wrote %q, read %v %v %v", again, src2, dst2, err)
+			}
 		}
 	})
 }

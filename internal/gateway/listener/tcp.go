@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -125,8 +126,12 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 		_ = backend.Close()
 	})
 	defer stop()
-	if route.ProxyOut {
-		prefix = append(proxyHeader(addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
+	version := route.Pool.Proxy()
+	if version == 0 && route.ProxyOut {
+		version = proxyproto.V1 // which every server that speaks the protocol understands
+	}
+	if version != 0 {
+		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
 	pipe(raw, prefix, backend)
 	return nil

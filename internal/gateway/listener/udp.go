@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -46,6 +47,7 @@ type session struct {
 	backend *upstream.Conn
 	route   *Stream
 	ticket  upstream.Ticket
+	header  []byte // before each datagram to the endpoint
 }
 
 // packetSocket reads datagrams with the address that they were sent to, and
@@ -164,6 +166,7 @@ func (p *udpPort) Close() error {
 
 func (p *udpPort) receive(sock packetSocket) {
 	buf := make([]byte, maxDatagram)
+	var whole []byte
 	for {
 		n, from, to, err := sock.read(buf)
 		if err != nil {
@@ -179,8 +182,13 @@ func (p *udpPort) receive(sock packetSocket) {
 			p.streams.options.Logger.Debug("no session for a datagram", "client", from.String(), "error", err)
 			continue
 		}
+		datagram := buf[:n]
+		if len(s.header) > 0 {
+			whole = append(append(whole[:0], s.header...), datagram...)
+			datagram = whole
+		}
 		// An error here shows in the session's own read.
-		_, _ = s.backend.Write(buf[:n])
+		_, _ = s.backend.Write(datagram)
 	}
 }
 
@@ -221,7 +229,10 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 		p.streams.options.OnConnection(&route.StreamRoute, err)
 		return nil, err
 	}
-	s := &session{backend, route, ticket}
+	s := &session{backend: backend, route: route, ticket: ticket}
+	if route.Pool.Proxy() != 0 {
+		s.header = proxyproto.AppendDatagram(nil, key.client, netip.AddrPortFrom(key.local, route.Port))
+	}
 	p.sessions[key] = s
 	_ = backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
 	go p.answer(sock, key, s)

@@ -1,6 +1,7 @@
 package request
 
 import (
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -35,6 +36,10 @@ type View struct {
 	// Peer is the other end of the connection, Client the address of the
 	// client itself: they differ behind a trusted proxy.
 	Peer, Client netip.Addr
+	// PeerPort is the port at the other end, and Local knows the gateway's address
+	// that was connected to, which may take a system call. Optional.
+	PeerPort uint16
+	Local    interface{ LocalAddr() net.Addr }
 	// PeerText and PortText are Peer and Port in text form, which an engine
 	// makes once per connection. Optional.
 	PeerText, PortText string

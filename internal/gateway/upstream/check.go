@@ -18,6 +18,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -174,7 +175,7 @@ func (c *check) run() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.checks.ctx, spec.Timeout)
-	err := c.checks.ask(ctx, c.endpoint, spec, proto)
+	err := c.checks.ask(ctx, c.endpoint, spec, proto, c.pool.Proxy())
 	if ctx.Err() == context.DeadlineExceeded && !isDialError(err) {
 		err = fmt.Errorf("no answer within %s", spec.Timeout)
 	}
@@ -223,7 +224,7 @@ func (c *check) tell(err error) {
 }
 
 // ask asks an endpoint once.
-func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, proto protocol) error {
+func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, proto protocol, proxy proxyproto.Version) error {
 	addr := e.addr
 	if spec.Port != 0 {
 		host, _, err := net.SplitHostPort(addr)
@@ -232,7 +233,7 @@ func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, 
 		}
 		addr = net.JoinHostPort(host, strconv.Itoa(int(spec.Port)))
 	}
-	at := checked{e.dial, addr}
+	at := checked{ownHeader(e.dial, proxy), addr}
 	if spec.Kind == model.CheckTCP {
 		conn, err := at.connect(ctx, "tcp")
 		if err != nil {

@@ -78,7 +78,7 @@ func TestAsk(t *testing.T) {
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		e := &endpoint{addr: tt.at.Addr().String(), dial: s.dial}
-		err := s.checks.ask(ctx, e, &tt.spec, checkProtocol(&tt.spec, ""))
+		err := s.checks.ask(ctx, e, &tt.spec, checkProtocol(&tt.spec, ""), 0)
 		cancel()
 		got := fmt.Sprint(err)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || len(got) < len(tt.want) || got[:len(tt.want)] != tt.want) {

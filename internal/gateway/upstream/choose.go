@@ -18,6 +18,8 @@ type Choice struct {
 	// Session is the client's session; nil if it has none. What the client is
 	// to be told about it is there once the request was sent.
 	Session *Session
+	// Ends are told to endpoints that expect a PROXY header.
+	Ends Ends
 }
 
 // pick chooses the endpoint for the next request, in this one place for all
@@ -28,6 +30,26 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 		return nil, m.err
 	}
 	turn := p.turn.Add(1)
+	if m.proxy != 0 {
+		e := m.choose(c, turn, selves(tried), now)
+		if e == nil || c.Ends == (Ends{}) {
+			return e, nil
+		}
+		return e.once(m.proxy, c.Ends), nil
+	}
+	return m.choose(c, turn, tried, now), nil
+}
+
+// selves returns the endpoints that last.
+func selves(list []*endpoint) []*endpoint {
+	out := make([]*endpoint, len(list))
+	for i, e := range list {
+		out[i] = e.self()
+	}
+	return out
+}
+
+func (m *members) choose(c *Choice, turn uint64, tried []*endpoint, now time.Time) *endpoint {
 	var e *endpoint
 	switch {
 	case c.Session != nil:
@@ -38,7 +60,7 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 	if e == nil {
 		e = m.inTurns(turn, c.Balance, tried, now)
 	}
-	return e, nil
+	return e
 }
 
 // inTurns takes the endpoints in turns, but with another at random it compares

@@ -26,6 +26,9 @@ type endpoint struct {
 	addr string // "address:port" or "name:port"
 	dial dialFunc
 	mark // how cookies and hashes know it
+	// origin is the endpoint that this one stands for, for one request; nil for
+	// one that lasts.
+	origin *endpoint
 
 	inflight atomic.Int64
 	removed  atomic.Bool
@@ -50,6 +53,10 @@ type endpoint struct {
 	transports [protocols]*http.Transport
 	idle       [protocols][]*http1.Backend // kept connections, in the order of their last use
 	reaper     *time.Timer                 // nil while none are kept
+}
+
+func newEndpoint(addr string, dial dialFunc, m mark) *endpoint {
+	return &endpoint{addr: addr, dial: dial, mark: m}
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -111,13 +118,21 @@ func newTransport(p protocol) *http.Transport {
 	return t
 }
 
-func (e *endpoint) acquire() { e.inflight.Add(1) }
+func (e *endpoint) acquire() {
+	e.inflight.Add(1)
+	if e.origin != nil {
+		e.origin.acquire()
+	}
+}
 
 // release ends a use of the endpoint; the last one after its removal closes
 // the connections that are left.
 func (e *endpoint) release() {
 	if e.inflight.Add(-1) == 0 && e.removed.Load() {
 		e.closeIdle()
+	}
+	if e.origin != nil {
+		e.origin.release()
 	}
 }
 

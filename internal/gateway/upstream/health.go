@@ -54,6 +54,7 @@ func (e *endpoint) brokeOff(begun, now time.Time) bool {
 // succeeded notes that a connection was opened or an answer begun, and forgets what went wrong before that. Like
 // completed it writes only if something did.
 func (e *endpoint) succeeded() {
+	e = e.self()
 	if e.strikes.Load() != 0 {
 		e.strikes.Store(0)
 	}
@@ -106,6 +107,7 @@ func (e *endpoint) lost() bool { return e.unreached.Load() || e.downUnreached.Lo
 
 // blame notes a failed attempt at an endpoint, and reports whether nothing was sent to it.
 func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) {
+	e = e.self()
 	now := time.Now()
 	if isDialError(err) {
 		e.unreachable(begun, now)
@@ -121,6 +123,7 @@ func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) 
 // ended notes how an answer that had begun came to its end. One that took too long says nothing of its endpoint: streams
 // may have nothing to say.
 func (p *Pool) ended(e *endpoint, err error, begun time.Time) {
+	e = e.self()
 	switch {
 	case err == nil:
 		e.completed()

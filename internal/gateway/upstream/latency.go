@@ -53,7 +53,7 @@ func weight(age time.Duration) float64 {
 func (e *endpoint) measure(c *Choice, start time.Time) {
 	if c.Balance == model.BalanceEWMA {
 		now := time.Now()
-		e.latency.add(now.Sub(start), now)
+		e.self().latency.add(now.Sub(start), now)
 	}
 }
 

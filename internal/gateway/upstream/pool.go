@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -54,6 +55,7 @@ type members struct {
 	appProtocol string
 	slowStart   time.Duration         // how long new endpoints warm up; 0 for not
 	limits      *model.UpstreamLimits // nil for none
+	proxy       proxyproto.Version    // that endpoints expect; 0 for none
 	err         error                 // why there are no endpoints
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 	"fairway.dev/fairway/internal/state"
@@ -161,7 +162,7 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 	}
 	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
 	if u := svc.Upstream; u != nil {
-		m.slowStart, m.limits = u.SlowStart, u.Limits
+		m.slowStart, m.limits, m.proxy = u.SlowStart, u.Limits, proxyproto.Version(u.Proxy)
 	}
 	if svc.Type == model.ExternalName {
 		// The system's resolver answers, at each connection.
@@ -192,7 +193,7 @@ func (s *Set) endpoint(svc *model.Service, addr string, old map[string]*endpoint
 	if e := old[addr]; e != nil && (draining || !e.removed.Load()) {
 		return e
 	}
-	e := &endpoint{addr: addr, dial: s.dial, mark: markOf(svc.UID, addr)}
+	e := newEndpoint(addr, s.dial, markOf(svc.UID, addr))
 	e.removed.Store(draining)
 	if len(old) > 0 { // else all are new, and share alike
 		e.since.Store(time.Now().UnixNano())

@@ -40,7 +40,10 @@ const (
 	annotationMaxPending     = "fairway.dev/max-pending-requests"
 )
 
-var annotationsUpstream = append([]string{annotationSlowStart, annotationMaxRequests, annotationMaxConnections, annotationMaxPending}, annotationsHealth...)
+// annotationProxyOut has connections to endpoints begin with a PROXY header.
+const annotationProxyOut = "fairway.dev/proxy-protocol"
+
+var annotationsUpstream = append([]string{annotationProxyOut, annotationSlowStart, annotationMaxRequests, annotationMaxConnections, annotationMaxPending}, annotationsHealth...)
 
 // defaultMaxPending is Envoy's.
 const defaultMaxPending = 1024
@@ -58,7 +61,7 @@ var defaultHealthStatus = []model.StatusRange{{Low: 200, High: 399}}
 // serviceUpstream reads how the gateway treats the endpoints; nil for as by default.
 func serviceUpstream(r *report, o *corev1.Service) *model.ServiceUpstream {
 	a := serviceAnnotations{r, o}
-	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour), Limits: a.limits()}
+	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour), Limits: a.limits(), Proxy: a.proxy()}
 	if *u == (model.ServiceUpstream{}) {
 		return nil
 	}
@@ -170,6 +173,21 @@ func (a serviceAnnotations) health() *model.HealthCheck {
 		return nil
 	}
 	return h
+}
+
+// proxy reads the version of the PROXY protocol; 0 for none.
+func (a serviceAnnotations) proxy() uint8 {
+	v, ok := a.get(annotationProxyOut)
+	switch {
+	case !ok:
+	case v == "v1":
+		return 1
+	case v == "v2":
+		return 2
+	default:
+		a.invalid(annotationField(annotationProxyOut), "%q is no version of the PROXY protocol; use v1 or v2. Connections begin without a header until then", v)
+	}
+	return 0
 }
 
 // limits reads what may be under way; nil for everything.
