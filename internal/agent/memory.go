@@ -18,7 +18,7 @@ import (
 // gcPercent is how much a node that serves lets its heap grow between two
 // collections. It changes little then, so collections are rare in any case,
 // and every node pays for the memory.
-const gcPercent = 40
+const gcPercent = 25
 
 // calm is how long after all gates have opened what they let in has started, too.
 const calm = 5 * time.Second

@@ -46,22 +46,24 @@ func readTrie[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
 	return out, all.Err()
 }
 
-// readArray reads the first n elements of an array.
-func readArray[V any](m *ebpf.Map, n uint32) ([]V, error) {
-	out := make([]V, 0, n)
+// readArray reads the first n elements of an array and calls visit with one
+// stretch of them after another, and the place of its first; what visit is given
+// is overwritten afterwards.
+func readArray[V any](m *ebpf.Map, n uint32, visit func(from uint32, list []V)) error {
 	keys, values := make([]uint32, batch), make([]V, batch)
 	var cursor ebpf.MapBatchCursor
-	for uint32(len(out)) < n {
+	for from := uint32(0); from < n; {
 		got, err := m.BatchLookup(&cursor, keys, values, nil)
-		out = append(out, values[:min(got, int(n)-len(out))]...)
+		visit(from, values[:min(uint32(got), n-from)])
+		from += uint32(got)
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // mapped is what the maps have that a process keeps in line.
@@ -104,7 +106,8 @@ func readBackends(m map[string]*ebpf.Map, frontends map[frontendKey]frontend) ([
 			end = min(max(end, uint64(p.Base)+uint64(p.Count)), size)
 		}
 	}
-	out, err := readArray[backend](m[socketMapBackends], uint32(end))
+	out := make([]backend, 0, end)
+	err := readArray(m[socketMapBackends], uint32(end), func(_ uint32, list []backend) { out = append(out, list...) })
 	if err != nil {
 		return nil, fmt.Errorf("read map %s: %w", socketMapBackends, err)
 	}

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,10 +28,6 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("eBPF: %w", err)
 	}
-	backends, err := readBackends(d.maps, is.frontends)
-	if err != nil {
-		return fmt.Errorf("eBPF: %w", err)
-	}
 	var errs []error
 	fixed := dataplane.Repairs{}
 	d.locked(func() { errs = append(errs, d.pins.pinMapsAgain(d.maps, d.layout, fixed)) })
@@ -43,7 +40,7 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 		}
 	})
 	d.breathe()
-	errs = append(errs, d.verifyRows(backends, fixed)...)
+	errs = append(errs, d.verifyRows(fixed)...)
 	errs = append(errs, d.verifyFrontends(is.frontends, fixed)...)
 	errs = append(errs, d.verifySources(fixed)...)
 	errs = append(errs, d.verifyAddresses(is.addresses, fixed)...)
@@ -101,30 +98,56 @@ func yieldLock() { runtime.Gosched() }
 
 // verifyRows has rows written again that are not what they should be. One that
 // differs is looked at again, for it may have come after the kernel was read.
-func (d *Dataplane) verifyRows(is []backend, fixed dataplane.Repairs) (errs []error) {
-	var owners []*owner
+//
+// There may be many backends, so they are compared as they are read.
+func (d *Dataplane) verifyRows(fixed dataplane.Repairs) (errs []error) {
+	type owned struct {
+		o   *owner
+		row *row // never changes: a change makes other rows
+	}
+	var rows, wrong []owned
 	d.locked(func() {
-		owners = make([]*owner, 0, len(d.owners))
+		rows = make([]owned, 0, len(d.owners))
 		for _, o := range d.owners {
-			owners = append(owners, o)
+			for i := range o.rows {
+				rows = append(rows, owned{o, &o.rows[i]})
+			}
 		}
 	})
-	inPieces(d, owners, func(piece []*owner) {
-		for _, o := range piece {
-			if d.owners[o.key] != o {
+	if len(rows) == 0 {
+		return nil
+	}
+	slices.SortFunc(rows, func(a, b owned) int { return cmp.Compare(a.row.Base, b.row.Base) })
+	last := rows[len(rows)-1].row
+	left := rows
+	err := readArray(d.maps[socketMapBackends], last.Base+last.Count, func(from uint32, list []backend) {
+		end := from + uint32(len(list))
+		for len(left) > 0 && left[0].row.Base < end {
+			r := left[0].row
+			// The part of the row that is in this stretch.
+			first, after := max(r.Base, from), min(r.Base+r.Count, end)
+			if !slices.Equal(list[first-from:after-from], r.backends[first-r.Base:after-r.Base]) {
+				wrong = append(wrong, left[0])
+			} else if after < r.Base+r.Count {
+				return // the rest is in the next one
+			}
+			left = left[1:]
+		}
+	})
+	if err != nil {
+		return []error{fmt.Errorf("read map %s: %w", socketMapBackends, err)}
+	}
+	inPieces(d, append(wrong, left...), func(piece []owned) {
+		for _, w := range piece {
+			if d.owners[w.o.key] != w.o || !slices.ContainsFunc(w.o.rows, func(r row) bool { return r.pool == w.row.pool }) {
 				continue // it has gone meanwhile
 			}
-			for _, r := range o.rows {
-				if slices.Equal(rowOf(is, r.pool), r.backends) {
-					continue
-				}
-				switch now, err := d.readRow(r.pool); {
-				case err != nil:
-					errs = append(errs, err)
-				case !slices.Equal(now, r.backends):
-					d.toWrite(r)
-					fixed.Add(repairedEndpoints, 1)
-				}
+			switch now, err := d.readRow(w.row.pool); {
+			case err != nil:
+				errs = append(errs, err)
+			case !slices.Equal(now, w.row.backends):
+				d.toWrite(*w.row)
+				fixed.Add(repairedEndpoints, 1)
 			}
 		}
 	})

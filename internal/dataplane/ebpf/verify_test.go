@@ -149,6 +149,50 @@ func TestChangesDuringVerify(t *testing.T) {
 	}
 }
 
+// TestLongRows compares rows that are read in several stretches.
+func TestLongRows(t *testing.T) {
+	m := newMachine(t)
+	o := m.options(t, cases.NewNetwork(t))
+	o.MaxBackends = 1 << 16
+	d := start(t, o)
+	var many []string
+	for i := range 10000 {
+		many = append(many, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 250, byte(i >> 8), byte(i)}), 80).String())
+	}
+	long, short := planOf("long", model.TCP, vip, many...), planOf("short", model.TCP, netip.MustParseAddrPort("10.96.0.11:80"), many[:3]...)
+	apply(t, d, long, short)
+	check := func(want int) {
+		t.Helper()
+		fixed := dataplane.Repairs{}
+		if errs := d.verifyRows(fixed); len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		if fixed[repairedEndpoints] != want {
+			t.Errorf("%d rows differ, want %d", fixed[repairedEndpoints], want)
+		}
+		if err := d.writeRows(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(0)
+	base := func(s plan.Service) uint32 { return d.have.frontends[frontendKeyOf(&s.Frontends[0])].Pools[0].Base }
+	for _, places := range [][]uint32{
+		{base(long)}, {base(long) + 4096}, {base(long) + 9999}, {base(short) + 2}, {base(long) + 1, base(long) + 9000}, {base(long) + 9999, base(short)},
+	} {
+		for _, at := range places {
+			if err := d.maps[socketMapBackends].Put(at, backend{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := 1
+		if len(places) == 2 && places[1] == base(short) {
+			want = 2
+		}
+		check(want)
+		check(0)
+	}
+}
+
 // TestPinsRepaired has somebody remove the directory of what is pinned, with its
 // parent. The next check pins the same maps and links again, while clients are
 // served on, and a process that comes after a crash goes on with them.
