@@ -23,6 +23,10 @@ const gcPercent = 25
 // calm is how long after all gates have opened what they let in has started, too.
 const calm = 5 * time.Second
 
+// longStart is when a node that is not ready yet has most likely no API to get
+// ready by: it serves from what was last known, maybe for days.
+const longStart = 15 * time.Second
+
 // startMemory is what a node may use while it starts before it collects garbage.
 // A heap that begins small is searched twenty times in the second that reading a
 // large cluster takes, which is a quarter of the work.
@@ -75,31 +79,42 @@ func afterCollection(f func() bool) {
 	arm()
 }
 
-// saveMemory gives back what starting has left over once all gates are open,
-// and collects garbage sooner from then on, unless the environment (GOGC) says how.
+// saveMemory gives back what starting has left over once all gates are open, and
+// where that takes its time before that too, and collects garbage sooner from then
+// on, unless the environment (GOGC) says how.
 // settle is what deferCollections has returned.
 func (g gates) saveMemory(ctx context.Context, settle func()) error {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
+	release := func() {
+		debug.FreeOSMemory()
+		_ = releaseProgram() // it is worth a try, no more
+	}
+	save := sync.OnceFunc(func() {
+		settle()
+		debug.SetGCPercent(gcPercent)
+	})
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	long := time.After(longStart)
 	for len(g.waiting()) > 0 {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-long:
+			save()
+			release()
 		case <-tick.C:
 		}
 	}
-	settle()
-	debug.SetGCPercent(gcPercent)
+	save()
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-time.After(calm):
 	}
-	debug.FreeOSMemory()
-	_ = releaseProgram() // it is worth a try, no more
+	release()
 	return nil
 }
 
