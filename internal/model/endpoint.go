@@ -34,6 +34,10 @@ type Endpoint struct {
 	// Ready, Serving and Terminating are the conditions of the EndpointSlice
 	// API with its defaults applied. publishNotReadyAddresses is already part of Ready.
 	Ready, Serving, Terminating bool
+	// NotProxied is true when a label of the EndpointSlice, one of those that
+	// do so on a Service, tells service proxies to leave it alone. Those of
+	// headless Services have one.
+	NotProxied bool
 	// Node tells where the endpoint is; empty where not known.
 	Node string
 	// Hints are the zones and nodes that should use this endpoint; nil for none.

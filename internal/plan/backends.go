@@ -112,6 +112,9 @@ func candidates(port model.ServicePort, eps *model.EndpointSet, node *model.Node
 	return list
 }
 
+// leftAlone reports whether the endpoint is none of a service proxy's.
+func leftAlone(c candidate) bool { return c.NotProxied }
+
 // unusable says why an address can be no endpoint, or "". It repeats the API's
 // validation (ValidateEndpointIP) because the API tolerates old objects, and
 // because a route to the node's own loopback would be a hole.

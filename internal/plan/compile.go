@@ -91,7 +91,7 @@ func (c *compiler) port(port model.ServicePort, family func(netip.Addr) bool) {
 	if i < 0 {
 		return
 	}
-	list := candidates(port, c.Endpoints, c.Node, family)
+	list := slices.DeleteFunc(candidates(port, c.Endpoints, c.Node, family), leftAlone)
 	pools := c.pools(list, port, family)
 	var serving []netip.AddrPort
 	if port.Protocol == model.UDP {

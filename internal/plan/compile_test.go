@@ -310,6 +310,11 @@ func TestCompile(t *testing.T) {
 		edit:      func(s *model.Service, in *Input) { s.NotProxied = true },
 		endpoints: both,
 	}, {
+		name:      "endpoints left to another proxy",
+		edit:      func(_ *model.Service, in *Input) { in.Endpoints.Endpoints[0].NotProxied = true },
+		endpoints: []string{"10.0.0.1 ready local", "10.0.0.2 ready"},
+		want:      []string{"ClusterIP 10.96.0.7:80/TCP -> forward 10.0.0.2:80", "NodePort 0.0.0.0:30080/TCP -> forward 10.0.0.2:80"},
+	}, {
 		name: "no endpoint set at all",
 		edit: func(s *model.Service, in *Input) { in.Endpoints = nil },
 		want: []string{"ClusterIP 10.96.0.7:80/TCP -> reject", "NodePort 0.0.0.0:30080/TCP -> reject"},

@@ -43,7 +43,7 @@ func Health(svc *model.Service, eps *model.EndpointSet, node *model.Node) (Healt
 	for i := range eps.Endpoints {
 		e := &eps.Endpoints[i]
 		addr := e.Addr.Unmap()
-		if e.Ready && addr != last && unusable(addr) == "" && isOn(node, e.Node, addr) {
+		if e.Ready && !e.NotProxied && addr != last && unusable(addr) == "" && isOn(node, e.Node, addr) {
 			h.Families[familyIndex(addr)].Ready++
 			last = addr
 		}

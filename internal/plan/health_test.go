@@ -33,6 +33,9 @@ func TestHealth(t *testing.T) {
 		{name: "another proxy's", svc: service(func(s *model.Service) { s.NotProxied = true }), none: true},
 		{name: "no endpoints", svc: service(nil), want: v4(0)},
 		{name: "here and elsewhere", svc: service(nil), eps: []model.Endpoint{ready("10.0.0.1", "here"), ready("10.0.0.2", "there")}, want: v4(1)},
+		{name: "left alone", svc: service(nil), want: v4(1), eps: []model.Endpoint{
+			{Addr: addr("10.0.0.1"), Ready: true, Serving: true, Node: "here", Ports: ports, NotProxied: true}, ready("10.0.0.2", "here"),
+		}},
 		{name: "an address with two ports counts once", svc: service(nil), want: v4(2), eps: []model.Endpoint{
 			ready("10.0.0.1", "here"),
 			{Addr: addr("10.0.0.1"), Ready: true, Serving: true, Node: "here", Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 81}}},

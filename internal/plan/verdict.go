@@ -46,6 +46,8 @@ func Verdicts(in Input, port model.ServicePort) []Verdict {
 		case unusable(addr) != "":
 			why = "its address " + unusable(addr)
 		case in.Service.Headless: // it has no cluster IP, and DNS gives endpoints of both families
+		case e.NotProxied:
+			why = "a label of its EndpointSlice, service.kubernetes.io/headless or service.kubernetes.io/service-proxy-name, tells service proxies to leave it alone"
 		case !slices.ContainsFunc(in.Service.ClusterIPs, func(a netip.Addr) bool { return a.Is4() == addr.Is4() }):
 			why = fmt.Sprintf("the Service has no cluster IP of family %s", familyName(addr))
 		}
@@ -62,6 +64,9 @@ func Verdicts(in Input, port model.ServicePort) []Verdict {
 	}
 	for _, family := range []func(netip.Addr) bool{only4, only6} {
 		list := candidates(port, in.Endpoints, in.Node, family)
+		if !in.Service.Headless {
+			list = slices.DeleteFunc(list, leftAlone)
+		}
 		hints := topologyOf(list, in.Node)
 		cluster, local := clusterBackends(list, hints), localBackends(list)
 		anyReady := slices.ContainsFunc(list, func(c candidate) bool { return c.Ready })

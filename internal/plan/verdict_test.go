@@ -52,6 +52,14 @@ func TestVerdicts(t *testing.T) {
 			"10.0.0.1:8080 true ready; hints are not followed, for not every ready endpoint has one or none is meant for here | false it is not on this node",
 			"10.0.0.2:8080 true ready | true ready",
 		}},
+		{"left alone", []model.Endpoint{
+			{Addr: addr("10.0.0.1"), Ready: true, NotProxied: true, Node: "here", Ports: ports},
+			{Addr: addr("10.0.0.2"), Serving: true, Terminating: true, Node: "here", Ports: ports},
+		}, []string{
+			"10.0.0.1:8080 false a label of its EndpointSlice, service.kubernetes.io/headless or service.kubernetes.io/service-proxy-name, tells service proxies to leave it alone" +
+				" | false a label of its EndpointSlice, service.kubernetes.io/headless or service.kubernetes.io/service-proxy-name, tells service proxies to leave it alone",
+			"10.0.0.2:8080 true it terminates but serves, and none is ready | true it terminates but serves, and none is ready",
+		}},
 		{"what cannot be", []model.Endpoint{
 			{Addr: addr("10.0.0.1"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "other", Protocol: model.TCP, Port: 1}}},
 			{Addr: addr("10.0.0.2"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "web", Protocol: model.TCP}}},

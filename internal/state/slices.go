@@ -51,7 +51,8 @@ func (x *sliceIndex) of(svc model.Key) []*model.EndpointSlice {
 // Merge makes the EndpointSet of a Service from its slices. The result does
 // not depend on their order. While an endpoint moves from one slice to another
 // it may stand in both (EndpointSlice API, "Duplicate endpoints"): it then
-// counts once, as the fitter of the two. The set shares the endpoints of a
+// counts once, as the fitter of the two; but not where service proxies are to
+// take it from one slice and not from the other. The set shares the endpoints of a
 // slice that is the only one and in order already.
 func Merge(svc model.Key, list []*model.EndpointSlice) *model.EndpointSet {
 	slices.SortFunc(list, func(a, b *model.EndpointSlice) int { return a.Key.Compare(b.Key) })
@@ -97,7 +98,7 @@ func inOrder(list []model.Endpoint) bool {
 // sameEndpoint finds e among the last of the sorted endpoints.
 func sameEndpoint(sorted []model.Endpoint, e *model.Endpoint) int {
 	for i := len(sorted) - 1; i >= 0 && sorted[i].Addr == e.Addr; i-- {
-		if reflect.DeepEqual(sorted[i].Ports, e.Ports) {
+		if sorted[i].NotProxied == e.NotProxied && reflect.DeepEqual(sorted[i].Ports, e.Ports) {
 			return i
 		}
 	}

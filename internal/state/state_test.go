@@ -205,13 +205,17 @@ func TestMerge(t *testing.T) {
 		{Addr: addr(1), Ports: []model.EndpointPort{http[0]}, Ready: true, Serving: true},
 		{Addr: addr(2), Ports: alt, Ready: true, Serving: true},
 		{Addr: addr(2), Ports: http},
+		{Addr: addr(3), Ports: http, Serving: true},
 	}}
+	headless := &model.EndpointSlice{Key: key(3), Service: key(0), Endpoints: []model.Endpoint{{Addr: addr(3), Ports: http, Ready: true, NotProxied: true}}}
 	want := &model.EndpointSet{Key: key(0), Endpoints: []model.Endpoint{
 		{Addr: addr(1), Ports: http, Ready: true, Serving: true},
 		{Addr: addr(2), Ports: http, Ready: true, Serving: true},
 		{Addr: addr(2), Ports: alt, Ready: true, Serving: true},
+		{Addr: addr(3), Ports: http, Serving: true},
+		{Addr: addr(3), Ports: http, Ready: true, NotProxied: true},
 	}}
-	for _, list := range [][]*model.EndpointSlice{{a, b}, {b, a}} {
+	for _, list := range [][]*model.EndpointSlice{{a, b, headless}, {b, a, headless}} {
 		if diff := cmp.Diff(want, Merge(key(0), list), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("want -, got +\n%s", diff)
 		}

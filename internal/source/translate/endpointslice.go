@@ -40,11 +40,12 @@ func EndpointSlice(o *discoveryv1.EndpointSlice) (*model.EndpointSlice, model.Pr
 		r.invalid("addressType", "%q is no address type; use IPv4 or IPv6", o.AddressType)
 		return s, r.problems
 	}
-	ports := endpointPorts(r, o.Ports)
+	ports, left := endpointPorts(r, o.Ports), notProxied(o.Labels)
 	s.Endpoints = make([]model.Endpoint, 0, len(o.Endpoints)) // the API allows one address each today
 	for i := range o.Endpoints {
 		e := &o.Endpoints[i]
 		row := endpoint(e, ports)
+		row.NotProxied = left
 		for j, text := range e.Addresses {
 			a, ok := address(text)
 			if !ok || a.Is4() != wantV4 {

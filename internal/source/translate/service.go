@@ -14,7 +14,8 @@ import (
 const (
 	// labelServiceProxyName hands a Service to another service proxy.
 	labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
-	// labelHeadless tells service proxies to ignore a Service.
+	// labelHeadless tells service proxies to ignore a Service, or an
+	// EndpointSlice of one that is not headless (any more).
 	labelHeadless = "service.kubernetes.io/headless"
 
 	// defaultAffinityTimeout is that of the API (core/v1 ClientIPConfig).
@@ -25,8 +26,6 @@ const (
 // which never passed an API server mean the same.
 func Service(o *corev1.Service) (*model.Service, model.Problems) {
 	r := newReport("Service", o)
-	_, proxied := o.Labels[labelServiceProxyName]
-	_, headlessLabel := o.Labels[labelHeadless]
 	s := &model.Service{
 		Key:             keyOf(o),
 		UID:             string(o.UID),
@@ -34,7 +33,7 @@ func Service(o *corev1.Service) (*model.Service, model.Problems) {
 		Type:            serviceType(r, o.Spec.Type),
 		PublishNotReady: o.Spec.PublishNotReadyAddresses,
 		HasSelector:     len(o.Spec.Selector) > 0,
-		NotProxied:      proxied || headlessLabel,
+		NotProxied:      notProxied(o.Labels),
 	}
 	if s.Type == model.ExternalName {
 		s.ExternalName = externalName(r, o.Spec.ExternalName)
@@ -285,4 +284,13 @@ func prefix(s string) (netip.Prefix, bool) {
 		return netip.PrefixFrom(a, a.BitLen()), true
 	}
 	return netip.Prefix{}, false
+}
+
+// notProxied reports whether labels tell service proxies to leave an object
+// alone. Those of EndpointSlices count as those of Services do: kube-proxy
+// watches neither with such a label.
+func notProxied(labels map[string]string) bool {
+	_, other := labels[labelServiceProxyName]
+	_, headless := labels[labelHeadless]
+	return other || headless
 }
