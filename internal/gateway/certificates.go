@@ -91,6 +91,17 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 	return c.hosts, c.problems
 }
 
+// inUse returns the certificates that routes name.
+func (c *certificates) inUse() []*tls.Certificate {
+	var list []*tls.Certificate
+	for _, p := range c.parsed {
+		if p.cert != nil {
+			list = append(list, p.cert)
+		}
+	}
+	return list
+}
+
 func oldestFirst(snap *state.Snapshot) []*model.Route {
 	var list []*model.Route
 	for _, r := range snap.Routes.All() {

@@ -130,8 +130,12 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	}
 	// Certificates go first: a route must not redirect to https before its
 	// certificate is there.
+	index := g.certs.index
 	hosts, problems := g.certs.sync(next)
 	g.resolver.Set(g.certs.index)
+	if g.certs.index != index {
+		g.stapler.Use(g.certs.inUse())
+	}
 	g.tlsHosts.Store(hosts)
 	if first || prev.Routes != next.Routes {
 		routes := make([]*model.Route, 0, next.Routes.Len())

@@ -10,6 +10,7 @@ import (
 	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/listener"
 	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/gateway/staple"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -60,6 +61,10 @@ type CertificateState struct {
 	Issuer    string    `json:"issuer,omitempty"`
 	NotBefore time.Time `json:"notBefore"`
 	NotAfter  time.Time `json:"notAfter"`
+	// StapledUntil is when the proof expires that it is not revoked (OCSP).
+	StapledUntil *time.Time `json:"stapledUntil,omitempty"`
+	// StapleError is why the last question for one failed.
+	StapleError string `json:"stapleError,omitempty"`
 	// Error is what is wrong with the Secret; the certificate is its last good one then.
 	Error string `json:"error,omitempty"`
 }
@@ -93,7 +98,7 @@ func (g *Gateway) State(parts ...string) *State {
 	defer g.syncMu.Unlock()
 	s.Revision = g.applied.Revision
 	if wanted("certificates") {
-		s.Certificates = g.certs.state()
+		s.Certificates = g.certs.state(g.stapler)
 	}
 	return s
 }
@@ -128,7 +133,7 @@ func (c *config) state() []RouteState {
 	return list
 }
 
-func (c *certificates) state() []CertificateState {
+func (c *certificates) state(proofs *staple.Stapler) []CertificateState {
 	list := []CertificateState{}
 	add := func(secret string, p *parsed) {
 		s := CertificateState{Secret: secret}
@@ -138,6 +143,14 @@ func (c *certificates) state() []CertificateState {
 		if p.cert != nil {
 			leaf := p.cert.Leaf
 			s.Names, s.Issuer, s.NotBefore, s.NotAfter = certs.Names(p.cert), leaf.Issuer.CommonName, leaf.NotBefore.UTC(), leaf.NotAfter.UTC()
+			until, err := proofs.State(p.cert)
+			if !until.IsZero() {
+				until = until.UTC()
+				s.StapledUntil = &until
+			}
+			if err != nil {
+				s.StapleError = err.Error()
+			}
 		}
 		list = append(list, s)
 	}

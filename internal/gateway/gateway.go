@@ -20,6 +20,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/listener"
 	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/gateway/staple"
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
@@ -103,6 +104,7 @@ type Gateway struct {
 	draining atomic.Bool
 	tlsHosts atomic.Pointer[hostSet]
 	resolver *certs.Resolver
+	stapler  *staple.Stapler
 	certs    *certificates
 	pools    *upstream.Set
 	streams  *listener.Streams
@@ -166,6 +168,7 @@ func New(o Options) (*Gateway, error) {
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
 		return nil, err
 	}
+	g.stapler = staple.New(staple.Options{Logger: o.Logger, OnFetch: g.metrics.proofFetched})
 	g.pools = upstream.NewSet(upstream.Options{
 		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
 		OnCheck: g.metrics.checked, OnHealth: g.healthChanged,
@@ -200,6 +203,7 @@ func (g *Gateway) listen() error {
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
+			o.TLS.GetCertificate = g.stapler.Wrap(o.TLS.GetCertificate)
 			o.HTTP3 = g.options.HTTP3 && !g.options.ProxyProtocol
 		}
 		server, err := listener.NewHTTP(ctx, o)
@@ -317,6 +321,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { return g.streams.Run(ctx) })
+	group.Go(func() error { return g.stapler.Run(ctx) })
 	if g.shed != nil {
 		group.Go(func() error { return g.shed.Run(ctx) })
 	}

@@ -35,6 +35,7 @@ type metrics struct {
 	rules       prometheus.Gauge
 	checks      *prometheus.CounterVec
 	limits      *prometheus.CounterVec
+	proofs      *prometheus.CounterVec
 
 	refusedForLimit, refusedForMemory prometheus.Counter
 }
@@ -56,6 +57,8 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.
 			Help: "Health checks of endpoints."}, []string{"namespace", "service", "result"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_upstream_limited_total",
 			Help: "Requests that got 503, and connections that were reset, since their Service had as much under way as it may."}, []string{"namespace", "service", "limit"}),
+		proofs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_ocsp_fetches_total",
+			Help: "Questions to OCSP responders of certificates."}, []string{"result"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_ended_total",
 			Help: "HTTP/2 and HTTP/3 connections ended because their client made work for nothing."}, []string{"reason"}),
 		shed: prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_requests_shed_total",
@@ -86,7 +89,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits, m.proofs} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
@@ -216,6 +219,14 @@ func (c endpointsOut) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+}
+
+func (m *metrics) proofFetched(err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	m.proofs.WithLabelValues(result).Inc()
 }
 
 func (m *metrics) limited(e *upstream.LimitError) {

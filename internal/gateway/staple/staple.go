@@ -1,0 +1,365 @@
+package staple
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ocsp"
+)
+
+// Limits on asking.
+const (
+	// maxFetches is how many responders are asked at a time.
+	maxFetches = 4
+	// fetchTimeout is for one of them to answer, and maxAnswer what is read of it.
+	fetchTimeout = 10 * time.Second
+	maxAnswer    = 64 << 10
+	// longestWait is between two questions about a certificate, whatever the answer allows.
+	longestWait = 24 * time.Hour
+	// clockSkew is how far ahead a responder's clock may be.
+	clockSkew = 5 * time.Minute
+)
+
+// Options configure a [Stapler].
+type Options struct {
+	// Logger is told of responders that give no proof. Required.
+	Logger *slog.Logger
+	// OnFetch is told of each question, and what went wrong. Optional.
+	OnFetch func(err error)
+	// Retry is the time after which a question that failed is asked again the
+	// first time, and the shortest between two; default 1 minute. For
+	// certificates that clients refuse without a proof it is a tenth.
+	Retry time.Duration
+}
+
+// Stapler keeps proofs. Make one with [New] and call Run.
+type Stapler struct {
+	options Options
+	client  *http.Client
+	ready   atomic.Pointer[map[*tls.Certificate]*proof]
+	changed chan struct{}
+
+	mu      sync.Mutex
+	entries map[*tls.Certificate]*entry
+}
+
+// proof is a certificate with its staple.
+type proof struct {
+	cert  *tls.Certificate
+	until time.Time
+}
+
+// entry is a certificate that names a responder.
+type entry struct {
+	cert         *tls.Certificate
+	leaf, issuer *x509.Certificate
+	must         bool // clients refuse it without a proof
+	proof        *proof
+	next         time.Time // when to ask
+	failures     int       // in a row
+	asking       bool
+	err          error
+}
+
+// New returns a stapler that knows no certificates.
+func New(o Options) *Stapler {
+	if o.Retry <= 0 {
+		o.Retry = time.Minute
+	}
+	dialer := &net.Dialer{Timeout: fetchTimeout, Control: public}
+	s := &Stapler{options: o, changed: make(chan struct{}, 1), entries: map[*tls.Certificate]*entry{}}
+	s.client = &http.Client{
+		Transport: &http.Transport{DialContext: dialer.DialContext, Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswer},
+		Timeout:   fetchTimeout,
+		// Whoever puts a certificate into a Secret chooses what is asked.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	s.ready.Store(&map[*tls.Certificate]*proof{})
+	return s
+}
+
+// public refuses responders on this machine or its links: what listens there
+// trusts who asks from the machine.
+func public(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if a := ap.Addr().Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() {
+		return fmt.Errorf("responders at %s are not asked", a)
+	}
+	return nil
+}
+
+// Wrap has the certificates that get returns carry their proofs.
+func (s *Stapler) Wrap(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		cert, err := get(hello)
+		if err != nil {
+			return nil, err
+		}
+		if p := (*s.ready.Load())[cert]; p != nil && time.Now().Before(p.until) {
+			return p.cert, nil
+		}
+		return cert, nil
+	}
+}
+
+// State returns when the proof of a certificate expires, zero if there is none,
+// and why the last question about it failed.
+func (s *Stapler) State(cert *tls.Certificate) (until time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[cert]
+	if e == nil {
+		return time.Time{}, nil
+	}
+	if e.proof != nil {
+		until = e.proof.until
+	}
+	return until, e.err
+}
+
+// Use makes list the certificates in use. Those that name no responder, or come
+// without their issuer, are left alone. A certificate that has been renewed is a
+// new one; one that stays keeps its proof.
+func (s *Stapler) Use(list []*tls.Certificate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := map[*tls.Certificate]struct{}{}
+	for _, cert := range list {
+		used[cert] = struct{}{}
+		if s.entries[cert] != nil || cert.Leaf == nil || len(cert.Leaf.OCSPServer) == 0 {
+			continue
+		}
+		e := &entry{cert: cert, leaf: cert.Leaf, must: mustStaple(cert.Leaf)}
+		if e.issuer = issuerOf(cert); e.issuer == nil {
+			s.options.Logger.Warn("a certificate names an OCSP responder, but its issuer is not in its Secret, so it cannot be stapled; add the issuer to tls.crt",
+				"names", cert.Leaf.DNSNames, "required", e.must)
+			e.next = time.Now().Add(100 * 365 * 24 * time.Hour)
+			e.err = errors.New("the issuer is not in the Secret")
+		}
+		s.entries[cert] = e
+	}
+	for cert := range s.entries {
+		if _, ok := used[cert]; !ok {
+			delete(s.entries, cert)
+		}
+	}
+	s.publishLocked()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+func issuerOf(cert *tls.Certificate) *x509.Certificate {
+	for _, der := range cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil && cert.Leaf.CheckSignatureFrom(c) == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// mustStaple reports whether a certificate has the TLS feature status_request (RFC 7633).
+func mustStaple(leaf *x509.Certificate) bool {
+	for _, x := range leaf.Extensions {
+		// The value is a SEQUENCE of INTEGER: status_request is 5.
+		if x.Id.String() == "1.3.6.1.5.5.7.1.24" && bytes.Contains(x.Value, []byte{2, 1, 5}) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Stapler) publishLocked() {
+	m := make(map[*tls.Certificate]*proof, len(s.entries))
+	for cert, e := range s.entries {
+		if e.proof != nil {
+			m[cert] = e.proof
+		}
+	}
+	s.ready.Store(&m)
+}
+
+// Run asks until ctx ends.
+func (s *Stapler) Run(ctx context.Context) error {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	slots := make(chan struct{}, maxFetches)
+	for {
+		due, wait := s.due(time.Now())
+		for _, e := range due {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
+			asking.Add(1)
+			go func() {
+				defer asking.Done()
+				s.ask(ctx, e)
+				<-slots
+				select {
+				case s.changed <- struct{}{}:
+				default:
+				}
+			}()
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-s.changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// due returns the certificates to ask about, those first that need it most, and
+// when the next ones are.
+func (s *Stapler) due(now time.Time) (list []*entry, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait = longestWait
+	for _, e := range s.entries {
+		switch {
+		case e.asking:
+		case e.next.After(now):
+			wait = min(wait, e.next.Sub(now))
+		default:
+			e.asking = true
+			list = append(list, e)
+		}
+	}
+	slices.SortFunc(list, func(a, b *entry) int {
+		switch {
+		case a.must == b.must:
+			return 0
+		case a.must:
+			return -1
+		}
+		return 1
+	})
+	return list, wait
+}
+
+// ask asks about a certificate and sets the time for the next question.
+func (s *Stapler) ask(ctx context.Context, e *entry) {
+	answer, raw, err := s.fetch(ctx, e)
+	if ctx.Err() != nil {
+		return
+	}
+	if s.options.OnFetch != nil {
+		s.options.OnFetch(err)
+	}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.asking, e.err = false, err
+	retry := s.options.Retry
+	if e.must {
+		retry /= 10
+	}
+	if err != nil {
+		e.failures++
+		e.next = now.Add(jitter(min(retry<<min(e.failures-1, 6), time.Hour)))
+		level := slog.LevelInfo
+		if e.must {
+			level = slog.LevelWarn
+		}
+		if e.failures == 1 {
+			s.options.Logger.Log(ctx, level, "a certificate's OCSP responder gave no proof; it is asked again", "names", e.leaf.DNSNames, "responder", e.leaf.OCSPServer[0],
+				"required", e.must, "error", err)
+		}
+		return
+	}
+	e.failures = 0
+	stapled := *e.cert
+	stapled.OCSPStaple = raw
+	until := answer.NextUpdate
+	if until.IsZero() {
+		until = now.Add(longestWait) // newer ones are there at any time
+	}
+	e.proof = &proof{&stapled, until}
+	e.next = now.Add(max(retry, jitter(min(answer.ThisUpdate.Add(until.Sub(answer.ThisUpdate)/2).Sub(now), longestWait))))
+	if s.entries[e.cert] == e {
+		s.publishLocked()
+	}
+}
+
+// jitter takes up to a tenth off: many certificates are of one responder.
+func jitter(d time.Duration) time.Duration {
+	if d < 10 {
+		return d
+	}
+	return d - rand.N(d/10)
+}
+
+// fetch asks the responder that the certificate names first.
+func (s *Stapler) fetch(ctx context.Context, e *entry) (*ocsp.Response, []byte, error) {
+	question, err := ocsp.CreateRequest(e.leaf, e.issuer, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	u, err := url.Parse(e.leaf.OCSPServer[0])
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, nil, fmt.Errorf("responder %q is no URL of http or https", e.leaf.OCSPServer[0])
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(question))
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set("Content-Type", "application/ocsp-request")
+	req.Header.Set("Accept", "application/ocsp-response")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); resp.StatusCode != http.StatusOK || kind != "application/ocsp-response" {
+		return nil, nil, fmt.Errorf("status %d, content type %q", resp.StatusCode, kind)
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(raw) > maxAnswer {
+		return nil, nil, errors.New("the answer is too long")
+	}
+	answer, err := ocsp.ParseResponseForCert(raw, e.leaf, e.issuer)
+	now := time.Now()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case answer.Status == ocsp.Revoked:
+		return nil, nil, fmt.Errorf("the certificate was revoked at %s: get another one", answer.RevokedAt.UTC().Format(time.RFC3339))
+	case answer.Status != ocsp.Good:
+		return nil, nil, errors.New("the responder does not know the certificate")
+	case answer.ThisUpdate.After(now.Add(clockSkew)):
+		return nil, nil, fmt.Errorf("the answer is of %s, which is to come: is the clock right?", answer.ThisUpdate.UTC().Format(time.RFC3339))
+	case !answer.NextUpdate.IsZero() && !answer.NextUpdate.After(now):
+		return nil, nil, fmt.Errorf("the answer expired at %s", answer.NextUpdate.UTC().Format(time.RFC3339))
+	}
+	return answer, raw, nil
+}
