@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -267,6 +268,21 @@ func overTLS(cert tls.Certificate, h func(t *testing.T, q *dns.Msg) []byte) func
 	}
 }
 
+// withinTLS is a server with a good certificate that does with what is within the
+// connection what it likes. It is called for each question, until it closes.
+func withinTLS(cert tls.Certificate, h func(t *testing.T, q *dns.Msg, c net.Conn)) func(*testing.T) forward.Server {
+	return rawTLS(func(t *testing.T, tcp *net.TCPConn) {
+		c := tls.Server(tcp, &tls.Config{Certificates: []tls.Certificate{cert}})
+		for {
+			q := readQuery(c)
+			if q == nil {
+				return
+			}
+			h(t, q, c)
+		}
+	})
+}
+
 // rawTLS is a server that is asked by TLS, and does with connections what it likes.
 func rawTLS(conn func(t *testing.T, c *net.TCPConn)) func(*testing.T) forward.Server {
 	return func(t *testing.T) forward.Server {
@@ -393,6 +409,53 @@ func faultsInside(t *testing.T) {
 			return edited(t, q, func(m *dns.Msg) { m.Question[0].Name = "other.example." })
 		}), false},
 		{"TLS, and another ID", overTLS(good, func(t *testing.T, q *dns.Msg) []byte { return edited(t, q, func(m *dns.Msg) { m.Id++ }) }), false},
+		{"TLS, and garbage", withinTLS(good, func(_ *testing.T, q *dns.Msg, c net.Conn) {
+			p := make([]byte, 200)
+			_, _ = rand.Read(p)
+			binary.BigEndian.PutUint16(p, q.Id)
+			p[2] |= 0x80
+			p[3] &= 0xf0
+			_ = writeFramed(c, p)
+		}), false},
+		{"TLS, and 64 KiB of garbage without end", withinTLS(good, func(_ *testing.T, _ *dns.Msg, c net.Conn) {
+			p := make([]byte, 65535)
+			_, _ = rand.Read(p)
+			for writeFramed(c, p) == nil {
+			}
+		}), false},
+		{"TLS, and more counted than there is", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			p := lying(t, q)
+			binary.BigEndian.PutUint16(p[6:], 9)
+			_ = writeFramed(c, p)
+		}), false},
+		{"TLS, and TC", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			_ = writeFramed(c, edited(t, q, func(m *dns.Msg) { m.Truncated = true }))
+		}), false},
+		{"TLS, and half an answer, then the end", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			p := lying(t, q)
+			_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p[:len(p)/2]...))
+			c.Close()
+		}), false},
+		{"TLS, and half an answer, then silence", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			p := lying(t, q)
+			_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p[:len(p)/2]...))
+			_, _ = io.Copy(io.Discard, c)
+		}), false},
+		{"TLS, and answers that are cut in the connection", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			p := lying(t, q)
+			_ = writeFramed(c, p[:len(p)-5])
+		}), false},
+		{"TLS, and the end in place of an answer", withinTLS(good, func(_ *testing.T, _ *dns.Msg, c net.Conn) { c.Close() }), false},
+		{"TLS, and empty answers", withinTLS(good, func(_ *testing.T, _ *dns.Msg, c net.Conn) { _ = writeFramed(c, nil) }), false},
+		{"TLS, and the truth byte by byte, twice", withinTLS(good, func(t *testing.T, q *dns.Msg, c net.Conn) {
+			p := truthful(t, q)
+			p = append(binary.BigEndian.AppendUint16(nil, uint16(len(p))), p...)
+			for _, b := range slices.Concat(p, p) {
+				if _, err := c.Write([]byte{b}); err != nil {
+					return
+				}
+			}
+		}), true},
 		{"TLS that never shakes hands", rawTLS(stall), false},
 		{"TLS that is reset", rawTLS(func(_ *testing.T, c *net.TCPConn) { _ = c.SetLinger(0) }), false},
 		{"no TLS at all", rawTLS(func(t *testing.T, c *net.TCPConn) {
