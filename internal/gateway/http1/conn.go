@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,7 +19,8 @@ import (
 
 // What a connection is at.
 const (
-	idle int32 = iota // between requests: may be closed at any time
+	idle  int32 = iota // between requests: may be closed at any time
+	asked              // the same, and the janitor has asked it to be parked
 	busy
 	closed
 )
@@ -68,6 +71,8 @@ type Conn struct {
 	taken    bool    // takeTurn has taken a request that is not served yet,
 	answered bool    // or served one whose exchange is to be finished,
 	ended    bool    // or found that the connection ends
+	parks    bool    // the connection is to be parked
+	until    int64   // when the wait for a request ends
 	fail     error   // and why
 
 	out     []byte      // what is to be written
@@ -82,6 +87,8 @@ type Conn struct {
 
 	reading, writing alarm
 	state            atomic.Int32
+	asking           sync.Mutex   // for what ends a wait between requests
+	seen, since      int64        // the janitor's: until when it waits for a request, and since when that is so
 	waiting          atomic.Int64 // since when for a backend; 0 if not
 	backend          atomic.Pointer[Backend]
 	cancel           atomic.Pointer[context.CancelFunc] // ends an exchange that has no Backend
@@ -92,21 +99,19 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 
 // newConn readies a Conn, an old one if there is one: with its buffers, fields
 // and the handler's scratch it takes about thirty pieces of memory.
-func newConn(s *Server, conn net.Conn, sock *Socket, secure bool) *Conn {
+func newConn(s *Server, conn net.Conn, sock *Socket, secure bool, peer netip.AddrPort, port uint16) *Conn {
 	c, ok := s.old.Get().(*Conn)
 	if !ok {
 		c = new(Conn)
 		c.turn = c.takeTurn
 	}
 	*c = Conn{
-		server: s, conn: conn, sock: sock, Secure: secure, turn: c.turn, fronts: c.fronts, out: c.out[:0], Scratch: c.Scratch,
+		server: s, conn: conn, sock: sock, Secure: secure, Peer: peer, Port: port, turn: c.turn, fronts: c.fronts, out: c.out[:0], Scratch: c.Scratch,
 		Request: Request{Fields: c.Request.Fields[:0], listed: c.Request.listed[:0]},
 	}
 	if conn != sock {
-		c.Peer, c.Port = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()
 		return c
 	}
-	c.Peer, c.Port = sock.peer, sock.port
 	if c.fronts == nil {
 		c.fronts = newFront()
 	}
@@ -129,24 +134,35 @@ func (c *Conn) recycle() {
 	c.server.old.Put(c)
 }
 
-// serve answers requests until the connection ends.
-func (c *Conn) serve() {
-	defer c.close()
+// serve answers requests until the connection ends, or is parked.
+func (c *Conn) serve() (parked bool) {
+	defer func() {
+		if !parked {
+			c.close()
+		}
+	}()
 	for {
 		ok, err := c.readHead()
+		if c.parks {
+			c.parks = false
+			if c.server.park(c) {
+				return true
+			}
+			continue
+		}
 		if err != nil {
 			c.refuse(err)
-			return
+			return false
 		}
 		if !ok {
-			return
+			return false
 		}
 		if !c.answered {
 			c.handle()
 		}
 		c.answered = false
 		if !c.finish() {
-			return
+			return false
 		}
 	}
 }
@@ -156,8 +172,8 @@ func (c *Conn) handle() {
 	c.server.Handler.ServeHTTP1(c)
 }
 
-// readHead reads the next request's head; false if there is none.
-func (c *Conn) readHead() (bool, error) {
+// wait is how long the client has until its next request.
+func (c *Conn) wait() time.Duration {
 	limit := c.server.HeaderTimeout
 	if c.served > 0 && c.have == 0 {
 		limit = c.server.IdleTimeout
@@ -165,9 +181,16 @@ func (c *Conn) readHead() (bool, error) {
 	if short := c.server.Short; short != nil && short() {
 		limit = min(limit, shortWait)
 	}
-	c.reading.set(&c.server.clock, limit, c.conn.SetReadDeadline)
+	return limit
+}
+
+// readHead reads the next request's head; false if there is none.
+func (c *Conn) readHead() (bool, error) {
+	c.reading.set(&c.server.clock, c.wait(), c.conn.SetReadDeadline)
 	ok, err := c.readWhole()
+	c.until = c.reading.at.Load()
 	if c.reading.clear(c.conn.SetReadDeadline) {
+		c.parks = false
 		return false, nil
 	}
 	return ok, err
@@ -198,6 +221,12 @@ func (c *Conn) readWhole() (bool, error) {
 			seen = c.have
 		}
 		if err := c.readSome(); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && c.wasAsked(idle) {
+				if c.have > 0 {
+					continue // it has begun a header
+				}
+				c.parks = true
+			}
 			return false, nil // nobody is there to be told, or it took too long
 		}
 		if c.taken || c.ended {
@@ -210,7 +239,7 @@ func (c *Conn) readWhole() (bool, error) {
 
 // take parses a whole head; false if the connection speaks HTTP/2.
 func (c *Conn) take(end int) (bool, error) {
-	if !c.state.CompareAndSwap(idle, busy) {
+	if !c.state.CompareAndSwap(idle, busy) && !c.wasAsked(busy) {
 		return false, nil
 	}
 	head := (*c.buf)[:end]
@@ -348,7 +377,7 @@ func (c *Conn) serveHere() bool {
 		return false
 	}
 	c.taken, c.answered = false, false
-	c.reading.set(&c.server.clock, c.server.IdleTimeout, c.conn.SetReadDeadline)
+	c.reading.set(&c.server.clock, c.wait(), c.conn.SetReadDeadline)
 	return true
 }
 
@@ -478,9 +507,32 @@ func (c *Conn) close() {
 
 // closeIdle ends a connection that is between requests.
 func (c *Conn) closeIdle() {
-	if c.state.CompareAndSwap(idle, closed) {
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	if c.state.CompareAndSwap(idle, closed) || c.state.CompareAndSwap(asked, closed) {
 		_ = c.sock.SetReadDeadline(past)
 	}
+}
+
+// askToPark wakes the goroutine of a connection that is between requests.
+func (c *Conn) askToPark() {
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	if c.state.CompareAndSwap(idle, asked) {
+		_ = c.sock.SetReadDeadline(past)
+	}
+}
+
+// wasAsked tells its goroutine that it was woken for that, and goes on with
+// the next state.
+func (c *Conn) wasAsked(next int32) bool {
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	if !c.state.CompareAndSwap(asked, next) {
+		return false
+	}
+	_ = c.sock.SetReadDeadline(time.Time{})
+	return true
 }
 
 // cut ends a connection at once.
@@ -506,6 +558,17 @@ func (c *Conn) sweep(now int64) {
 	}
 	if c.writing.ring(now) {
 		_ = c.sock.SetWriteDeadline(past)
+	}
+	if c.state.Load() == idle {
+		// Each wait has another end, but for those that begin in one tick.
+		switch at := c.reading.at.Load(); {
+		case at <= 0: // it is not long
+		case at != c.seen:
+			c.seen, c.since = at, now
+		case now-c.since >= int64(pause):
+			c.since = now
+			c.askToPark()
+		}
 	}
 	if b := c.backend.Load(); b != nil {
 		if b.reading.ring(now) || b.writing.ring(now) {

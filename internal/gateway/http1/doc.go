@@ -7,6 +7,9 @@
 // obs-fold, space before a colon, a second Host, chunk sizes that are no plain
 // hexadecimal number. Answers of backends are held to the same rules.
 //
+// A goroutine serves a connection while it is in use. One that pauses is parked,
+// without goroutine and buffers, until its client goes on.
+//
 // It must not know of routes, filters or endpoints: a [Handler] decides what
 // happens to a request. Strings in a [Request] or [Response] are views into a
 // connection's buffer and end with the exchange; what outlives it copies them.

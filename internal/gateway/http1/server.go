@@ -30,6 +30,9 @@ type Options struct {
 	// Short says that memory is short: connections that begin to wait for a
 	// request get 5 s then. Optional.
 	Short func() bool
+	// Ended is called once for each connection that ServeConn got, at its end.
+	// Handed tells that it went to HTTP2 in place of that. Optional.
+	Ended func(sock *Socket, handed bool)
 	// HeaderTimeout limits reading a request's header (default 30 s),
 	// IdleTimeout the pause between requests (75 s), BodyTimeout the wait for
 	// more of a body (60 s), WriteTimeout the wait for a client to take more
@@ -45,10 +48,13 @@ type Server struct {
 	stop     context.CancelFunc
 	old      sync.Pool // of *Conn whose connections have ended
 
-	mu    sync.Mutex
-	conns map[*Conn]struct{}
-	empty chan struct{} // closed when the last connection goes, while draining
-	ended bool          // nothing is served any more
+	lot *lot
+
+	mu      sync.Mutex
+	conns   map[*Conn]struct{}
+	closing int           // parked connections that are being closed
+	empty   chan struct{} // closed when the last connection goes, while draining
+	ended   bool          // nothing is served any more
 }
 
 // NewServer returns a server; end it with [Server.Drain].
@@ -60,18 +66,31 @@ func NewServer(o Options) (*Server, error) {
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, 75*time.Second)
 	o.BodyTimeout = cmp.Or(o.BodyTimeout, 60*time.Second)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, 60*time.Second)
+	if o.Ended == nil {
+		o.Ended = func(*Socket, bool) {}
+	}
+	lot, err := newLot()
+	if err != nil {
+		return nil, err
+	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{Options: o, stop: stop, conns: map[*Conn]struct{}{}}
+	s := &Server{Options: o, stop: stop, lot: lot, conns: map[*Conn]struct{}{}}
 	s.clock.Store(time.Now().UnixNano())
 	go s.janitor(ctx)
+	go s.attend()
 	return s, nil
 }
 
-// ServeConn serves a client's connection until its end. Secure tells that
-// conn is encrypted; sock is the connection beneath it, or conn itself. Handed tells that it went
-// to [Options.HTTP2] in place of that.
-func (s *Server) ServeConn(conn net.Conn, sock *Socket, secure bool) (handed bool) {
-	c := newConn(s, conn, sock, secure)
+// ServeConn serves a client's connection until its end, or until its client
+// pauses: the connection is parked then, and taken up again without the caller.
+// [Options.Ended] tells of the end. Secure tells that conn is encrypted; sock is
+// the connection beneath it, or conn itself.
+func (s *Server) ServeConn(conn net.Conn, sock *Socket, secure bool) {
+	peer, port := sock.peer, sock.port
+	if conn != sock {
+		peer, port = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()
+	}
+	c := newConn(s, conn, sock, secure, peer, port)
 	s.mu.Lock()
 	ended := s.ended
 	if !ended {
@@ -80,29 +99,46 @@ func (s *Server) ServeConn(conn net.Conn, sock *Socket, secure bool) (handed boo
 	s.mu.Unlock()
 	if ended {
 		_ = conn.Close()
-		return false
+		s.Ended(sock, false)
+		return
 	}
-	done := false
+	s.run(c)
+}
+
+// run serves a connection until its end, or until it is parked.
+func (s *Server) run(c *Conn) {
+	sock := c.sock
+	parked, done := false, false
 	defer func() {
-		s.forget(c)
+		if parked {
+			c.recycle()
+			return
+		}
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		s.left(sock, c.handed)
 		if done {
 			c.recycle()
 		}
 	}()
-	c.serve()
+	parked = c.serve()
 	done = true
-	return c.handed
 }
 
-func (s *Server) forget(c *Conn) {
+// left counts a connection out.
+func (s *Server) left(sock *Socket, handed bool) {
+	s.Ended(sock, handed)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
-	if len(s.conns) == 0 && s.empty != nil {
+	if s.none() && s.empty != nil {
 		close(s.empty)
 		s.empty, s.ended = nil, true
 	}
 }
+
+// none reports whether there is no connection; mu is held.
+func (s *Server) none() bool { return len(s.conns)+len(s.lot.conns)+s.closing == 0 }
 
 // Leave makes every further answer the last one of its connection.
 func (s *Server) Leave() { s.draining.Store(true) }
@@ -113,7 +149,7 @@ func (s *Server) Drain(ctx context.Context) {
 	s.Leave()
 	s.mu.Lock()
 	done := make(chan struct{})
-	if len(s.conns) == 0 {
+	if s.none() {
 		s.ended = true
 		close(done)
 	} else {
@@ -123,6 +159,7 @@ func (s *Server) Drain(ctx context.Context) {
 		c.closeIdle()
 	}
 	s.mu.Unlock()
+	s.closeParked(func(*parked) bool { return true })
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -134,6 +171,7 @@ func (s *Server) Drain(ctx context.Context) {
 		<-done
 	}
 	s.stop()
+	_ = s.lot.epoll.Close()
 }
 
 // janitor ends what takes too long, and exchanges whose client is gone.
@@ -147,6 +185,7 @@ func (s *Server) janitor(ctx context.Context) {
 		case now := <-ticker.C:
 			s.clock.Store(now.UnixNano())
 			s.sweep(now.UnixNano())
+			s.sweepParked(now.UnixNano())
 		}
 	}
 }

@@ -34,6 +34,8 @@ type Socket struct {
 	mu     sync.Mutex              // of the next two, and while fd is used without the file
 	closed bool
 	own    *wire // of Read and Write; nil until they are called
+
+	watched bool // has been parked before; the Server's
 }
 
 // Accept takes the next connection from a listening socket, that must not

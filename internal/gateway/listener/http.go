@@ -107,7 +107,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	base, stop := context.WithCancel(context.Background())
 	h := &HTTP{options: o, listeners: listeners, doors: doors, stop: stop, accepted: make(chan *http1.Socket), ended: base.Done()}
 	h.http1, err = http1.NewServer(http1.Options{
-		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short,
+		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short, Ended: h.left,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})
 	if err != nil {
@@ -263,19 +263,13 @@ func (h *HTTP) work(sock *http1.Socket) {
 
 // greet finds out what a connection speaks, and serves it.
 func (h *HTTP) greet(sock *http1.Socket) {
-	defer h.serving.Add(-1)
 	conn := h.admitted(sock)
 	if conn == nil {
+		h.serving.Add(-1)
 		return
 	}
-	handed := false // to who counts it out then
-	defer func() {
-		if !handed {
-			h.options.Clients.leave(sock.Client)
-		}
-	}()
 	if h.options.TLS == nil {
-		handed = h.http1.ServeConn(conn, sock, false)
+		h.http1.ServeConn(conn, sock, false)
 		return
 	}
 	switch secure := h.greeted(conn, sock); {
@@ -283,8 +277,18 @@ func (h *HTTP) greet(sock *http1.Socket) {
 	case secure.ConnectionState().NegotiatedProtocol == "h2":
 		h.http2.ServeConn(secure, true)
 	default:
-		handed = h.http1.ServeConn(secure, sock, true)
+		h.http1.ServeConn(secure, sock, true)
+		return
 	}
+	h.left(sock, false)
+}
+
+// left counts a connection out, unless somebody else does so for its client.
+func (h *HTTP) left(sock *http1.Socket, handed bool) {
+	if !handed {
+		h.options.Clients.leave(sock.Client)
+	}
+	h.serving.Add(-1)
 }
 
 // admitted returns a connection whose client may have another one, before that

@@ -312,7 +312,7 @@ func idleAt(p *peer, count int, dial func(*peer) (net.Conn, error)) (float64, er
 	if failed != nil {
 		return 0, failed
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(3 * time.Second) // what is idle is put away by some after a second or two
 	return float64(p.memory()-before) / float64(len(open)), nil
 }
 
