@@ -182,7 +182,7 @@ func newGatewayCommand() *cobra.Command {
 	f.StringSliceVar(&trusted, "trusted-proxies", nil, "`ranges` of proxies in front whose X-Forwarded-* headers are believed")
 	f.BoolVar(&o.ProxyProtocol, "proxy-protocol", false, "expect a PROXY header on every HTTP and HTTPS connection")
 	f.Int64Var(&o.MaxBodyBytes, "max-body-bytes", 0, "`limit` of request bodies where a route sets none; 0 for no limit")
-	f.IntVar(&o.MaxConnectionsPerClient, "max-connections-per-client", 10000, "open connections that one client, an IPv4 address or an IPv6 /64, may have; 0 for any number")
+	f.IntVar(&o.MaxConnectionsPerClient, "max-connections-per-client", 10000, "open connections, and UDP sessions, that one client, an IPv4 address or an IPv6 /64, may have; 0 for any number")
 	f.Float64Var(&o.ShedMemory, "shed-memory", 0.9, "`share` of the memory limit (of the cgroup, or GOMEMLIMIT) from which on new requests get 503; 0 for never")
 	f.StringVar(&o.AccessLog, "access-log", "", "`file` for an access log; - for standard output (default: none)")
 	f.StringVar(&o.AccessLogSample, "access-log-sample", "all", "requests to log: all, errors (status 400 and more, and what broke off), or errors and a `share` of all such as 1%")

@@ -61,8 +61,8 @@ type Options struct {
 	// PROXY header.
 	ProxyProtocol bool
 	// MaxConnectionsPerClient limits the open connections of one client, an IPv4
-	// address or an IPv6 /64, over all ports but UDP's; 0 for no limit. Trusted
-	// proxies have none.
+	// address or an IPv6 /64, over all ports, and apart from them its UDP sessions;
+	// 0 for no limit. Trusted proxies have none.
 	MaxConnectionsPerClient int
 	// MaxBodyBytes limits request bodies of routes that set no limit; 0 for none.
 	MaxBodyBytes int64
@@ -193,6 +193,9 @@ func (g *Gateway) listen() error {
 	clients := listener.NewClients(listener.ClientsOptions{
 		Most: g.options.MaxConnectionsPerClient, Exempt: g.trust.Has, OnRefused: g.metrics.refusedForLimit.Inc, Logger: g.logger,
 	})
+	sessions := listener.NewClients(listener.ClientsOptions{
+		Most: g.options.MaxConnectionsPerClient, Sessions: true, Exempt: g.trust.Has, OnRefused: g.metrics.refusedSession.Inc, Logger: g.logger,
+	})
 	open := func(addrs []string, secure bool) error {
 		if len(addrs) == 0 {
 			return nil
@@ -231,7 +234,7 @@ func (g *Gateway) listen() error {
 	}
 	g.streams = listener.NewStreams(listener.StreamOptions{
 		Host: g.options.StreamHost, Reserved: reserved, ReservedUDP: reservedUDP, UDPIdle: g.options.UDPIdle, DrainTimeout: g.options.DrainTimeout,
-		Clients: clients, Refuse: g.refuseConnection, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
+		Clients: clients, Sessions: sessions, Refuse: g.refuseConnection, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
 	})
 	return nil
 }

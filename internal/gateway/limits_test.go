@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
 )
 
 // dialFrom connects from an address. A connection that is reset at once is nil.
@@ -247,4 +248,83 @@ func TestAccessLogSample(t *testing.T) {
 			t.Errorf("%v was taken", skip)
 		}
 	}
+}
+
+// TestUDPSessionsPerClient: a client has so many sessions at UDP ports, which
+// take nothing from its connections, nor from other clients.
+func TestUDPSessionsPerClient(t *testing.T) {
+	udpEcho(t, "10.99.83.1:53", "dns")
+	backendServer(t, "10.99.83.1:80", nil)
+	registry := prometheus.NewRegistry()
+	w := newWorld(t, func(o *Options) {
+		o.MaxConnectionsPerClient, o.Registerer, o.StreamHost, o.UDPIdle = 2, registry, "10.99.0.1", time.Minute
+		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.99.83.9/32")}
+	})
+	w.service("a", "", "10.99.83.1:80")
+	w.route(ingress("main", rule("", "/", "a")))
+	w.update(func(tx *state.Tx) {
+		for _, name := range []string{"one", "two"} {
+			tx.PutService(&model.Service{Key: key(name), Ports: []model.ServicePort{{Name: "dns", Protocol: model.UDP, Port: 80}}})
+			putEndpoints(tx, name, "dns", model.UDP, []string{"10.99.83.1:53"})
+		}
+	})
+	w.streams(stream("one", model.UDP, 15301, "one"), stream("two", model.UDP, 15302, "two"))
+	// talk begins a session, and reports whether it gets an answer. One that
+	// should not is over once it is counted.
+	refused := func() float64 {
+		return metric(t, registry, "fairway_gateway_connections_refused_total")["reason=udp_client_limit"]
+	}
+	talk := func(from string, port int) bool {
+		t.Helper()
+		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, &net.UDPAddr{IP: net.ParseIP("10.99.0.1"), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		before := refused()
+		_, _ = io.WriteString(c, "x")
+		for end := time.Now().Add(20 * time.Second); ; {
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 100)); err == nil {
+				return true
+			}
+			if refused() > before {
+				return false
+			}
+			if time.Now().After(end) {
+				t.Fatalf("a datagram from %s is neither answered nor counted", from)
+			}
+		}
+	}
+	for i, want := range []bool{true, true, false, false} {
+		if got := talk("10.99.83.2", 15301+i%2); got != want {
+			t.Errorf("session %d of a client: %v", i+1, got)
+		}
+	}
+	if !talk("10.99.83.3", 15301) {
+		t.Error("another client's session is refused")
+	}
+	for range 4 {
+		if !talk("10.99.83.9", 15301) {
+			t.Error("a trusted proxy's session is refused")
+		}
+	}
+	// What UDP has taken is not missing for TCP.
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("10.99.83.2")}}
+	for range 2 {
+		c, err := d.Dial("tcp", w.g.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if !served(c, plainRequest) {
+			t.Error("a connection is refused")
+		}
+	}
+	if !strings.Contains(w.log.String(), "as many UDP sessions as it may") {
+		t.Error("the log says nothing")
+	}
+	// Sessions that end make room.
+	w.streams(stream("two", model.UDP, 15302, "two"))
+	w.eventually("there is room again", func() bool { return talk("10.99.83.2", 15302) })
 }

@@ -37,7 +37,7 @@ type metrics struct {
 	limits      *prometheus.CounterVec
 	proofs      *prometheus.CounterVec
 
-	refusedForLimit, refusedForMemory prometheus.Counter
+	refusedForLimit, refusedForMemory, refusedSession prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.Tracer) (*metrics, error) {
@@ -52,7 +52,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_stream_connections_total",
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",
-			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short."}, []string{"reason"}),
+			Help: "Connections closed at once: client_limit if their client had as many as it may, memory if memory was short; and datagrams left out: udp_client_limit if their client had as many sessions as it may."}, []string{"reason"}),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_health_checks_total",
 			Help: "Health checks of endpoints."}, []string{"namespace", "service", "result"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_upstream_limited_total",
@@ -76,6 +76,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, tracer *tracing.
 		reloads:  prometheus.NewCounter(prometheus.CounterOpts{Name: "fairway_gateway_route_changes_total", Help: "How often changed routes were taken in."}),
 		rules:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairway_gateway_rules", Help: "Rules that can get requests."}),
 	}
+	m.refusedSession = m.refused.WithLabelValues("udp_client_limit")
 	m.refusedForLimit, m.refusedForMemory = m.refused.WithLabelValues("client_limit"), m.refused.WithLabelValues("memory")
 	if r == nil {
 		return m, nil

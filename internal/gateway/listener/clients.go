@@ -14,6 +14,11 @@ import (
 type ClientsOptions struct {
 	// Most is how many connections one client may have open; 0 for any number.
 	Most int
+	// Sessions tells that what is counted are sessions of UDP, which are refused
+	// by leaving their datagrams out. Whoever sends a datagram can write any address
+	// on it: they must not be counted together with connections, whose clients have
+	// shown that they are where they say.
+	Sessions bool
 	// Exempt tells clients that may have any number. Optional.
 	Exempt func(netip.Addr) bool
 	// OnRefused is called for each connection that is closed. Optional.
@@ -135,7 +140,11 @@ func (c *Clients) refused(client netip.Addr) {
 	if now-last < 60 || !c.warned.CompareAndSwap(last, now) {
 		return
 	}
-	c.options.Logger.Warn("a client has as many connections as it may, more are closed; if it is a proxy for others, name it in --trusted-proxies or raise --max-connections-per-client",
+	what := "a client has as many connections as it may, more are closed"
+	if c.options.Sessions {
+		what = "a client has as many UDP sessions as it may, datagrams of others are left out"
+	}
+	c.options.Logger.Warn(what+"; if it is a proxy for others, name it in --trusted-proxies or raise --max-connections-per-client",
 		"client", client.String(), "limit", c.options.Most)
 }
 

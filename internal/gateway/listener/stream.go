@@ -38,6 +38,8 @@ type StreamOptions struct {
 	DrainTimeout time.Duration
 	// Clients bounds the TCP connections of each client. Optional.
 	Clients *Clients
+	// Sessions bounds the UDP sessions of each client. Optional.
+	Sessions *Clients
 	// Refuse says whether TCP connections are closed at once, for each. Optional.
 	Refuse func() bool
 	// OnConnection is told of each TCP connection and UDP session that ended;

@@ -48,6 +48,7 @@ type session struct {
 	route   *Stream
 	ticket  upstream.Ticket
 	header  []byte // before each datagram to the endpoint
+	client  netip.Addr
 }
 
 // packetSocket reads datagrams with the address that they were sent to, and
@@ -214,6 +215,16 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	if len(p.sessions) >= maxSessions {
 		return nil, errTooManySessions
 	}
+	client, ok := p.streams.options.Sessions.enter(key.client.Addr())
+	if !ok {
+		return nil, errTooManySessions
+	}
+	begun := false
+	defer func() {
+		if !begun {
+			p.streams.options.Sessions.leave(client)
+		}
+	}()
 	// Connecting a UDP socket sends nothing and so does not wait, except for
 	// the name of an ExternalName Service.
 	ctx, cancel := context.WithTimeout(p.streams.ctx, time.Second)
@@ -229,11 +240,11 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 		p.streams.options.OnConnection(&route.StreamRoute, err)
 		return nil, err
 	}
-	s := &session{backend: backend, route: route, ticket: ticket}
+	s := &session{backend: backend, route: route, ticket: ticket, client: client}
 	if route.Pool.Proxy() != 0 {
 		s.header = proxyproto.AppendDatagram(nil, key.client, netip.AddrPortFrom(key.local, route.Port))
 	}
-	p.sessions[key] = s
+	p.sessions[key], begun = s, true
 	_ = backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
 	go p.answer(sock, key, s)
 	return s, nil
@@ -255,6 +266,7 @@ func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
 	}
 	_ = s.backend.Close()
 	s.ticket.Leave()
+	p.streams.options.Sessions.leave(s.client)
 	p.mu.Lock()
 	if p.sessions[key] == s {
 		delete(p.sessions, key)
