@@ -1,5 +1,5 @@
 // Coredns is CoreDNS as a cluster runs it: its own main, with the plugins that
-// kubeadm's Corefile names, hosts and rewrite, and no others. It is the peer of the benchmark and
+// kubeadm's Corefile names, hosts, rewrite and log, and no others. It is the peer of the benchmark and
 // of the comparison, built from the module that go.mod pins.
 package main
 
@@ -13,6 +13,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
