@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/model"
 )
 
 // rawHTTP2 is a client that sends frames.
@@ -440,9 +442,9 @@ func TestRequestBodies(t *testing.T) {
 		body, err := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%d %d %q %v %v %s", r.ContentLength, len(body), r.TransferEncoding, err, r.Trailer, body[:min(len(body), 3)])
 	})
-	w := newWorld(t, func(o *Options) { o.AnswerTimeout = 400 * time.Millisecond })
+	w := newWorld(t, nil)
 	w.service("a", "", "10.99.34.8:80", "10.99.34.7:80", "10.99.34.9:80") // nothing listens at the others
-	w.route(ingress("main", rule("", "/", "a")))
+	w.route(ingress("main", rule("", "/", "a"), rule("", "/slow", "a", filters(model.Filters{ReadTimeout: 2 * time.Second}))))
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 		t.Run(protocol, func(t *testing.T) {
 			transport := &http.Transport{Protocols: new(http.Protocols)}
@@ -493,11 +495,11 @@ func testBodies(t *testing.T, w *world, client *http.Client) {
 	go func() {
 		for range 8 {
 			_, _ = slowly.Write([]byte("abc"))
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond)
 		}
 		_ = slowly.Close()
 	}()
-	if status, got := post("/", slow, -1, nil); status != 200 || !strings.Contains(got, " 24 [") {
+	if status, got := post("/slow", slow, -1, nil); status != 200 || !strings.Contains(got, " 24 [") {
 		t.Errorf("a slow one: %d %s", status, got)
 	}
 	open, opened := io.Pipe()
