@@ -59,6 +59,7 @@ type Dataplane struct {
 	// that we have not looked at; changes counts ours.
 	generation uint32
 	changes    uint64
+	tidied     uint64 // the number of changes when chains went that nothing led to
 	// betweenReadAndRepair is for tests: Verify calls it, if set, without the lock.
 	betweenReadAndRepair func()
 }
@@ -626,8 +627,25 @@ const verifyTries = 3
 // Verify implements dataplane.Dataplane. As long as nobody has changed any
 // rules in the network namespace it costs one question to the kernel. Changes
 // go on while it reads; when there were some it reads again, at last with the
-// changes waiting.
+// changes waiting. Then chains go that nothing leads to any more.
 func (d *Dataplane) Verify(ctx context.Context) error {
+	if err := d.compare(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.pruned || d.staged || d.changes == d.tidied {
+		return nil
+	}
+	if err := d.pruneChains(); err != nil {
+		return d.afterError(err)
+	}
+	d.tidied = d.changes
+	return nil
+}
+
+// compare compares what the kernel has with what it should.
+func (d *Dataplane) compare() error {
 	reader := kernel{netns: d.kernel.netns, families: d.kernel.families}
 	for range verifyTries {
 		changes, now, due, err := d.verifyDue()

@@ -11,7 +11,8 @@
 //
 //	chain to-<n>: dnat to endpoints[daddr . proto . dport . random mod n]
 //
-// There is one chain for each distinct n, made when first needed.
+// There is one chain for each distinct n, made when first needed
+// and removed by Verify when nothing leads to it any more.
 // frontends-external and endpoints-external hold only those frontends that
 // treat clients outside the cluster differently. A NodePort stands in the same
 // maps under the unspecified address. No packet mark is used, since others use

@@ -360,6 +360,41 @@ func TestChangesDuringVerify(t *testing.T) {
 	}
 }
 
+// TestChainsGo has chains go with the check that nothing leads to any more.
+func TestChainsGo(t *testing.T) {
+	n := newNode(t)
+	chains := func() string {
+		t.Helper()
+		if err := n.dp.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for line := range strings.Lines(n.ns.Run("nft", "list", "chains", "ip")) {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "chain "); ok {
+				if name, _, _ = strings.Cut(name, " "); strings.HasPrefix(name, pickPrefix) {
+					out = append(out, name)
+				}
+			}
+		}
+		slices.Sort(out)
+		return strings.Join(out, " ")
+	}
+	n.put(n.service("a", nil, "10.0.0.1", "10.0.0.2", "10.0.0.3"))
+	n.prune()
+	if got := chains(); got != "to-3" {
+		t.Errorf("with three endpoints: %s", got)
+	}
+	n.put(n.service("a", nil, "10.0.0.1"))
+	if got := chains(); got != "to-1" {
+		t.Errorf("with one endpoint: %s", got)
+	}
+	n.put(n.service("a", nil, "10.0.0.1", "10.0.0.2", "10.0.0.3"))
+	if got := chains(); got != "to-3" {
+		t.Errorf("with three endpoints again: %s", got)
+	}
+	n.check()
+}
+
 func TestDamage(t *testing.T) {
 	addr := netip.MustParseAddr("10.96.0.1")
 	front := element{fam: v4, set: frontends, key: frontendKey(addr, model.TCP, 80)}
