@@ -70,6 +70,9 @@ Made by `+"`make bench-http`"+` on %s in %s: %d cores, %s, %s; load average %s b
 The load of rows with HTTP/1.1 on kept connections, and of bodies, comes from wrk with 32 connections, all other from a client in Go; answers from nginx, those of gRPC and WebSocket from Go. CPU is the
 proxy's own time in user and kernel mode per request, the median of %d rounds with its rates and times. A share below 1 means that Fairway needs less. p50 to p99.9 are under full load: they tell of the machine's queue first.
 
+Traefik and Envoy are not among the peers. Traefik 3.7 is a Go module, but as such does not build: it replaces two modules by forks and one by a folder that is not part of it, and of its 2,600 packages, most for DNS providers of its certificates, some are not offered any more by
+the public module proxy. Envoy has no Go build, and Debian has packages of neither.
+
 `, time.Now().Format(time.DateOnly), p.took.Round(time.Second), runtime.NumCPU(), kernel(), runtime.Version(), p.before, p.after, p.rounds)
 	b.WriteString("| load | peer | CPU per request | Fairway's share of it | requests/s | p50 | p99 | p99.9 | failed |\n|---|---|---|---|---|---|---|---|---|\n")
 	own := map[string]float64{}
