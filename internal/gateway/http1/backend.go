@@ -26,6 +26,7 @@ type Backend struct {
 	idle time.Time    // since when
 
 	buf   *[]byte
+	room  int // how much of buf, up to the first bytes of the body, has been read
 	src   source
 	limit time.Duration // between two reads
 	total time.Time     // end of the whole exchange; zero for none
@@ -266,7 +267,7 @@ func (b *Backend) readHead() error {
 		case err != nil:
 			return b.failed(err)
 		case end > 0:
-			b.src.buf = (*b.buf)[end:have]
+			b.src.buf, b.room = (*b.buf)[end:have], end
 			if err := b.Response.parse((*b.buf)[:end]); err != nil {
 				return b.failed(err)
 			}

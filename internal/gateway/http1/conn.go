@@ -64,7 +64,7 @@ type Conn struct {
 	front  *front                // nil if what is on top of sock is not plain
 	fronts *front                // the one that the Conn has had, for the next connection
 	turn   func(fd uintptr) bool // is takeTurn
-	ask    *inquiry              // once the connection is being kept
+	kept   bool                  // it has served before
 
 	buf      *[]byte // nil while there is nothing in it
 	have     int     // bytes in it
@@ -310,45 +310,43 @@ func cmpErr(err, other error) error {
 // new wait would begin with a system call to look for it. It returns true when
 // there is something in the buffer, or when taken, answered or ended tell why.
 //
+// A read that does not fill the buffer has taken all that had come, and that
+// there is more from then on the runtime is told. But for the end, which it may
+// have been told of together with what was read. So after the first request it
+// looks once more: there are clients that send one and close their half. If one
+// does so with a later request, that is noticed when the connection is parked.
+//
 // Meanwhile the connection cannot be read.
 func (c *Conn) takeTurn(fd uintptr) bool {
 	for {
-		more, errno := c.receive(fd)
+		n, errno := c.receive(fd)
 		switch {
 		case errno == syscall.EAGAIN:
 			return false
-		case errno != 0 || c.have == 0:
+		case errno != 0 || n == 0:
 			c.ended = true
 			return true
 		}
 		if !c.serveHere() {
 			return true
 		}
-		if c.ask == nil {
-			c.ask = new(inquiry)
-			c.ask.enable(fd)
-		} else if !more {
+		if c.kept && n < bufferSize {
 			return false
 		}
+		c.kept = true
 	}
 }
 
 // receive fills a buffer that is taken only if there is something.
-func (c *Conn) receive(fd uintptr) (more bool, errno syscall.Errno) {
+func (c *Conn) receive(fd uintptr) (int, syscall.Errno) {
 	b := getBuffer()
-	n := 0
-	if c.ask != nil {
-		n, more, errno = c.ask.receive(fd, *b)
-	} else {
-		n, errno = receive(fd, *b)
-		more = true
-	}
+	n, errno := receive(fd, *b)
 	if errno != 0 || n == 0 {
 		putBuffer(b)
-		return false, errno
+		return 0, errno
 	}
 	c.buf, c.have = b, n
-	return more, 0
+	return n, 0
 }
 
 // serveHere serves the request in the buffer if nothing of it is missing;

@@ -348,6 +348,10 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 			return err
 		case frame == chunks:
 			c.out = appendChunk(c.out, data)
+		case len(data) >= worthSparing:
+			if err := c.writeWith(b, data); err != nil {
+				return err
+			}
 		default:
 			c.out = append(c.out, data...)
 		}
@@ -357,6 +361,29 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 			}
 		}
 	}
+}
+
+// worthSparing is from how many bytes on a piece of a body is sent from where it
+// lies rather than copied behind what goes before it.
+const worthSparing = 4 << 10
+
+// writeWith sends c.out and a piece of the body behind it. Most often c.out is
+// the head that goes before the first piece: there is room for it where the
+// backend's own head has been, which ends to be readable by that.
+func (c *Conn) writeWith(b *Backend, data []byte) error {
+	head := len(c.out)
+	if head == 0 {
+		return c.write(data)
+	}
+	if head > b.room || &data[0] != &(*b.buf)[b.room] {
+		c.out = append(c.out, data...)
+		return c.flush()
+	}
+	b.Response.Fields, b.Response.Reason, b.Response.listed = b.Response.Fields[:0], "", b.Response.listed[:0]
+	whole := (*b.buf)[b.room-head : b.room+len(data)]
+	copy(whole, c.out)
+	c.out, b.room = c.out[:0], 0
+	return c.write(whole)
 }
 
 func (b *Backend) trailers() []byte {

@@ -59,7 +59,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 			break
 		}
 		tried = append(tried, e)
-		l, err := p.sendTo(e, c, head, call, limits)
+		l, err := p.sendTo(e, c, head, call, limits, now)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
@@ -100,7 +100,7 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 			break
 		}
 		tried = append(tried, e)
-		l, err = p.askAt(ctx, e, q, call, limits)
+		l, err = p.askAt(ctx, e, q, call, limits, now)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
@@ -119,14 +119,14 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 }
 
 // askAt is to Ask what sendTo is to Send.
-func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts) (Lease, error) {
+func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // it has changed since HTTP1 was asked
 	}
 	e.acquire()
 	for fresh := false; ; fresh = true {
-		b := e.kept(proto, q.Repeatable(), fresh)
+		b := e.kept(proto, q.Repeatable(), fresh, now)
 		if b == nil {
 			var err error
 			if b, err = e.open(ctx, proto, call); err != nil {
@@ -151,14 +151,14 @@ func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call C
 
 // sendTo tries one endpoint; a kept connection that turns out dead does not
 // count against it.
-func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits http1.Timeouts) (Lease, error) {
+func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
 	}
 	e.acquire()
 	for fresh := false; ; fresh = true {
-		b := e.kept(proto, c.Repeatable(), fresh)
+		b := e.kept(proto, c.Repeatable(), fresh, now)
 		if b == nil {
 			var err error
 			if b, err = e.open(context.Background(), proto, call); err != nil {
@@ -228,7 +228,7 @@ func (e *endpoint) open(ctx context.Context, proto protocol, call Call) (*http1.
 
 // kept returns a kept connection, the one used last; nil if there is none. A
 // request that must not be sent twice gets one that is known to be open.
-func (e *endpoint) kept(proto protocol, repeatable, fresh bool) *http1.Backend {
+func (e *endpoint) kept(proto protocol, repeatable, fresh bool, now time.Time) *http1.Backend {
 	if fresh {
 		return nil
 	}
@@ -243,7 +243,7 @@ func (e *endpoint) kept(proto protocol, repeatable, fresh bool) *http1.Backend {
 		list[len(list)-1] = nil
 		e.idle[proto] = list[:len(list)-1]
 		e.mu.Unlock()
-		age := time.Since(b.IdleSince())
+		age := now.Sub(b.IdleSince())
 		if age < idleConnTimeout && (repeatable && age < trustedIdle || b.Alive()) {
 			return b
 		}
