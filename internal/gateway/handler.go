@@ -114,7 +114,7 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	}
 }
 
-// adapt reaches backends that speak HTTP/2 through net/http.
+// adapt reaches backends that speak HTTP/2 through net/http's types.
 func (h *http1Client) adapt(t *transaction, b *backend) {
 	a := h.conn.Adapt()
 	n := &netClient{request: a.Request, answers: &recorder{ResponseWriter: a}, gone: a.Gone}

@@ -13,7 +13,7 @@ import (
 )
 
 // Adapter lets code written for net/http answer a request: backends that speak
-// HTTP/2 are reached by net/http's transport.
+// HTTP/2 are reached through its types.
 type Adapter struct {
 	// Request is the client's, with a body that is closed by Close. Its URL is empty.
 	Request *http.Request

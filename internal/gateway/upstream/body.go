@@ -12,27 +12,70 @@ var errBodyGone = errors.New("the request body has been read by an earlier attem
 // failed before it read anything leaves it to the next one.
 type source struct {
 	inner io.ReadCloser
+	// keep tells that short bodies are kept, for an attempt after one of which
+	// it is certain that the backend has not processed the request.
+	keep bool
 
 	mu      sync.Mutex
 	started bool
 	current *sentBody
+	kept    []byte // all that was read
+	tooLong bool   // for that
+	whole   bool   // nothing comes after it
 }
+
+// maxKept is the length of a body that is kept.
+const maxKept = 16 << 10
 
 // sentBody is the body of one attempt.
 type sentBody struct {
 	source *source
 	dog    *watchdog
+	again  []byte // what an earlier attempt has read and this one has to read
+	repeat bool   // that is all
 }
 
 // next returns the body for a further attempt and shuts the one before out.
 func (s *source) next(dog *watchdog) (*sentBody, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.started {
+	if s.started && !s.whole {
 		return nil, errBodyGone
 	}
-	s.current = &sentBody{s, dog}
+	s.current = &sentBody{source: s, dog: dog, again: s.kept, repeat: s.started}
 	return s.current, nil
+}
+
+// repeatable reports whether an attempt that was not processed leaves all of
+// the body to the next one.
+func (s *source) repeatable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.started || s.whole
+}
+
+// read notes what an attempt has read.
+func (s *source) read(p []byte, end bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.keep || s.tooLong:
+		return
+	case len(s.kept)+len(p) > maxKept:
+		s.tooLong, s.kept = true, nil
+		return
+	}
+	s.kept = append(s.kept, p...)
+	s.whole = s.whole || end
+}
+
+// finished tells that nothing follows what was read.
+func (b *sentBody) finished() {
+	if !b.repeat {
+		b.source.read(nil, true)
+	}
+	b.dog.disarm(&b.dog.sending)
+	b.dog.arm(&b.dog.reading, b.dog.read)
 }
 
 // untouched shuts all attempts out and reports whether nothing was read.
@@ -53,7 +96,18 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	s.started = true
 	s.mu.Unlock()
 	b.dog.disarm(&b.dog.sending)
+	if b.repeat {
+		n := copy(p, b.again)
+		if b.again = b.again[n:]; len(b.again) > 0 {
+			return n, nil
+		}
+		b.dog.arm(&b.dog.reading, b.dog.read)
+		return n, io.EOF
+	}
 	n, err := s.inner.Read(p)
+	if err == nil || err == io.EOF {
+		s.read(p[:n], err == io.EOF)
+	}
 	if err != nil {
 		b.dog.arm(&b.dog.reading, b.dog.read)
 	} else {

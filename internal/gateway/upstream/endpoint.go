@@ -50,13 +50,18 @@ type endpoint struct {
 	latency latency
 
 	mu         sync.Mutex
-	transports [protocols]*http.Transport
+	transports [h2c]*http.Transport        // by HTTP/1.1
+	shared     [protocols - h2c]shared     // by HTTP/2
 	idle       [protocols][]*http1.Backend // kept connections, in the order of their last use
 	reaper     *time.Timer                 // nil while none are kept
 }
 
 func newEndpoint(addr string, dial dialFunc, m mark) *endpoint {
-	return &endpoint{addr: addr, dial: dial, mark: m}
+	e := &endpoint{addr: addr, dial: dial, mark: m}
+	for i := range e.shared {
+		e.shared[i].room = make(chan struct{}, 1)
+	}
+	return e
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -77,7 +82,7 @@ func (e *endpoint) connect(ctx context.Context, network string) (net.Conn, error
 	return conn, nil
 }
 
-// transport returns the connections of one protocol; they are made on first use.
+// transport returns the connections of one protocol of HTTP/1; they are made on first use.
 func (e *endpoint) transport(p protocol) *http.Transport {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -149,6 +154,9 @@ func (e *endpoint) closeIdle() {
 		if t != nil {
 			t.CloseIdleConnections()
 		}
+	}
+	for i := range e.shared {
+		e.shared[i].close()
 	}
 	for i, list := range e.idle {
 		for _, b := range list {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
 )
 
@@ -140,5 +141,5 @@ func (p *Pool) tell(why string, e *endpoint) {
 }
 
 func clientsFault(err error) bool {
-	return errors.Is(err, http1.ErrClient) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge)
+	return errors.Is(err, http1.ErrClient) || errors.Is(err, h2client.ErrHeader) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge)
 }

@@ -2,10 +2,12 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/model"
 )
@@ -40,7 +42,7 @@ func (c *Call) over() bool { return !c.Deadline.IsZero() && !time.Now().Before(c
 func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 	var src *source
 	if req.Body != nil && req.Body != http.NoBody {
-		src = &source{inner: req.Body}
+		src = &source{inner: req.Body, keep: true}
 	}
 	var space [maxTries]*endpoint
 	tried := space[:0]
@@ -77,6 +79,10 @@ func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error, 
 	if req.Context().Err() != nil {
 		return false
 	}
+	if errors.Is(err, h2client.ErrUnprocessed) && (src == nil || src.repeatable()) {
+		p.blame(e, err, begun)
+		return true
+	}
 	dialFailed := p.blame(e, err, begun)
 	if src != nil && !src.untouched() {
 		return false
@@ -89,12 +95,23 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 	if proto.http2() && req.Header.Get("Upgrade") != "" {
 		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
 	}
+	if proto.http2() {
+		if proto == h2 && e.shared[proto-h2c].oldWays.Load() > begun.UnixNano() {
+			proto = https1
+		} else {
+			resp, err := p.attemptHTTP2(e, proto, req, src, call, begun)
+			if !errors.Is(err, errNotHTTP2) {
+				return resp, err
+			}
+			proto = https1
+		}
+	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	if call.ConnectTimeout > 0 {
 		ctx = context.WithValue(ctx, connectTimeoutKey{}, call.ConnectTimeout)
 	}
 	wait := call.ReadTimeout
-	if wait == 0 && !proto.http2() {
+	if wait == 0 {
 		wait = call.HeaderTimeout
 	}
 	dog := newWatchdog(cancel, wait, call.SendTimeout)

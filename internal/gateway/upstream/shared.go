@@ -1,0 +1,220 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fairway.dev/fairway/internal/gateway/h2client"
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// maxShared is how many connections an endpoint gets whose streams are all
+// taken; further requests wait for one to end.
+const maxShared = 256
+
+// asHTTP1 is how long an endpoint that did not agree to HTTP/2 by ALPN is
+// spoken to by HTTP/1.1 before it is asked again.
+const asHTTP1 = time.Minute
+
+// errNotHTTP2 means that an endpoint chose HTTP/1.1 by ALPN, or knows no ALPN.
+var errNotHTTP2 = errors.New("the endpoint does not speak HTTP/2")
+
+// shared are an endpoint's connections by HTTP/2, which requests share.
+type shared struct {
+	conns atomic.Pointer[[]*h2client.Conn]
+	// room is written to when there may be room in one of them, if somebody waits.
+	room    chan struct{}
+	waiting atomic.Int32
+	oldWays atomic.Int64 // until when it is spoken to by HTTP/1.1, in Unix nanoseconds
+
+	mu    sync.Mutex // for writing conns, and dials
+	dials []*dial
+}
+
+// dial is a connection that is being opened, for all who wait for it.
+type dial struct {
+	done    chan struct{}
+	err     error
+	waiting int
+}
+
+// perDial is how many requests wait for one connection: what it has room for
+// before its settings have come.
+const perDial = 100
+
+// open sends a request's head on a connection that has room, opening one if
+// there is none. Only connecting can fail, or ctx end, or r be malformed.
+func (m *shared) open(ctx context.Context, e *endpoint, proto protocol, r *h2client.Request, call *Call) (*h2client.Stream, error) {
+	for {
+		full := 0
+		if list := m.conns.Load(); list != nil {
+			for _, c := range *list {
+				s, err := c.Open(r)
+				switch err {
+				case nil:
+					m.passOn()
+					return s, nil
+				case h2client.ErrFull:
+					full++
+				case h2client.ErrClosing:
+					m.drop(c)
+				default:
+					return nil, err
+				}
+			}
+		}
+		if err := m.grow(ctx, e, proto, call, full); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// grow waits for a further connection, or for room.
+func (m *shared) grow(ctx context.Context, e *endpoint, proto protocol, call *Call, full int) error {
+	m.mu.Lock()
+	if list := m.conns.Load(); list != nil && len(*list) > full {
+		m.mu.Unlock()
+		return nil // another one has come meanwhile
+	}
+	var d *dial
+	switch n := len(m.dials); {
+	case n > 0 && m.dials[n-1].waiting < perDial:
+		d = m.dials[n-1]
+	case full+n < maxShared:
+		d = &dial{done: make(chan struct{})}
+		m.dials = append(m.dials, d)
+		go m.dial(e, proto, call.ConnectTimeout, d)
+	default:
+		m.waiting.Add(1)
+		m.mu.Unlock()
+		defer m.waiting.Add(-1)
+		return m.await(ctx, e, call)
+	}
+	d.waiting++
+	m.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// await waits for room in connections that are all full.
+func (m *shared) await(ctx context.Context, e *endpoint, call *Call) error {
+	limit := call.ConnectTimeout
+	if limit <= 0 {
+		limit = DefaultConnectTimeout
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	// What has become free before it was known that somebody waits tells nobody.
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case <-m.room:
+			return nil
+		case <-again.C:
+			return nil
+		case <-timer.C:
+			return &DialError{e.addr, errors.New("all streams of its connections are taken")}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// passOn wakes the next one that waits for room: more than one stream may have
+// ended since the last was woken.
+func (m *shared) passOn() {
+	if m.waiting.Load() > 0 {
+		select {
+		case m.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// dial opens a connection for those who wait for d.
+func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial) {
+	conn, err := e.dialHTTP2(proto, limit)
+	if errors.Is(err, errNotHTTP2) {
+		m.oldWays.Store(time.Now().Add(asHTTP1).UnixNano())
+	}
+	m.mu.Lock()
+	d.err = err
+	m.dials = slices.DeleteFunc(m.dials, func(o *dial) bool { return o == d })
+	if err == nil {
+		var list []*h2client.Conn
+		if old := m.conns.Load(); old != nil {
+			list = slices.Clone(*old)
+		}
+		list = append(list, h2client.New(conn, h2client.Options{MaxHeader: maxResponseHeader, OnRoom: m.passOn}))
+		m.conns.Store(&list)
+	}
+	m.mu.Unlock()
+	close(d.done)
+	if e.removed.Load() && e.inflight.Load() == 0 {
+		e.closeIdle() // nobody has waited for it
+	}
+}
+
+// drop forgets a connection that takes no more streams.
+func (m *shared) drop(c *h2client.Conn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(*m.conns.Load()), func(o *h2client.Conn) bool { return o == c })
+	m.conns.Store(&list)
+}
+
+// close ends all connections as soon as their streams have ended.
+func (m *shared) close() {
+	m.mu.Lock()
+	list := m.conns.Swap(nil)
+	m.mu.Unlock()
+	if list != nil {
+		for _, c := range *list {
+			c.Close()
+		}
+	}
+}
+
+// dialHTTP2 opens a connection by HTTP/2.
+func (e *endpoint) dialHTTP2(proto protocol, limit time.Duration) (net.Conn, error) {
+	ctx := context.Background()
+	if limit > 0 {
+		ctx = context.WithValue(ctx, connectTimeoutKey{}, limit)
+	}
+	conn, err := e.connect(ctx, "tcp")
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		conn = http1.NewWire(tcp)
+	}
+	if proto != h2 {
+		return conn, nil
+	}
+	config := backendTLS()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	config.ServerName, _, _ = net.SplitHostPort(e.addr)
+	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
+	defer cancel()
+	secure := tls.Client(conn, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, &DialError{e.addr, err}
+	}
+	if secure.ConnectionState().NegotiatedProtocol != "h2" {
+		_ = secure.Close()
+		return nil, errNotHTTP2
+	}
+	return secure, nil
+}
