@@ -30,7 +30,9 @@ const longStart = 15 * time.Second
 // startMemory is what a node may use while it starts before it collects garbage.
 // A heap that begins small is searched twenty times in the second that reading a
 // large cluster takes, which is a quarter of the work.
-const startMemory = 96 << 20
+// More would save little more, and the fewer collections there are, the farther
+// apart lies what stays: with half as much again a large cluster takes 7 MiB more.
+const startMemory = 64 << 20
 
 // deferCollections has garbage collected only when startMemory is in use, for as
 // long as that leaves collections worth their while: until half of it or more
