@@ -60,7 +60,7 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 		return e.outside(a, msg)
 	}
 	if found.Loop {
-		return []string{fmt.Sprintf("Service %s, of type ExternalName, leads back to itself or through too many others: give it, or one that it leads to, the name of something with an address", found.Service)}
+		return []string{fmt.Sprintf("Service %s, of type ExternalName, leads back to itself or through too many others: give it, or one that it leads to, the name of something with an address", found.Service())}
 	}
 	if msg.Rcode == dns.RcodeServerFailure && found.Target == "" {
 		return []string{"the server has not yet read all Services from the Kubernetes API"}
@@ -170,14 +170,14 @@ func (e *explainer) object(q *wire.Query, found zone.Result) []string {
 	case zone.KindLocalhost:
 		return []string{"localhost is answered by every server (RFC 6761)"}
 	case zone.KindService:
-		return e.service(found.Service)
+		return e.service(found.Service())
 	case zone.KindEndpoint:
-		return e.endpoint(found.Service, labels[0])
+		return e.endpoint(found.Service(), labels[0])
 	case zone.KindReverse:
-		if found.Service.IsZero() {
+		if found.Service().IsZero() {
 			return []string{"a reverse name of an address in the cluster"}
 		}
-		return []string{fmt.Sprintf("an address of Service %s", found.Service)}
+		return []string{fmt.Sprintf("an address of Service %s", found.Service())}
 	}
 	return []string{e.missing(q, labels)}
 }

@@ -19,6 +19,8 @@ type Index struct {
 	// byService are the hosts of Services that are headless or have endpoints
 	// with hostnames.
 	byService state.Table[model.Key, *hosts]
+	// byName are all Services whose names are not too long for it.
+	byName state.Table[shortKey, entry]
 	// population is the number of Services in a namespace: a source without
 	// Namespace objects has namespaces as well.
 	population state.Table[string, int]
@@ -32,11 +34,12 @@ func NewIndex() *Index { return &Index{snap: &state.Snapshot{}} }
 func (ix *Index) Next(snap *state.Snapshot) *Index {
 	e := indexEditor{
 		prev: ix.snap, next: snap,
-		byAddr: ix.byAddr.edit(), byService: ix.byService.Edit(), population: ix.population.Edit(),
+		byAddr: ix.byAddr.edit(), byService: ix.byService.Edit(), byName: ix.byName.Edit(), population: ix.population.Edit(),
 	}
 	touched := map[model.Key]struct{}{}
 	for d := range state.Diff(ix.snap.Services, snap.Services) {
 		touched[d.Key] = struct{}{}
+		e.name(d.Key, d.New)
 		switch {
 		case !d.HadOld:
 			e.populate(d.Key.Namespace, 1)
@@ -51,7 +54,7 @@ func (ix *Index) Next(snap *state.Snapshot) *Index {
 		e.update(key)
 	}
 	return &Index{
-		snap: snap, byAddr: e.byAddr.done(), byService: e.byService.Table(), population: e.population.Table(),
+		snap: snap, byAddr: e.byAddr.done(), byService: e.byService.Table(), byName: e.byName.Table(), population: e.population.Table(),
 	}
 }
 
@@ -85,6 +88,7 @@ type indexEditor struct {
 	prev, next *state.Snapshot
 	byAddr     *addressEditor
 	byService  *state.Editor[model.Key, *hosts]
+	byName     *state.Editor[shortKey, entry]
 	population *state.Editor[string, int]
 }
 

@@ -80,7 +80,7 @@ func (w *writer) pointers(addr netip.Addr, at, owner int) bool {
 	}
 	w.found.Kind = KindReverse
 	if len(holders) > 0 {
-		w.found.Service = *holders[0].service
+		w.found.service = holders[0].service
 	}
 	switch w.qtype {
 	case dns.TypePTR:

@@ -19,11 +19,17 @@ func (w *writer) findService(name *wire.Name, left, at int) node {
 	case 1:
 		return w.namespace(name.Label(0))
 	}
-	svc, ok := w.ix.snap.Services.Get(model.Key{Namespace: name.Label(left - 1), Name: name.Label(left - 2)})
+	e, ok := w.ix.find(name.Label(left-1), name.Label(left-2))
 	if !ok {
 		return node{}
 	}
-	w.found.Service = svc.Key
+	svc := e.service
+	w.found.service = &svc.Key
+	if left == 2 && e.plain && w.asksAddress() {
+		w.found.Kind = KindService
+		e.address(w, at)
+		return node{exists: true}
+	}
 	if svc.Type == model.ExternalName {
 		if left > 2 {
 			return node{}

@@ -158,12 +158,19 @@ type Result struct {
 	// the records of that name belong to the answer too. It has no final dot.
 	Target string
 	// Kind is what was found; of an alias, what it stands at in the end.
-	Kind Kind
-	// Service is the one that the name belongs to; zero for none.
-	Service model.Key
+	Kind    Kind
+	service *model.Key // read only where it is wanted
 	// Loop: ExternalName Services lead from one to the next and round again, or
 	// through more than can be right. The answer is SERVFAIL, with the aliases.
 	Loop bool
+}
+
+// Service is the one that the name belongs to; zero for none.
+func (r Result) Service() model.Key {
+	if r.service == nil {
+		return model.Key{}
+	}
+	return *r.service
 }
 
 // maxChain bounds the ExternalName Services that one answer follows.
