@@ -315,9 +315,10 @@ func (h *HTTP) admitted(sock *http1.Socket) net.Conn {
 // was closed.
 func (h *HTTP) greeted(conn net.Conn, sock *http1.Socket) *tls.Conn {
 	secure := tls.Server(conn, h.options.TLS)
-	ctx, cancel := context.WithTimeout(context.Background(), h.options.HeaderTimeout)
-	err := secure.HandshakeContext(ctx)
-	cancel()
+	// A context would take a goroutine, which a deadline does not.
+	_ = sock.SetDeadline(time.Now().Add(h.options.HeaderTimeout))
+	err := secure.Handshake()
+	_ = sock.SetDeadline(time.Time{})
 	if err != nil {
 		refusePlain(err)
 		h.options.Logger.Debug("TLS handshake failed", "client", sock.Peer().String(), "error", err)
