@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,9 +13,11 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/http2"
 	"fairway.dev/fairway/internal/gateway/request"
+	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
 // http2Client is a client that speaks HTTP/2, as its engine shows it. It is
@@ -22,6 +26,7 @@ type http2Client struct {
 	transaction
 	stream   *http2.Stream
 	question http1.Question
+	direct   upstream.Exchange
 	forward  http1.Forward         // what the backend is asked for
 	own      [maxExtra]http1.Field // of the answer
 	content  limitedBody
@@ -61,7 +66,7 @@ func (g *Gateway) http2Client(s *http2.Stream) *http2Client {
 	h, ok := s.Scratch.(*http2Client)
 	if !ok {
 		h = &http2Client{stream: s}
-		h.question.Interim = h.interim
+		h.question.Interim, h.direct.Interim = h.interim, h.interim2
 		s.Scratch = h
 	}
 	// The Stream, and what is with it, has been another connection's before.
@@ -119,9 +124,7 @@ func (h *http2Client) wholeBody() ([]byte, bool) {
 		runtime.Gosched() // whoever reads the connection is about to see it
 		body, ok = s.AppendWhole(body, bodyWithHead)
 	}
-	if h.body = body; ok && r.Length < 0 {
-		r.SetLength(len(body))
-	}
+	h.body = body
 	return body, ok
 }
 
@@ -140,28 +143,32 @@ func (b *limitedBody) Next(limit int) ([]byte, error) {
 	return data, err
 }
 
-// proxy implements client. To backends that speak HTTP/1.1, as most do, it
-// goes straight from stream to connection.
+// proxy implements client. It goes straight from stream to connection where
+// the backend speaks HTTP/1.1, and from stream to stream where it speaks HTTP/2.
 func (h *http2Client) proxy(t *transaction, b *backend) {
 	s, x := h.stream, &t.exchange
 	r := &s.Request
 	call := t.call(b)
-	if !b.pool.HTTP1(call, false) {
-		h.adapt(t, b)
-		return
-	}
-	q := &h.question
-	q.Clock, q.Content = s.Clock(), nil
 	body, whole := h.wholeBody()
-	switch {
-	case whole && x.MaxBody > 0 && int64(len(body)) > x.MaxBody:
+	if whole && x.MaxBody > 0 && int64(len(body)) > x.MaxBody {
 		t.proxyFailed(http1.ErrBodyTooLarge)
 		return
-	case !whole && r.Length != 0:
+	}
+	var content http1.Content
+	if !whole && r.Length != 0 {
 		h.content = limitedBody{s, x.MaxBody, 0}
-		q.Content = &h.content
+		content = &h.content
 	}
 	h.forward = http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs}
+	if !b.pool.HTTP1(call, false) {
+		h.exchange2(t, b, call, body, content)
+		return
+	}
+	if whole && r.Length < 0 {
+		r.SetLength(len(body))
+	}
+	q := &h.question
+	q.Clock, q.Content = s.Clock(), content
 	q.FillFrom(r, &h.forward)
 	q.Head = append(q.Head, body...)
 	s.Hold(q)
@@ -235,9 +242,111 @@ func (h *http2Client) relay(t *transaction, b *http1.Backend) (trailers bool, er
 	return trailers, nil
 }
 
-// adapt reaches backends through net/http.
-func (h *http2Client) adapt(t *transaction, b *backend) {
+// exchange2 is proxy to backends that speak HTTP/2.
+func (h *http2Client) exchange2(t *transaction, b *backend, call upstream.Call, body []byte, content http1.Content) {
+	s, r, x := h.stream, &h.stream.Request, &h.direct
+	path := h.forward.Path
+	if h.forward.Query != "" {
+		path += "?" + h.forward.Query
+	}
+	x.Begin(s.Clock())
+	x.Request = h2client.Request{Method: r.Method, Authority: h.forward.Host, Path: path, Header: r.Each(&h.forward)}
+	x.Body, x.Content = body, content
+	s.Hold(x)
+	defer s.Hold(nil)
+	err := b.pool.Exchange(x, call)
+	if errors.Is(err, upstream.ErrNotHTTP2) {
+		s.Hold(nil)
+		h.adapt(t, b, body)
+		return
+	}
+	if err != nil {
+		t.proxyFailed(err)
+		return
+	}
+	t.endpoint = x.Endpoint
+	trailers, err := h.relay2(t, x)
+	b.pool.EndExchange(x, err)
+	switch {
+	case err == nil && trailers:
+		_ = s.SendTrailers() // the client may be gone
+	case err == nil:
+		_ = s.End()
+	default:
+		t.failure = err.Error() // the answer cannot be finished; the stream is reset
+		if t.grpc && !errors.Is(err, http1.ErrClient) {
+			// It ends, and the status says why: a stream that is reset would tell the
+			// client INTERNAL, after which it tries no other server.
+			code, message := t.brokeOff(err)
+			s.Begin(0)
+			s.Field("grpc-status", code)
+			s.Field("grpc-message", message)
+			_ = s.SendTrailers()
+		}
+	}
+}
+
+// interim2 passes an answer of 1xx on.
+func (h *http2Client) interim2(head *h2client.Head) {
+	h.stream.Begin(head.Status)
+	for _, f := range head.Fields {
+		h.stream.Field(f.Name, f.Value)
+	}
+	_ = h.stream.SendInterim() // the next write tells as well
+}
+
+// relay2 is relay from a backend that speaks HTTP/2.
+func (h *http2Client) relay2(t *transaction, x *upstream.Exchange) (trailers bool, err error) {
+	s := h.stream
+	s.Begin(x.Head.Status)
+	for _, f := range t.extra(h.own[:0]) {
+		s.Field(f.Name, f.Value)
+	}
+	for _, f := range x.Head.Fields {
+		s.Field(f.Name, f.Value)
+	}
+	if err := s.SendHead(); err != nil {
+		return false, err
+	}
+	if x.Head.End {
+		return false, nil
+	}
+	for {
+		data, err := x.NextReady()
+		if len(data) == 0 && err == nil {
+			if err := s.Flush(); err != nil {
+				return false, err
+			}
+			data, err = x.Next()
+		}
+		if len(data) > 0 {
+			if _, err := s.Write(data); err != nil {
+				return false, err
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			_ = s.Flush() // what came before is true all the same
+			return false, err
+		}
+	}
+	s.Begin(0)
+	for _, f := range x.Trailer() {
+		s.Field(f.Name, f.Value)
+		trailers = true
+	}
+	return trailers, nil
+}
+
+// adapt reaches backends through net/http's types. Body is what was taken of
+// the request's, all of it.
+func (h *http2Client) adapt(t *transaction, b *backend, body []byte) {
 	a := h.stream.Adapt()
+	if len(body) > 0 {
+		a.Request.Body, a.Request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
 	n := &netClient{request: a.Request, answers: &recorder{ResponseWriter: a}, gone: a.Gone}
 	ok := false
 	defer func() {

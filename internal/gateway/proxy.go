@@ -224,15 +224,8 @@ func (b *grpcBody) Read(p []byte) (int, error) {
 	if err == nil || err == io.EOF || b.n.gone() {
 		return n, err
 	}
-	t := b.t
-	var reason string
-	t.status, reason = http.StatusBadGateway, "the backend broke off"
-	if errors.Is(err, upstream.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
-		t.status, reason = http.StatusGatewayTimeout, "the backend did not answer in time"
-	}
-	t.failure = err.Error()
-	t.g.metrics.upstreamFailed(t.pool.Key().Service, t.status)
-	trailer := http.Header{"Grpc-Status": {grpcCode(t.status)}, "Grpc-Message": {t.grpcMessage(reason)}}
+	code, message := b.t.brokeOff(err)
+	trailer := http.Header{"Grpc-Status": {code}, "Grpc-Message": {message}}
 	for name := range b.answer.Trailer {
 		if _, ok := trailer[name]; !ok {
 			trailer[name] = nil // announced, and ReverseProxy counts them
@@ -240,6 +233,19 @@ func (b *grpcBody) Read(p []byte) (int, error) {
 	}
 	b.answer.Trailer = trailer
 	return n, io.EOF
+}
+
+// brokeOff notes that an answer of gRPC broke off, and returns the status and
+// message that tell the client so.
+func (t *transaction) brokeOff(err error) (code, message string) {
+	var reason string
+	t.status, reason = http.StatusBadGateway, "the backend broke off"
+	if errors.Is(err, upstream.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		t.status, reason = http.StatusGatewayTimeout, "the backend did not answer in time"
+	}
+	t.failure = err.Error()
+	t.g.metrics.upstreamFailed(t.pool.Key().Service, t.status)
+	return grpcCode(t.status), t.grpcMessage(reason)
 }
 
 // shortAnswer is the length of an answer that net/http and quic-go hold in their

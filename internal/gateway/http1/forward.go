@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -83,6 +84,44 @@ func (r *Request) appendHead(out []byte, f *Forward) []byte {
 		out = append(out, "\r\n"...)
 	}
 	return append(out, "\r\n"...)
+}
+
+// Each yields the fields that a backend by another protocol gets: those that
+// end at this hop are left out, and those that f sets are as it says.
+func (r *Request) Each(f *Forward) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for i := range r.Fields {
+			field := &r.Fields[i]
+			switch field.kind {
+			case hostField:
+				continue
+			case lengthField:
+				if r.Length < 0 {
+					continue
+				}
+			case teField:
+				if !strings.EqualFold(field.Value, "trailers") {
+					continue
+				}
+			case trailerField:
+				if r.Length >= 0 {
+					continue
+				}
+			default:
+				if r.ends(field) || f.Drop != nil && f.Drop(field.Name) {
+					continue
+				}
+			}
+			if !replaced(field.Name, f.Set) && !yield(field.Name, field.Value) {
+				return
+			}
+		}
+		for i := range f.Set {
+			if f.Set[i].Value != "" && !yield(f.Set[i].Name, f.Set[i].Value) {
+				return
+			}
+		}
+	}
 }
 
 func replaced(name string, set []Field) bool {

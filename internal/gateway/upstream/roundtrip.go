@@ -100,7 +100,7 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 			proto = https1
 		} else {
 			resp, err := p.attemptHTTP2(e, proto, req, src, call, begun)
-			if !errors.Is(err, errNotHTTP2) {
+			if !errors.Is(err, ErrNotHTTP2) {
 				return resp, err
 			}
 			proto = https1

@@ -22,8 +22,9 @@ const maxShared = 256
 // spoken to by HTTP/1.1 before it is asked again.
 const asHTTP1 = time.Minute
 
-// errNotHTTP2 means that an endpoint chose HTTP/1.1 by ALPN, or knows no ALPN.
-var errNotHTTP2 = errors.New("the endpoint does not speak HTTP/2")
+// ErrNotHTTP2 means that an endpoint chose HTTP/1.1 by ALPN, or knows no ALPN:
+// [Pool.RoundTrip] can ask it.
+var ErrNotHTTP2 = errors.New("the endpoint does not speak HTTP/2")
 
 // shared are an endpoint's connections by HTTP/2, which requests share.
 type shared struct {
@@ -145,7 +146,7 @@ func (m *shared) passOn() {
 // dial opens a connection for those who wait for d.
 func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial) {
 	conn, err := e.dialHTTP2(proto, limit)
-	if errors.Is(err, errNotHTTP2) {
+	if errors.Is(err, ErrNotHTTP2) {
 		m.oldWays.Store(time.Now().Add(asHTTP1).UnixNano())
 	}
 	m.mu.Lock()
@@ -214,7 +215,7 @@ func (e *endpoint) dialHTTP2(proto protocol, limit time.Duration) (net.Conn, err
 	}
 	if secure.ConnectionState().NegotiatedProtocol != "h2" {
 		_ = secure.Close()
-		return nil, errNotHTTP2
+		return nil, ErrNotHTTP2
 	}
 	return secure, nil
 }

@@ -25,7 +25,6 @@ type page struct {
 var costs = map[string]string{
 	"TLS 1.3, a full handshake each (P-256)":    "the signature, the key exchange and the system calls of a new connection cost about the same everywhere",
 	"TLS 1.3, a full handshake each (RSA 2048)": "Go signs by RSA in about twice OpenSSL's time; a certificate with a key of P-256 avoids it",
-	"gRPC unary, 10 streams, TLS":               "requests with a body go through net/http's types and httputil.ReverseProxy between the two engines",
 }
 
 // best returns the peer of a row, but Fairway, that needs the least CPU time.

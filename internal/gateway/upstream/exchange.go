@@ -1,0 +1,303 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/gateway/h2client"
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// bodyPiece is how much of a body is sent at once.
+const bodyPiece = 16 << 10
+
+// Exchange is a request of a client that speaks HTTP/2, to endpoints that speak
+// it as well: frames go from one connection to the other. It can be used again.
+type Exchange struct {
+	// Request is what is asked for. Its End is set by [Pool.Exchange].
+	Request h2client.Request
+	// Body is all of the request's body, where that is known; else Content gives
+	// it, if there is any.
+	Body    []byte
+	Content http1.Content
+	// Interim is called with each interim answer. Optional.
+	Interim func(*h2client.Head)
+	// Head is the head of the answer, Endpoint who gave it.
+	Head     h2client.Head
+	Endpoint string
+
+	at    *endpoint
+	begun time.Time
+	read  time.Duration // between two reads
+	send  time.Duration // between two writes
+
+	began   bool        // the client has had an interim answer
+	taken   atomic.Bool // some of Content has been read
+	pumping chan error  // gets the end of its sending; nil while there is none
+	clock   *http1.Clock
+	over    int64        // when all has to be over, in Unix nanoseconds; 0 for never
+	readBy  atomic.Int64 // when the read under way has to be, 0 for none
+	sendBy  atomic.Int64 // the same of the write
+
+	mu       sync.Mutex
+	stream   *h2client.Stream
+	gone     bool
+	answered bool // the answer has begun
+}
+
+// Abandon ends the exchange with [http1.ErrGone]: nobody waits for the answer.
+// It may be called at any time between Begin and the end.
+func (x *Exchange) Abandon() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.gone = true
+	if x.stream != nil {
+		x.stream.Cancel(http1.ErrGone)
+	}
+}
+
+// Sweep ends an exchange that takes too long. It may be called at any time.
+func (x *Exchange) Sweep(now int64) {
+	late := func(by int64) bool { return by > 0 && now > by }
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.stream != nil && (late(x.over) || late(x.readBy.Load()) || late(x.sendBy.Load())) {
+		x.stream.Cancel(ErrTimeout)
+	}
+}
+
+// Gone reports whether the exchange was abandoned.
+func (x *Exchange) Gone() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.gone
+}
+
+// Begin readies the exchange, whose time is told by a clock that somebody sets
+// who calls Sweep.
+func (x *Exchange) Begin(clock *http1.Clock) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.stream, x.gone, x.answered, x.over = nil, false, false, 0
+	x.clock, x.began, x.pumping, x.at = clock, false, nil, nil
+	x.taken.Store(false)
+	x.readBy.Store(0)
+	x.sendBy.Store(0)
+}
+
+// by starts a limit on a read or write.
+func (x *Exchange) by(limit *atomic.Int64, d time.Duration) {
+	if d > 0 {
+		limit.Store(x.clock.Load() + int64(d))
+	}
+}
+
+// Exchange sends a request to an endpoint and waits for the answer to begin.
+// If none can be connected to, or one certainly has not processed it, or a safe
+// request without body breaks before the answer, the next is tried. End it with
+// [Pool.EndExchange].
+func (p *Pool) Exchange(x *Exchange, call Call) error {
+	x.read, x.send = call.ReadTimeout, call.SendTimeout
+	if !call.Deadline.IsZero() {
+		x.mu.Lock()
+		x.over = call.Deadline.UnixNano()
+		x.mu.Unlock()
+	}
+	var space [maxTries]*endpoint
+	tried := space[:0]
+	var lastErr error
+	for len(tried) < maxTries {
+		now := time.Now()
+		e, err := p.pick(&call.Choice, tried, now)
+		if err != nil || e == nil {
+			if lastErr == nil {
+				lastErr = err
+			}
+			break
+		}
+		tried = append(tried, e)
+		err = p.exchangeAt(e, x, &call, now)
+		e.measure(&call.Choice, now)
+		switch {
+		case err == nil:
+			e.succeeded()
+			x.at, x.begun, x.Endpoint = e, now, e.addr
+			return nil
+		case errors.Is(err, ErrNotHTTP2):
+			return err
+		case x.Gone():
+			return http1.ErrGone
+		}
+		lastErr = err
+		dialFailed := p.blame(e, err, now)
+		if call.over() || x.began || x.taken.Load() {
+			break
+		}
+		if !dialFailed && !errors.Is(err, h2client.ErrUnprocessed) && !(x.safe() && p.mayRepeat()) {
+			break
+		}
+	}
+	return lastErr
+}
+
+func (x *Exchange) safe() bool {
+	return x.Content == nil && len(x.Body) == 0 && http1.Safe(x.Request.Method)
+}
+
+// exchangeAt tries an endpoint, again if that has not processed the request: it
+// ends its connection, or refused the stream.
+func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) error {
+	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
+	if !proto.http2() || proto == h2 && e.shared[proto-h2c].oldWays.Load() > now.UnixNano() {
+		return ErrNotHTTP2
+	}
+	e.acquire()
+	for again := 0; ; again++ {
+		err := x.ask(e, proto, call)
+		if err == nil {
+			return nil
+		}
+		x.stop()
+		if again == maxAgain || x.taken.Load() || x.Gone() || !errors.Is(err, h2client.ErrUnprocessed) {
+			e.release()
+			return err
+		}
+		if again > 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// ask sends the request once and waits for the answer's head.
+func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
+	x.Request.Secure = proto == h2
+	x.Request.End = x.Content == nil && len(x.Body) == 0
+	s, err := e.shared[proto-h2c].open(context.Background(), e, proto, &x.Request, call)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	x.stream = s
+	gone := x.gone
+	x.mu.Unlock()
+	switch {
+	case gone:
+		s.Cancel(http1.ErrGone)
+		return http1.ErrGone
+	case x.Content != nil:
+		x.pumping = make(chan error, 1)
+		go func() { x.pumping <- x.pump(s) }()
+	case len(x.Body) > 0:
+		x.by(&x.sendBy, x.send)
+		_ = s.Send(x.Body, true) // where it fails, the answer tells why, or its lack
+		x.sendBy.Store(0)
+		x.by(&x.readBy, x.read)
+	default:
+		x.by(&x.readBy, x.read)
+	}
+	for {
+		h, err := s.Head(nil)
+		if err != nil {
+			return err
+		}
+		if h.Status >= http.StatusOK {
+			x.Head = h
+			x.mu.Lock()
+			x.answered = true
+			x.readBy.Store(0)
+			x.mu.Unlock()
+			return nil
+		}
+		if x.Interim != nil {
+			x.began = true
+			x.Interim(&h)
+		}
+	}
+}
+
+// pump sends the client's body.
+func (x *Exchange) pump(s *h2client.Stream) error {
+	for {
+		x.taken.Store(true)
+		data, err := x.Content.Next(bodyPiece)
+		switch {
+		case err == io.EOF:
+			x.mu.Lock()
+			if !x.answered { // else the limit is that of the read under way
+				x.by(&x.readBy, x.read)
+			}
+			x.mu.Unlock()
+			if list := x.Content.Trailers(); len(list) > 0 {
+				return s.SendTrailer(func(yield func(string, string) bool) {
+					for _, f := range list {
+						if !yield(f.Name, f.Value) {
+							return
+						}
+					}
+				})
+			}
+			return s.Send(nil, true)
+		case err != nil:
+			s.Cancel(err)
+			return err
+		}
+		x.by(&x.sendBy, x.send)
+		err = s.Send(data, false)
+		x.sendBy.Store(0)
+		if err != nil {
+			return err // whoever waits for the answer is told
+		}
+	}
+}
+
+// stop ends what is under way at a backend.
+func (x *Exchange) stop() {
+	x.mu.Lock()
+	s := x.stream
+	x.stream = nil
+	x.mu.Unlock()
+	x.readBy.Store(0)
+	if s == nil {
+		return
+	}
+	s.Close()
+	if x.pumping != nil {
+		select {
+		case <-x.pumping:
+		default:
+			x.Content.Stop()
+			<-x.pumping
+		}
+		x.pumping = nil
+	}
+}
+
+// Next returns the next bytes of the answer's body, a view that is good until
+// the next call; io.EOF at the end.
+func (x *Exchange) Next() ([]byte, error) {
+	x.by(&x.readBy, x.read)
+	data, err := x.stream.Next(nil)
+	x.readBy.Store(0)
+	return data, err
+}
+
+// NextReady is like Next, but if it would have to wait it returns nothing.
+func (x *Exchange) NextReady() ([]byte, error) { return x.stream.NextReady() }
+
+// Trailer returns the answer's trailers, once Next has returned io.EOF.
+func (x *Exchange) Trailer() []hpack.HeaderField { return x.stream.Trailer() }
+
+// EndExchange ends an exchange that [Pool.Exchange] has begun; err is how the
+// answer ended.
+func (p *Pool) EndExchange(x *Exchange, err error) {
+	p.ended(x.at, err, x.begun)
+	x.stop()
+	x.at.release()
+}
