@@ -6,7 +6,9 @@
 // so connections, in-flight counts and ejections of the endpoints that stay
 // are kept; an endpoint that goes gets no new requests while those under way
 // finish. Which endpoints count is package plan's decision; which of them a
-// request goes to is decided in choose.go, for all protocols.
+// request goes to is decided in choose.go, for all protocols; what a Service asks
+// for besides is in files of their own: health checks, slow start, limits, PROXY
+// headers.
 //
 // The package must not know about routes, filters or clients.
 package upstream
