@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -265,6 +266,116 @@ func TestNoHTTP2ByALPN(t *testing.T) {
 		for range 3 {
 			if status, r := w.get("a", "/"); status != 200 || r.Proto != want {
 				t.Errorf("ALPN %v: got %d by %s, want %s", protocols, status, r.Proto, want)
+			}
+		}
+	}
+}
+
+// muxClient is a client that speaks HTTP/2 in plain.
+func muxClient(t *testing.T) *http.Client {
+	t.Helper()
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
+}
+
+// TestWholeRequests sends short requests by HTTP/2, which go straight from
+// stream to stream.
+func TestWholeRequests(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	backendServer(t, "10.99.70.70:80", func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/hang":
+			<-release
+		case "/break":
+			w.Header().Set("Content-Type", "application/grpc")
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		case "/hints":
+			w.Header().Set("Link", "</x>")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			w.Header().Set("Trailer", "X-Sum")
+			echo("x")(w, r)
+			w.Header().Set("X-Sum", "7")
+		}
+	})
+	w := newWorld(t, nil)
+	w.service("a", "kubernetes.io/h2c", "10.99.70.70:80")
+	w.route(ingress("main", rule("", "/", "a", filters(model.Filters{ReadTimeout: time.Second, MaxBodyBytes: 10}))))
+	client := muxClient(t)
+	ask := func(method, path, body string, header ...string) (*http.Response, reply, error) {
+		req, _ := http.NewRequest(method, w.url(path), strings.NewReader(body))
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		var r reply
+		_ = json.Unmarshal(data, &r)
+		return resp, r, err
+	}
+	resp, r, err := ask("POST", "/x%2Fy?z=1", "body", "X-Real-Ip", "evil", "X-Own", "1", "Te", "trailers", "Cookie", "a=b")
+	if err != nil || resp.StatusCode != 200 || resp.Trailer.Get("X-Sum") != "7" {
+		t.Errorf("%v, %v, trailers %v", resp, err, resp.Trailer)
+	}
+	if r.Proto != "HTTP/2.0" || r.Method != "POST" || r.URI != "/x%2Fy?z=1" || r.Body != "body" || r.Header.Get("X-Real-Ip") != "127.0.0.1" ||
+		r.Header.Get("X-Own") != "1" || r.Header.Get("Te") != "trailers" || r.Header.Get("Cookie") != "a=b" || r.Header.Get("X-Request-Id") == "" || r.Header.Get("Content-Length") != "4" {
+		t.Errorf("the backend got %+v", r)
+	}
+	for _, tt := range []struct {
+		method, path, body string
+		want               int
+	}{{"POST", "/hang", "x", 504}, {"POST", "/", strings.Repeat("x", 11), 413}, {"GET", "/hints", "", 204}, {"HEAD", "/", "", 200}, {"DELETE", "/", "", 200}} {
+		if resp, _, err := ask(tt.method, tt.path, tt.body); err != nil || resp.StatusCode != tt.want {
+			t.Errorf("%s %s: got %v, %v, want %d", tt.method, tt.path, resp.StatusCode, err, tt.want)
+		}
+	}
+	// What breaks off before it was passed on can still be an error of its own.
+	if resp, _, err := ask("POST", "/break", "x", "Content-Type", "application/grpc"); err != nil || resp.Trailer.Get("Grpc-Status")+resp.Header.Get("Grpc-Status") != "14" {
+		t.Errorf("a call that breaks off: %v, trailers %v", err, resp.Trailer)
+	}
+	if resp, _, err := ask("POST", "/break", "x"); err == nil && resp.StatusCode != http.StatusBadGateway {
+		t.Error("an answer that breaks off looks whole")
+	}
+}
+
+// TestWholeRequestsByHTTP1 is the same for a backend that was thought to speak HTTP/2.
+func TestWholeRequestsByHTTP1(t *testing.T) {
+	cert, err := certs.SelfSigned("backend", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "10.99.70.71:443", &tls.Config{Certificates: []tls.Certificate{*cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: echo("x")}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	w := newWorld(t, nil)
+	w.service("a", "grpcs", "10.99.70.71:443")
+	w.route(ingress("main", rule("", "/", "a")))
+	client := muxClient(t)
+	for range 3 {
+		for _, body := range []string{"", "body"} {
+			resp, err := client.Post(w.url("/"), "x/y", strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r reply
+			err = json.NewDecoder(resp.Body).Decode(&r)
+			resp.Body.Close()
+			if err != nil || r.Proto != "HTTP/1.1" || r.Body != body {
+				t.Errorf("got %+v, %v", r, err)
 			}
 		}
 	}
