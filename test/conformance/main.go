@@ -137,14 +137,14 @@ func runSuite(ctx context.Context, o options, s suite, dataPath string, images [
 		return done, err
 	}
 	defer log.Close()
-	cmd := c.Tester(ctx, filepath.Join(o.programs, "ginkgo"), o.ginkgo(s, c, dir)...)
+	cmd := c.Tester(ctx, filepath.Join(o.programs, "ginkgo"), o.ginkgo(s, dataPath, c, dir)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	runErr := cmd.Run()
 	tests, all, err := readReport(filepath.Join(dir, "report.json"))
 	if err != nil {
 		return done, errors.Join(fmt.Errorf("the tests did not run to their end: %w; %w", runErr, err), tail(log.Name()))
 	}
-	if done.Tests, err = complete(s, o, tests, all); err != nil {
+	if done.Tests, err = complete(s, dataPath, o, tests, all); err != nil {
 		return done, err
 	}
 	done.Seconds = time.Since(began).Round(time.Second).Seconds()
@@ -154,8 +154,8 @@ func runSuite(ctx context.Context, o options, s suite, dataPath string, images [
 }
 
 // ginkgo returns the arguments of a run. Nothing is tried a second time.
-func (o options) ginkgo(s suite, c *cluster.Cluster, dir string) []string {
-	focus, skip := report.Selection(s.name)
+func (o options) ginkgo(s suite, dataPath string, c *cluster.Cluster, dir string) []string {
+	focus, skip := report.Selection(s.name, dataPath)
 	if o.focus != "" {
 		focus = `\[sig-network\].*(` + o.focus + ")"
 	}
@@ -179,7 +179,7 @@ func readReport(path string) (tests []report.Test, all []string, err error) {
 }
 
 // complete adds what should have run and did not, and what was left out.
-func complete(s suite, o options, tests []report.Test, all []string) ([]report.Test, error) {
+func complete(s suite, dataPath string, o options, tests []report.Test, all []string) ([]report.Test, error) {
 	if o.focus != "" {
 		return tests, nil
 	}
@@ -187,7 +187,7 @@ func complete(s suite, o options, tests []report.Test, all []string) ([]report.T
 	if err != nil {
 		return nil, err
 	}
-	expected, excluded := report.Expect(s.name, all, required)
+	expected, excluded := report.Expect(s.name, dataPath, all, required)
 	return append(report.Complete(tests, expected), excluded...), nil
 }
 

@@ -68,10 +68,10 @@ func TestRequired(t *testing.T) {
 	if len(required) != 47 || !slices.Contains(required, affinity) || !slices.Contains(required, hostPort) {
 		t.Errorf("%d tests: %q", len(required), required)
 	}
-	pattern, _ := Selection(Conformance)
+	pattern, _ := Selection(Conformance, "nft")
 	focus := regexp.MustCompile(pattern)
 	for _, name := range required {
-		if reason := reasonFor(name); reason != "" {
+		if reason := reasonFor(name, "nft"); reason != "" {
 			t.Errorf("%s is excluded: %s", name, reason)
 		}
 		if !focus.MatchString(name) {
@@ -97,29 +97,37 @@ func TestExpect(t *testing.T) {
 	required := []string{affinity, hostPort}
 	const local = "[sig-network] LoadBalancers ExternalTrafficPolicy: Local [Feature:LoadBalancer] should work from pods [Slow]"
 	all = append(all, local)
-	seen := map[string]int{}
-	for _, suite := range Suites {
-		run, excluded := Expect(suite, all, required)
-		for _, name := range run {
-			seen[name]++
-			focus, skip := Selection(suite)
-			if !regexp.MustCompile(focus).MatchString(name) || len(skip) > 0 && regexp.MustCompile(strings.Join(skip, "|")).MatchString(name) {
-				t.Errorf("%s: %s is expected and not selected", suite, name)
+	const loopback = "[sig-network] LocalhostNodePorts should honor sessionAffinity=ClientIP for localhost NodePort"
+	all = append(all, loopback)
+	for _, dataPath := range DataPaths {
+		services := []string{hairpin, byItself, loopback}
+		if dataPath == "nft" {
+			services = services[:2]
+		}
+		seen := map[string]int{}
+		for _, suite := range Suites {
+			run, excluded := Expect(suite, dataPath, all, required)
+			for _, name := range run {
+				seen[name]++
+				focus, skip := Selection(suite, dataPath)
+				if !regexp.MustCompile(focus).MatchString(name) || len(skip) > 0 && regexp.MustCompile(strings.Join(skip, "|")).MatchString(name) {
+					t.Errorf("%s on %s: %s is expected and not selected", suite, dataPath, name)
+				}
+			}
+			for _, e := range excluded {
+				seen[e.Name]++
+				if e.Result != Excluded || e.Reason == "" {
+					t.Errorf("%+v", e)
+				}
+			}
+			if want := map[string][]string{Conformance: required, Services: services, Local: {local}}[suite]; !slices.Equal(run, want) {
+				t.Errorf("%s on %s: %q", suite, dataPath, run)
 			}
 		}
-		for _, e := range excluded {
-			seen[e.Name]++
-			if e.Result != Excluded || e.Reason == "" {
-				t.Errorf("%+v", e)
+		for _, name := range all {
+			if seen[name] != 1 {
+				t.Errorf("%s: %s is in %d places", dataPath, name, seen[name])
 			}
-		}
-		if want := map[string][]string{Conformance: required, Services: {hairpin, byItself}, Local: {local}}[suite]; !slices.Equal(run, want) {
-			t.Errorf("%s: %q", suite, run)
-		}
-	}
-	for _, name := range all {
-		if seen[name] != 1 {
-			t.Errorf("%s is in %d places", name, seen[name])
 		}
 	}
 }
