@@ -213,13 +213,20 @@ func streamServices(o *Options, key model.Key, protocol model.Protocol) kind {
 }
 
 // corefile follows the ConfigMap with CoreDNS' configuration, and the one with what
-// users add to it. What cannot be read leaves what was there before.
+// users add to it. What cannot be read leaves what was there before. Until it is
+// known of both what is in them nothing is used: one without the other is a
+// configuration that nobody wrote, in which names of the other's stub zones would be
+// asked of servers that should not see them.
 func corefile(o *Options) []kind {
 	key := o.Corefile
 	custom := model.Key{Namespace: key.Namespace, Name: key.Name + translate.CustomSuffix}
 	// Changed within transactions only, which are one after the other.
 	have := map[model.Key]*corev1.ConfigMap{}
+	listed := map[model.Key]bool{}
 	update := func(tx *state.Tx) {
+		if !listed[key] || !listed[custom] {
+			return
+		}
 		var problems model.Problems
 		if have[key] == nil {
 			tx.SetDNS(nil)
@@ -243,6 +250,10 @@ func corefile(o *Options) []kind {
 		return kind{
 			name: "configmap " + key.String(), object: &corev1.ConfigMap{}, mayBeForbidden: true,
 			lw: listWatchOf(o, o.Client.CoreV1().ConfigMaps(key.Namespace), "", fields.OneTermEqualSelector("metadata.name", key.Name).String()),
+			first: func(tx *state.Tx) {
+				listed[key] = true
+				update(tx)
+			},
 			put: func(object any) change {
 				cm := object.(*corev1.ConfigMap)
 				if cm.Name != key.Name {

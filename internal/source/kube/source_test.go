@@ -480,6 +480,63 @@ func TestCustomCorefile(t *testing.T) {
 	})
 }
 
+// TestCorefileWaitsForBoth: whichever of the two ConfigMaps the API gives first,
+// nothing is used before both are known, and nothing of either where one is bad.
+func TestCorefileWaitsForBoth(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: name}, Data: data}
+	}
+	main := configMap("coredns", map[string]string{"Corefile": ".:53 {\n forward . 192.0.2.1\n}\nimport custom/*.server\n"})
+	const good, bad = "corp.example {\n forward . 192.0.2.2\n}", "corp.example {\n"
+	for name, tt := range map[string]struct {
+		custom string
+		first  string
+		blocks int // 0: nothing is used
+	}{
+		"the Corefile first":               {good, "coredns", 2},
+		"the additions first":              {good, "coredns-custom", 2},
+		"the Corefile first, the rest bad": {bad, "coredns", 0},
+		"bad additions first":              {bad, "coredns-custom", 0},
+		"no additions":                     {"", "coredns", 1},
+		"additions may not be read":        {"forbidden", "coredns", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, Options{Kinds: Corefile, Corefile: key})
+			list := func(name string) {
+				for _, w := range f.source.watchers {
+					switch {
+					case w.name != "configmap kube-system/"+name:
+						continue
+					case name == "coredns":
+						_ = w.Replace([]any{main}, "")
+					case tt.custom == "forbidden":
+						w.refused(errors.New("no"))
+					case tt.custom == "":
+						_ = w.Replace(nil, "")
+					default:
+						_ = w.Replace([]any{configMap(name, map[string]string{"corp.server": tt.custom})}, "")
+					}
+				}
+				f.source.flush()
+			}
+			second := map[string]string{"coredns": "coredns-custom", "coredns-custom": "coredns"}[tt.first]
+			list(tt.first)
+			if f.store.Snapshot().DNS != nil {
+				t.Error("one of the two ConfigMaps is used alone")
+			}
+			list(second)
+			got := 0
+			if c := f.store.Snapshot().DNS; c != nil {
+				got = len(c.Blocks)
+			}
+			if got != tt.blocks || !f.source.Synced() {
+				t.Errorf("%d blocks, want %d; synced: %t", got, tt.blocks, f.source.Synced())
+			}
+		})
+	}
+}
+
 func TestCorefileMayBeForbidden(t *testing.T) {
 	key := model.Key{Namespace: "kube-system", Name: "coredns"}
 	f := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key})

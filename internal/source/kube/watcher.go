@@ -22,6 +22,9 @@ type kind struct {
 	// put translates an object, remove takes back what came of it.
 	put    func(object any) change
 	remove func(key model.Key) change
+	// first, where it is there, follows what came of the first list, or takes its
+	// place where the kind may not be read.
+	first change
 	// optional kinds may be unknown to the API.
 	optional bool
 	// mayBeForbidden: without permission to read it, there is none of it.
@@ -79,10 +82,19 @@ func (w *watcher) refused(err error) {
 		w.forbidden = true
 		w.source.logger.Warn("not allowed to read "+w.name+", going on without; allow get, list and watch of it, or name another with the flag for it", "error", err)
 	}
-	if !w.listed {
-		w.listed = true
-		w.source.listed()
+	w.hasListed()
+}
+
+// hasListed is called with each list, once it is in a batch.
+func (w *watcher) hasListed() {
+	if w.listed {
+		return
 	}
+	w.listed = true
+	if w.first != nil {
+		w.source.commit(w.first)
+	}
+	w.source.listed()
 }
 
 // translated is an object of which only what came of it is left.
@@ -155,10 +167,7 @@ func (w *watcher) Replace(list []any, _ string) error {
 		}
 	}
 	w.source.commit(changes...)
-	if !w.listed {
-		w.listed = true
-		w.source.listed()
-	}
+	w.hasListed()
 	return nil
 }
 
