@@ -17,7 +17,8 @@ import (
 
 // lenient is a backend that reads what it gets in every way that makes a
 // request out of it: it takes LF for a line's end, the last Content-Length, and
-// "chunked" wherever it stands in a Transfer-Encoding; lengths go before chunks.
+// "chunked" wherever it stands in a Transfer-Encoding; lengths go before chunks,
+// and "_" is "-".
 type lenient struct {
 	mu   sync.Mutex
 	seen []string // request lines
@@ -53,7 +54,7 @@ func (l *lenient) conn(c net.Conn) {
 			if err != nil {
 				return
 			}
-			if field = strings.ToLower(strings.TrimSpace(field)); field == "" {
+			if field = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(field)), "_", "-"); field == "" {
 				break
 			}
 			if strings.Contains(field, "content-length") {
@@ -109,6 +110,7 @@ func TestDesync(t *testing.T) {
 		"TE.TE, LF in the value":        smuggled(fmt.Sprintf("X: y\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n", 5+len(evil))) + "0\r\n\r\n" + evil,
 		"TE.TE, folded":                 smuggled(fmt.Sprintf("Transfer-Encoding:\r\n chunked\r\nContent-Length: %d\r\n", 5+len(evil))) + "0\r\n\r\n" + evil,
 		"TE.TE, underscore":             smuggled("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n",
+		"CL.0, underscore":              smuggled("Content_Length: 0\r\nTransfer-Encoding: chunked\r\n") + chunkedEvil,
 		"CL.CL":                         smuggled(fmt.Sprintf("Content-Length: 0\r\nContent-Length: %d\r\n", len(evil))) + evil,
 		"CL.CL, list":                   smuggled(fmt.Sprintf("Content-Length: 0, %d\r\n", len(evil))) + evil,
 		"CL.0 by sign":                  smuggled("Content-Length: -0\r\n") + evil,

@@ -55,7 +55,7 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 	case s.Refused != nil:
 		h.fail(s.Refused.Status, s.Refused.Reason)
 	case !isTarget(h.target):
-		h.fail(http.StatusBadRequest, "the request target has a space or a control character")
+		h.fail(http.StatusBadRequest, "the request target has a character that must be escaped")
 	default:
 		h.serve()
 	}

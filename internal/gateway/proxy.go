@@ -58,7 +58,7 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	if !isTarget(t.target) {
-		t.fail(http.StatusBadRequest, "the request target has a space or a control character")
+		t.fail(http.StatusBadRequest, "the request target has a character that must be escaped")
 		return
 	}
 	t.serve()
@@ -96,12 +96,12 @@ type failedBody struct{ err error }
 // Read implements io.Reader.
 func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
 
-// isTarget refuses what would end a target in a request line: frames carry any
-// byte, and engines leave spaces in a query alone. Everything else is judged
+// isTarget refuses what would end a target in a request line, or for some
+// backends its query ("#"): frames carry any byte. Everything else is judged
 // where the path is normalised.
 func isTarget(s string) bool {
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] == 0x7f {
+		if s[i] <= ' ' || s[i] == 0x7f || s[i] == '#' {
 			return false
 		}
 	}
@@ -164,7 +164,7 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		if x.MaxBody > 0 {
 			body = http.MaxBytesReader(n.answers.ResponseWriter, body, x.MaxBody)
 		}
-		r.Body = clientBody{body}
+		r.Body = clientBody{body, r}
 	}
 	p := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) { t.rewrite(p) },
@@ -263,6 +263,7 @@ func (t *transaction) rewrite(p *httputil.ProxyRequest) {
 	p.Out.URL = &url.URL{Opaque: strings.Clone(x.Path), RawQuery: strings.Clone(x.Query)}
 	p.Out.Host = strings.Clone(t.view.Authority)
 	p.Out.Trailer = p.In.Trailer // is filled while the body is read
+	trimTrailer(p.In.Trailer)    // of what is announced
 	for name := range p.Out.Header {
 		if filter.Spoofs(name) {
 			delete(p.Out.Header, name)
@@ -292,13 +293,28 @@ func mayUpgrade(value string) bool {
 	return value != ""
 }
 
-// clientBody tells failures of the client's from those of a backend.
-type clientBody struct{ io.ReadCloser }
+// trimTrailer removes what may not go on to a backend.
+func trimTrailer(trailer http.Header) {
+	for name := range trailer {
+		if !http1.TrailerGoes(name) {
+			delete(trailer, name)
+		}
+	}
+}
+
+// clientBody tells failures of the client's from those of a backend, and keeps
+// the trailers to what may go on.
+type clientBody struct {
+	io.ReadCloser
+	request *http.Request
+}
 
 func (b clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	switch {
-	case err == nil || err == io.EOF || errors.Is(err, http1.ErrClient) || errors.Is(err, http1.ErrBodyTooLarge):
+	case err == io.EOF:
+		trimTrailer(b.request.Trailer)
+	case err == nil || errors.Is(err, http1.ErrClient) || errors.Is(err, http1.ErrBodyTooLarge):
 	case errors.As(err, new(*http.MaxBytesError)):
 		err = http1.ErrBodyTooLarge
 	default:

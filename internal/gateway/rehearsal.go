@@ -153,7 +153,7 @@ func (r *Rehearsal) Try(a Attempt) *Rehearsed {
 			out.shares(t, config)
 		}
 	} else {
-		t.fail(http.StatusBadRequest, "the request target has a space or a control character")
+		t.fail(http.StatusBadRequest, "the request target has a character that must be escaped")
 	}
 	out.View, out.Outcome, out.Match = t.view, c.outcome(t), t.rule
 	if out.View.Path != "" {

@@ -247,7 +247,7 @@ func (t *transaction) normalise() error {
 		return err
 	}
 	path, query, _ := strings.Cut(target, "?")
-	t.view.Query = query
+	t.view.Query = request.ParseQuery(query)
 	t.view.Path, err = request.ParsePath(path)
 	return err
 }

@@ -332,6 +332,7 @@ func TestRequestID(t *testing.T) {
 func TestSpoofs(t *testing.T) {
 	for name, want := range map[string]bool{
 		"X_forwarded_for": true, "X-Real_ip": true, "X_Request-Id": true, "X-Real-Ip": false, "My_Header": false, "X_Scheme": true,
+		"Content_Length": true, "TRANSFER_encoding": true, "Content_Lengths": false, "Content_Type": false,
 	} {
 		if Spoofs(name) != want {
 			t.Errorf("Spoofs(%q) = %v", name, !want)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
 )
 
@@ -87,15 +88,10 @@ func Forward(x *Exchange) {
 }
 
 // Spoofs reports whether a header that the client sent would be taken by some
-// backends (CGI, WSGI) for one of those that Forward sets, because they do not
-// tell "_" from "-". The engine drops it.
+// backends (CGI, WSGI) for one of those that Forward sets, or for one that frames
+// the request, because they do not tell "_" from "-". The engine drops it.
 func Spoofs(name string) bool {
-	if !strings.Contains(name, "_") {
-		return false
-	}
-	plain := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	return strings.HasPrefix(plain, "x-forwarded-") || strings.HasPrefix(plain, "x-original-forwarded") ||
-		plain == "x-real-ip" || plain == "x-request-id" || plain == "x-scheme"
+	return strings.Contains(name, "_") && http1.Claims(name)
 }
 
 // Trust finds the client behind trusted proxies.

@@ -57,7 +57,7 @@ func (c *Conn) Adapt() *Adapter {
 			a.Request.Trailer = http.Header{}
 			for _, line := range header["Trailer"] {
 				for name := range strings.SplitSeq(line, ",") {
-					if name = http.CanonicalHeaderKey(trim(name)); trailerAllowed(name) {
+					if name = http.CanonicalHeaderKey(trim(name)); TrailerGoes(name) {
 						a.Request.Trailer[name] = nil
 					}
 				}
@@ -255,7 +255,7 @@ func (b *adaptedBody) trailers() {
 		if line, rest = cutLine(rest); len(line) == 0 {
 			return
 		}
-		if f, err := parseField(line, false); err == nil && trailerAllowed(f.Name) && f.kind == plainField {
+		if f, err := parseField(line, false); err == nil && TrailerGoes(f.Name) {
 			name := http.CanonicalHeaderKey(strings.Clone(f.Name))
 			b.request.Trailer[name] = append(b.request.Trailer[name], strings.Clone(f.Value))
 		}

@@ -219,7 +219,7 @@ func (q *Question) pump(b *Backend, t Timeouts) error {
 			if err == io.EOF {
 				frame = append(frame, "0\r\n"...)
 				for _, f := range q.Content.Trailers() {
-					if kindOf(f.Name) == plainField && trailerAllowed(f.Name) {
+					if TrailerGoes(f.Name) {
 						frame = appendField(frame, f.Name, f.Value)
 					}
 				}

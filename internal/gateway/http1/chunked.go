@@ -205,16 +205,16 @@ func parseChunkSize(line []byte) (int64, error) {
 	return n, nil
 }
 
-// appendTrailers appends trailers that may be passed on: those that say how
-// a message is read, routed or authorised may not (RFC 9110, 6.5.1).
-func appendTrailers(dst, trailers []byte) []byte {
+// appendTrailers appends trailers that may be passed on, as goes tells: those
+// that say how a message is read, routed or authorised may not (RFC 9110, 6.5.1).
+func appendTrailers(dst, trailers []byte, goes func(name string) bool) []byte {
 	for {
 		var line []byte
 		if line, trailers = cutLine(trailers); len(line) == 0 {
 			return dst
 		}
 		f, err := parseField(line, false)
-		if err != nil || f.kind != plainField && f.kind != dateField || !trailerAllowed(f.Name) {
+		if err != nil || f.kind != plainField && f.kind != dateField || !goes(f.Name) {
 			continue
 		}
 		dst = append(dst, f.Name...)

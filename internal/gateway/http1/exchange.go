@@ -120,7 +120,7 @@ func (c *Conn) pump(b *Backend, t Timeouts) error {
 		if c.Body.chunked {
 			frame = frame[:0]
 			if err == io.EOF {
-				frame = append(appendTrailers(append(frame, "0\r\n"...), c.Body.dec.trailers), "\r\n"...)
+				frame = append(appendTrailers(append(frame, "0\r\n"...), c.Body.dec.trailers, TrailerGoes), "\r\n"...)
 			} else {
 				frame = appendChunk(frame, data)
 			}
@@ -340,7 +340,7 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 		switch {
 		case err == io.EOF:
 			if frame == chunks {
-				c.out = append(appendTrailers(append(c.out, "0\r\n"...), b.trailers()), "\r\n"...)
+				c.out = append(appendTrailers(append(c.out, "0\r\n"...), b.trailers(), trailerAllowed), "\r\n"...)
 			}
 			return c.flush()
 		case err != nil:

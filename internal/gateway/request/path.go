@@ -46,6 +46,30 @@ func ParseRewritten(escaped string) (string, error) {
 	}
 }
 
+// ParseQuery returns the query with bytes beyond ASCII escaped, which no URI has
+// and which backends read in different ways or refuse. The rest stays as it is.
+func ParseQuery(raw string) string {
+	more := 0
+	for i := range len(raw) {
+		if raw[i] >= 0x80 {
+			more += 2
+		}
+	}
+	if more == 0 {
+		return raw
+	}
+	const hex = "0123456789ABCDEF"
+	out := make([]byte, 0, len(raw)+more)
+	for i := range len(raw) {
+		if c := raw[i]; c >= 0x80 {
+			out = append(out, '%', hex[c>>4], hex[c&15])
+		} else {
+			out = append(out, c)
+		}
+	}
+	return string(out)
+}
+
 // hidesDots reports whether a segment of a normal path would hold a dot
 // segment once its escaped separators or parameters are taken for such.
 func hidesDots(path string) bool {

@@ -237,7 +237,7 @@ func (x *Exchange) pump(s *h2client.Stream) error {
 			if list := x.Content.Trailers(); len(list) > 0 {
 				return s.SendTrailer(func(yield func(string, string) bool) {
 					for _, f := range list {
-						if !yield(f.Name, f.Value) {
+						if http1.TrailerGoes(f.Name) && !yield(f.Name, f.Value) {
 							return
 						}
 					}
