@@ -232,10 +232,13 @@ func corefileInside(t *testing.T) {
 	wants(t, "the rest in use", func() bool {
 		return asks("udp", "c.example.") == "192.0.2.2" && asks("udp", "c.lab.example.") == "192.0.2.1"
 	})
-	// One that leads nowhere is in use as it stands, and said to be so.
+	// One that leads nowhere is not used, and said to be so.
 	api.Put(configMap(".:53 {\n forward . 10.96.0.10\n}"))
-	wants(t, "an Event about servers", event("data[Corefile] line 2: ", "all names outside the cluster fail"))
-	wants(t, "a line in the log about servers", func() bool { return strings.Contains(node.log.String(), "all names outside the cluster fail") })
+	wants(t, "an Event about servers", event("data[Corefile] line 2: forward . has no server that can be asked", "nothing of this Corefile is used"))
+	wants(t, "a line in the log about servers", func() bool { return strings.Contains(node.log.String(), "forward . has no server that can be asked") })
+	if got := asks("udp", "e.example."); got != "192.0.2.2" {
+		t.Errorf("with a Corefile that leads nowhere: %s", got)
+	}
 	api.Delete(configMap(""))
 	wants(t, "what there is without a Corefile", func() bool { return asks("udp", "env.lan.") == "SERVFAIL" })
 	node.stop()

@@ -155,6 +155,14 @@ var elsewhere = map[string]string{
 	"ratelimit": "give fairway node --dns-client-rate",
 }
 
+// others are directives of CoreDNS that Fairway has nothing like. One that is in none
+// of these lists is most likely mistyped.
+var others = []string{
+	"auto", "azure", "cancel", "chaos", "clouddns", "dns64", "dnssec", "dnstap", "erratic", "etcd", "file", "geoip", "grpc", "grpc_server", "header",
+	"https", "https3", "k8s_external", "local", "metadata", "multisocket", "nomad", "nsid", "pprof", "quic", "root", "route53", "secondary", "sign",
+	"template", "timeouts", "tls", "trace", "transfer", "tsig", "view", "whoami",
+}
+
 // once are the directives that a block may have once, as in CoreDNS.
 var once = []string{"kubernetes", "hosts", "cache", "autopath"}
 
@@ -180,6 +188,7 @@ func (c *compiler) blocks(list []block) error {
 			continue // served elsewhere; noted
 		}
 		count := map[string]int{}
+		var strange []token // directives that CoreDNS would not know either
 		for _, d := range b.directives {
 			name := d.name.text
 			compile, known := directives[name]
@@ -195,12 +204,55 @@ func (c *compiler) blocks(list []block) error {
 				c.add(d.name, name, "%s", elsewhere[name])
 			case !known:
 				c.add(d.name, name, "Fairway's DNS does not have it")
+				if !slices.Contains(others, name) {
+					strange = append(strange, d.name)
+				}
 			}
+		}
+		if err := waysOut(b, out, strange); err != nil {
+			return err
 		}
 		c.inCluster(b, out)
 		c.config.Blocks = append(c.config.Blocks, out)
 	}
 	return nil
+}
+
+// waysOut returns an error where the block for all names was meant to have servers to
+// ask, and is left with none: that would take every name outside of the cluster away,
+// while CoreDNS would go on with what it had. A block in which nothing was left out, or
+// only what CoreDNS has and Fairway has not, is taken to mean it.
+func waysOut(b block, out model.DNSBlock, strange []token) error {
+	if !slices.Contains(out.Zones, ".") {
+		return nil
+	}
+	for _, f := range out.Forwards {
+		if f.From == "." && (len(f.Servers) > 0 || f.NodeServers) {
+			return nil
+		}
+	}
+	const cure = "so that all names outside the cluster would fail"
+	for _, d := range b.directives {
+		if d.name.text != "forward" {
+			continue
+		}
+		if from, err := zoneList(d.args[:1]); err == nil && from[0] == "." {
+			return d.name.errorf("forward . has no server that can be asked (%s; names, https:// and the cluster's own DNS cannot), "+cure+"; give the address of another server, or /etc/resolv.conf", list(d.args[1:]))
+		}
+	}
+	if len(strange) > 0 {
+		return strange[0].errorf("there is no directive %s, and the block has no forward . either, "+cure+"; correct it, or take it away if that is meant", strange[0].text)
+	}
+	return nil
+}
+
+// list is words in one line.
+func list(words []token) string {
+	var all []string
+	for _, w := range words {
+		all = append(all, w.text)
+	}
+	return strings.Join(all, " ")
 }
 
 // inCluster notes what is forwarded of the cluster's own names. A block that

@@ -159,10 +159,6 @@ func TestParse(t *testing.T) {
 			"line 6: forward in block cluster.local. is ignored", "line 10: forward in block t.svc.cluster.local. is ignored",
 		}},
 
-		"only itself": {". {\n forward . 10.96.0.10\n}\n", forwards(random()), []string{
-			"line 2: forward to 10.96.0.10 is ignored: it is the cluster's DNS itself; give another server",
-			"line 2: forward . is ignored: it has no server that can be asked, so that all names outside the cluster fail, unless fairway node has --dns-upstream; give addresses of other servers, or /etc/resolv.conf",
-		}},
 		"itself and others": {". {\n forward . 10.96.0.10:53 192.0.2.1 10.96.0.10:5353\n}\n", forwards(random(server("192.0.2.1:53"), server("10.96.0.10:5353"))), []string{"line 2: forward to 10.96.0.10:53"}},
 		"no server can be asked": {". {\n forward corp.example dns.example.com\n}\nlab.example x.example {\n forward . https://192.0.2.1\n}", &model.DNSConfig{Blocks: []model.DNSBlock{
 			{Zones: []string{"."}, Forwards: []model.DNSForward{{From: "corp.example.", Policy: "random"}}},
@@ -320,6 +316,30 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestWaysOut: a Corefile whose block for all names was meant to have servers and has
+// none is refused as a whole; one that is meant to have none is not.
+func TestWaysOut(t *testing.T) {
+	for text, want := range map[string]string{
+		". {\n forward . 10.96.0.10\n}":                                                "line 2: forward . has no server that can be asked (10.96.0.10; names, ",
+		". {\n forward . not-an-ip dns.example\n}":                                     "line 2: forward . has no server that can be asked (not-an-ip dns.example; ",
+		"lab.example {\n errors\n}\ncorp.example . {\n forward . https://192.0.2.1\n}": "line 5: forward . has no server",
+		". {\n kubernetes\n forwad . 192.0.2.1\n}":                                     "line 3: there is no directive forwad, and the block has no forward . either",
+		". {\n Forward . 192.0.2.1\n forward corp.example 192.0.2.2\n}":                "line 2: there is no directive Forward",
+
+		". {\n forwad . 192.0.2.1\n forward . 192.0.2.2\n}":                   "",
+		". {\n forward . 10.96.0.10 192.0.2.2\n}":                             "",
+		". {\n kubernetes\n log\n template ANY ANY {\n rcode NXDOMAIN\n }\n}": "",
+		". {\n forward corp.example 192.0.2.2\n}":                             "",
+		"corp.example {\n forwad . 192.0.2.2\n}":                              "",
+		"corp.example {\n forward . dns.example\n}":                           "",
+	} {
+		c, _, err := parse(text)
+		if want == "" && (err != nil || c == nil) || want != "" && (err == nil || c != nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // TestMessagesAreBounded: of words without end a message has the beginning, and
 // all of the reason and of the cure.
 func TestMessagesAreBounded(t *testing.T) {
@@ -332,7 +352,7 @@ func TestMessagesAreBounded(t *testing.T) {
 		". {\n cache LONG\n}":                              "is no name of a zone",
 		". {\n LONG":                                       "is never closed",
 		". {\n rewrite name regex (LONG b\n}":              "at most 1000",
-		". {\n LONG x\n}":                                  "is ignored: Fairway's DNS does not have it",
+		". {\n LONG x\n forward . 192.0.2.1\n}":            "is ignored: Fairway's DNS does not have it",
 		". {\n import LONG\n}":                             "is ignored: there is no such snippet",
 		". {\n forward . 192.0.2.1 LONG.example\n}":        "want an address",
 		". {\n errors }LONG {\n":                           "",

@@ -46,14 +46,11 @@ func (c *compiler) forward(b *model.DNSBlock, d directive) error {
 		}
 	}
 	if len(f.Servers) == 0 && !f.NodeServers {
-		fail, unless := "all names of "+f.From, ""
+		fail := "all names of " + f.From
 		if f.From == "." {
 			fail = "all names of " + strings.Join(b.Zones, ", ")
-			if slices.Contains(b.Zones, ".") {
-				fail, unless = "all names outside the cluster", ", unless fairway node has --dns-upstream"
-			}
 		}
-		c.add(d.name, "forward "+f.From, "it has no server that can be asked, so that %s fail%s; give addresses of other servers, or /etc/resolv.conf", fail, unless)
+		c.add(d.name, "forward "+f.From, "it has no server that can be asked, so that %s fail; give addresses of other servers, or /etc/resolv.conf", fail)
 	}
 	b.Forwards = append(b.Forwards, f)
 	return nil
