@@ -70,8 +70,9 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	if err != nil {
 		return err
 	}
+	dns := follow(store, dnsService)
 	objects, err := bootstrap.New(bootstrap.Options{
-		Config: config, Logger: o.Logger, ClusterDNS: o.DNSAddresses, PoolKind: o.InstallCRDs,
+		Config: config, Logger: o.Logger, ClusterDNS: o.DNSAddresses, Changed: dns.changed, PoolKind: o.InstallCRDs,
 	})
 	if err != nil {
 		return err
@@ -80,6 +81,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	ready := gates{{"the Kubernetes API", source.Synced}}
 	return runAll(ctx, o.Logger, []part{
 		{"source", source.Run},
+		{"DNS Service", dns.run},
 		{"objects", objects.Run},
 		{"review of plans", review.run},
 		{"status", writer.Run},

@@ -116,14 +116,15 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 	n.registerStale(registry)
 	registry.MustRegister(n.corefilesRefused, buildInfo(n.Version))
 	n.gates = append(n.gates, gate{"DNS", server.Ready})
+	own := follow(n.store, dnsOf(n.NodeName))
 	endpoints, err := bootstrap.NewDNSEndpoints(bootstrap.DNSEndpointsOptions{
-		Config: n.config, Logger: n.Logger, Node: n.self, Listen: n.listen(n.DNSPort),
+		Config: n.config, Logger: n.Logger, Node: n.self, Listen: n.listen(n.DNSPort), Changed: own.changed,
 	})
 	if err != nil {
 		return err
 	}
 	// Published once it can answer: until then, other nodes' servers do better.
-	n.parts = append(n.parts, part{"DNS", server.Run}, part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
+	n.parts = append(n.parts, part{"DNS", server.Run}, part{"own DNS endpoints", own.run}, part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
 	farewell := func(ctx context.Context) { n.handOverDNS(ctx, endpoints, n.applied) }
 	n.farewell.Store(&farewell)
 	return nil

@@ -33,7 +33,7 @@ const (
 	ingressClass      = "fairway"
 	ingressController = "fairway.dev/ingress"
 
-	// repeat is how often the objects are looked after.
+	// repeat is how often the objects are looked after, whatever is told of them.
 	repeat   = 5 * time.Minute
 	retryMin = 500 * time.Millisecond
 	retryMax = 30 * time.Second
@@ -55,6 +55,9 @@ type Options struct {
 	// ClusterDNS are the cluster IPs of the DNS Service, at most one of each
 	// family; none leaves the Service to others.
 	ClusterDNS []netip.Addr
+	// Changed tells that the DNS Service is another one or gone, so that it is
+	// back soon. Optional.
+	Changed <-chan struct{}
 	// PoolKind creates the kind IPAddressPool of MetalLB where it is missing.
 	PoolKind bool
 }
@@ -85,29 +88,11 @@ func New(o Options) (*Ensurer, error) {
 	return &Ensurer{Options: o, told: map[string]bool{}}, nil
 }
 
-// Run ensures the objects now and every few minutes until ctx ends; it then
-// returns nil. Failures are logged and tried again.
+// Run ensures the objects now, every few minutes, and within about a second of
+// what Changed tells, until ctx ends; it then returns nil. Failures are logged and
+// tried again.
 func (e *Ensurer) Run(ctx context.Context) error {
-	return repeatedly(ctx, e.Logger, "cannot create Fairway's own objects", e.Ensure)
-}
-
-// repeatedly calls f every few minutes, and sooner after an error.
-func repeatedly(ctx context.Context, logger *slog.Logger, failure string, f func(context.Context) error) error {
-	delay := retryMin
-	for {
-		wait := repeat
-		if err := f(ctx); err != nil && ctx.Err() == nil {
-			logger.Warn(failure, "error", err, "retryIn", delay)
-			wait, delay = delay, min(delay*2, retryMax)
-		} else {
-			delay = retryMin
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
+	return keep(ctx, e.Logger, "cannot create Fairway's own objects", e.Changed, e.Ensure)
 }
 
 // Ensure creates or updates the objects. It returns what failed, having tried

@@ -38,6 +38,9 @@ type DNSEndpointsOptions struct {
 	// Listen are the addresses and ports at which this node answers DNS, at
 	// most one of each family. Required.
 	Listen []netip.AddrPort
+	// Changed tells that the slices or the Service are others or gone, so that
+	// they are put right soon. Optional.
+	Changed <-chan struct{}
 }
 
 // DNSEndpoints keeps the EndpointSlices by which Service kube-system/kube-dns
@@ -67,10 +70,11 @@ func NewDNSEndpoints(o DNSEndpointsOptions) (*DNSEndpoints, error) {
 	return &DNSEndpoints{DNSEndpointsOptions: o}, nil
 }
 
-// Run keeps the slices until ctx ends; it then returns nil. They stay, and go
+// Run keeps the slices, every few minutes and within about a second of
+// what Changed tells, until ctx ends; it then returns nil. They stay, and go
 // with the Node, which owns them.
 func (d *DNSEndpoints) Run(ctx context.Context) error {
-	return repeatedly(ctx, d.Logger, "cannot publish this node's DNS server", d.Ensure)
+	return keep(ctx, d.Logger, "cannot publish this node's DNS server", d.Changed, d.Ensure)
 }
 
 // Ensure writes one slice for each family. Where the DNS Service is somebody
