@@ -103,14 +103,7 @@ func overUDP(h func(t *testing.T, q *dns.Msg) [][]byte) func(*testing.T) forward
 // overTCP cuts answers by UDP, and has conn for each connection.
 func overTCP(conn func(t *testing.T, c *net.TCPConn)) func(*testing.T) forward.Server {
 	return func(t *testing.T) forward.Server {
-		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := net.ListenPacket("udp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
+		p, l := dnstest.Listen(t)
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		var open []net.Conn

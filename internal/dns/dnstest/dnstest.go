@@ -31,7 +31,7 @@ type Server struct {
 // New starts a server that ends with the test.
 func New(t testing.TB, h Handler) *Server {
 	t.Helper()
-	udp, tcp := listen(t)
+	udp, tcp := Listen(t)
 	s := &Server{Addr: udp.LocalAddr().(*net.UDPAddr).AddrPort()}
 	s.Handle(h)
 	var wg sync.WaitGroup
@@ -53,10 +53,10 @@ func New(t testing.TB, h Handler) *Server {
 	return s
 }
 
-// listen opens one port for both protocols. The kernel picks a port that is
+// Listen opens one port for both protocols. The kernel picks a port that is
 // free for one of them only; the other may have it in use by another test, or
 // by a connection going out, so it is asked again until it gives a pair.
-func listen(t testing.TB) (*net.UDPConn, net.Listener) {
+func Listen(t testing.TB) (*net.UDPConn, *net.TCPListener) {
 	t.Helper()
 	var taken error
 	for range 50 {
@@ -64,7 +64,7 @@ func listen(t testing.TB) (*net.UDPConn, net.Listener) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tcp, err := net.Listen("tcp", udp.LocalAddr().String())
+		tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: udp.LocalAddr().(*net.UDPAddr).Port})
 		if err == nil {
 			return udp, tcp
 		}
