@@ -48,7 +48,7 @@ var Exclusions = []Exclusion{
 	{`Feature:PerformanceDNS`, "", "a benchmark with 10,000 Services; it takes longer than the whole run"},
 	{`Provider:gce`, "", "needs a cloud provider"},
 	{`\[Disruptive\]`, "", "restarts components that run as Pods, or over SSH; here they are processes"},
-	{`DNS configMap nameserver`, "", "edits the ConfigMap of CoreDNS, which Fairway replaces"},
+	{`DNS configMap nameserver`, "", "restarts the Pods of CoreDNS, which Fairway replaces"},
 	{`Feature:KubeProxyNFAcct`, "", "reads a metric of kube-proxy's iptables mode"},
 	{`LocalhostNodePorts`, "nft", "would need route_localnet, which lets the network reach what listens on loopback (CVE-2020-8558)"},
 	{`should let a node pull an image`, "", "standalone nodes pull no images"},
