@@ -230,6 +230,9 @@ func corefile(o *Options) []kind {
 		var problems model.Problems
 		if have[key] == nil {
 			tx.SetDNS(nil)
+			if have[custom] != nil {
+				problems = translate.CustomAlone(have[custom], key)
+			}
 		} else {
 			var config *model.DNSConfig
 			if config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, o.Env); config != nil {

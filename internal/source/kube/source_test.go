@@ -478,6 +478,16 @@ func TestCustomCorefile(t *testing.T) {
 	f.eventually("the first alone", func(s *state.Snapshot) bool {
 		return slices.Equal(zones(s), []string{"."}) && len(problems("coredns-custom")) == 0
 	})
+	if err := maps.Delete(t.Context(), "coredns", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := maps.Create(t.Context(), configMap("coredns-custom", custom), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("additions to nothing", func(s *state.Snapshot) bool {
+		p := problems("coredns-custom")
+		return s.DNS == nil && len(p) == 1 && strings.Contains(p[0].Message, "there is no ConfigMap kube-system/coredns,")
+	})
 }
 
 // TestCorefileWaitsForBoth: whichever of the two ConfigMaps the API gives first,

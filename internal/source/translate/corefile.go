@@ -3,7 +3,9 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,9 +36,17 @@ func Corefile(o, custom *corev1.ConfigMap, domain string, self []netip.Addr, env
 		r.invalid("data["+CorefileKey+"]", "the key is missing; %s", stays)
 		return nil, r.problems
 	}
+	used := map[string]bool{} // files of custom
 	files := corefile.FilesOf(o.Data, nil)
 	if custom != nil {
-		files = corefile.FilesOf(o.Data, custom.Data)
+		all := corefile.FilesOf(o.Data, custom.Data)
+		files = func(name string) map[string]string {
+			found := all(name)
+			for file := range found {
+				used[file] = true
+			}
+			return found
+		}
 	}
 	// at makes the problems that follow those of the object that has a file.
 	at := func(file string, line int) string {
@@ -63,7 +73,33 @@ func Corefile(o, custom *corev1.ConfigMap, domain string, self []netip.Addr, env
 	for _, n := range notes {
 		r.add(ReasonUnsupported, at(n.File, n.Line), "%s is ignored: %s", n.What, n.Why)
 	}
+	if custom != nil {
+		r.object = refOf("ConfigMap", custom)
+		said := 0
+		for _, key := range slices.Sorted(maps.Keys(custom.Data)) {
+			if used[corefile.Custom+"/"+key] {
+				continue
+			}
+			if said++; said > maxUnused {
+				break
+			}
+			r.add(ReasonIneffective, "data["+key+"]", "no import of the Corefile in ConfigMap %s leads to this key, so that it is not used; write import %s/%s into that Corefile, "+
+				"or name the key as one that is there says, mostly NAME.server and NAME.override", keyOf(o), corefile.Custom, key)
+		}
+	}
 	return c, r.problems
+}
+
+// maxUnused bounds how many keys of a ConfigMap are said to be of no use.
+const maxUnused = 5
+
+// CustomAlone is what is wrong with a ConfigMap of additions to a Corefile that is
+// not there.
+func CustomAlone(custom *corev1.ConfigMap, main model.Key) model.Problems {
+	r := newReport("ConfigMap", custom)
+	r.add(ReasonIneffective, "data", "nothing of this ConfigMap is used, as there is no ConfigMap %s, whose Corefile would import it; make that one, with a key %s in which import %s/*.server stands behind a block .:53 { with forward . /etc/resolv.conf in it",
+		main, CorefileKey, corefile.Custom)
+	return r.problems
 }
 
 // lineField is the path of a line of a ConfigMap's value.
