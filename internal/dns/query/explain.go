@@ -177,7 +177,14 @@ func (e *explainer) object(q *wire.Query, found zone.Result) []string {
 		if found.Service().IsZero() {
 			return []string{"a reverse name of an address in the cluster"}
 		}
-		return []string{fmt.Sprintf("an address of Service %s", found.Service())}
+		if svc, ok := e.snap.Services.Get(found.Service()); ok {
+			for _, ip := range svc.ClusterIPs {
+				if reverse, err := dns.ReverseAddr(ip.String()); err == nil && strings.EqualFold(reverse, dns.Fqdn(strings.Join(labels, "."))) {
+					return []string{fmt.Sprintf("the cluster IP of Service %s, which has that Service's name alone", svc.Key)}
+				}
+			}
+		}
+		return []string{fmt.Sprintf("the address of a ready endpoint of Service %s", found.Service())}
 	}
 	return []string{e.missing(q, labels)}
 }

@@ -550,7 +550,7 @@ func (z *oracle) localhost(ix *oracleIndex, q dns.Question) Answer {
 // pointers answers the reverse name of an address that has names: a cluster
 // IP its Service's (section 2.3.3), a ready endpoint one per Service (2.4.3).
 func (z *oracle) pointers(ix *oracleIndex, q dns.Question, addr netip.Addr) (Answer, bool) {
-	var names []string
+	var names, services []string
 	if addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || addr == netip.IPv6Loopback() {
 		names = append(names, "localhost.")
 	}
@@ -558,7 +558,7 @@ func (z *oracle) pointers(ix *oracleIndex, q dns.Question, addr netip.Addr) (Ans
 	for _, key := range keys {
 		name := z.serviceName(key)
 		if svc, ok := ix.snap.Services.Get(key); ok && slices.Contains(svc.ClusterIPs, addr) {
-			names = append(names, name)
+			services = append(services, name)
 			continue
 		}
 		for _, e := range endpointsAt(ix.endpoints(key), addr) {
@@ -569,6 +569,9 @@ func (z *oracle) pointers(ix *oracleIndex, q dns.Question, addr netip.Addr) (Ans
 				names = append(names, n)
 			}
 		}
+	}
+	if len(services) > 0 {
+		names = services
 	}
 	var a Answer
 	switch {

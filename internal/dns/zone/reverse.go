@@ -71,15 +71,24 @@ func (w *writer) localhost(at, zone int) {
 
 // pointers answers the reverse name of an address that has names: a cluster
 // IP its Service's (section 2.3.3), a ready endpoint one per Service (2.4.3).
-// It reports false where there are none.
+// It reports false where there are none. A cluster IP has its Service's name alone:
+// anybody may write an EndpointSlice with that address and a hostname.
 func (w *writer) pointers(addr netip.Addr, at, owner int) bool {
 	holders := w.ix.byAddr.of(addr)
+	clusterIP := false
+	for _, h := range holders {
+		if w.hasClusterIP(*h.service, addr) {
+			clusterIP = true
+			w.found.service = h.service
+			break
+		}
+	}
 	local := addr == loopback4 || addr == loopback6
 	if len(holders) == 0 && !local {
 		return false
 	}
 	w.found.Kind = KindReverse
-	if len(holders) > 0 {
+	if len(holders) > 0 && !clusterIP {
 		w.found.service = holders[0].service
 	}
 	switch w.qtype {
@@ -101,13 +110,21 @@ func (w *writer) pointers(addr netip.Addr, at, owner int) bool {
 		if w.b.Full() {
 			break
 		}
+		if clusterIP && !w.hasClusterIP(key, addr) {
+			continue
+		}
 		w.pointersOf(key, addr, at)
 	}
 	return true
 }
 
+func (w *writer) hasClusterIP(key model.Key, addr netip.Addr) bool {
+	svc, ok := w.ix.snap.Services.Get(key)
+	return ok && slices.Contains(svc.ClusterIPs, addr)
+}
+
 func (w *writer) pointersOf(key model.Key, addr netip.Addr, at int) {
-	if svc, ok := w.ix.snap.Services.Get(key); ok && slices.Contains(svc.ClusterIPs, addr) {
+	if w.hasClusterIP(key, addr) {
 		w.openPTR(at)
 		w.serviceLabels(key)
 		w.domain()
