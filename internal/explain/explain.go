@@ -239,6 +239,8 @@ func (x *explainer) notes() {
 		x.note("label service.kubernetes.io/service-proxy-name or service.kubernetes.io/headless leaves the Service to another proxy: Fairway serves nothing of it")
 	case x.svc.Headless:
 		x.note("the Service is headless: clients get the endpoints' addresses of DNS, and connect to them directly")
+	case x.svc.Type == model.ExternalName && x.svc.ExternalName == "":
+		x.note("the Service has no name that DNS can give as an alias: its spec.externalName is none")
 	case x.svc.Type == model.ExternalName:
 		x.note("the Service stands for the name %s, which DNS answers with: there is nothing to connect through", x.svc.ExternalName)
 	case len(x.svc.ClusterIPs) == 0:

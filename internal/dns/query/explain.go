@@ -62,6 +62,9 @@ func (e *explainer) why(name string, qtype uint16, a Answer, msg *dns.Msg) []str
 	if found.Loop {
 		return []string{fmt.Sprintf("Service %s, of type ExternalName, leads back to itself or through too many others: give it, or one that it leads to, the name of something with an address", found.Service())}
 	}
+	if msg.Rcode == dns.RcodeServerFailure && b.Rcode == dns.RcodeServerFailure && e.zone.Synced() {
+		return []string{fmt.Sprintf("Service %s, of type ExternalName, has a name that DNS cannot give as an alias: correct spec.externalName", found.Service())}
+	}
 	if msg.Rcode == dns.RcodeServerFailure && found.Target == "" {
 		return []string{"the server has not yet read all Services from the Kubernetes API"}
 	}
@@ -232,6 +235,17 @@ func (e *explainer) missing(q *wire.Query, labels []string) string {
 	case len(rest) == 0 && svc.Headless:
 		return fmt.Sprintf("Service %s is headless and none of its %d endpoints is ready (%s); publishNotReadyAddresses would publish them",
 			key, len(set.Endpoints), endpoints(set.Endpoints))
+	case svc.Type == model.ExternalName && len(rest) == 0:
+		why := e.service(key)[0]
+		var to wire.Query
+		if packed, err := new(dns.Msg).SetQuestion(dns.Fqdn(svc.ExternalName), dns.TypeA).Pack(); err == nil && to.Parse(packed) == nil && to.Name.EndsWith(&e.domain) {
+			labels := make([]string, to.Name.Labels()) // rounds have been told of before
+			for i := range labels {
+				labels[i] = strings.Clone(to.Name.Label(i))
+			}
+			why += ": " + e.missing(&to, labels)
+		}
+		return why
 	case svc.Type == model.ExternalName:
 		return fmt.Sprintf("Service %s is an alias, which has no names below it", key)
 	case len(rest) > 0 && strings.HasPrefix(rest[0], "_"):
@@ -275,6 +289,8 @@ func (e *explainer) service(key model.Key) []string {
 		return nil
 	}
 	switch {
+	case svc.Type == model.ExternalName && svc.ExternalName == "":
+		return []string{fmt.Sprintf("Service %s, of type ExternalName, without a name that DNS can give as an alias: its spec.externalName is none; an Event of the Service says why", key)}
 	case svc.Type == model.ExternalName:
 		return []string{fmt.Sprintf("Service %s, of type ExternalName: an alias to %s", key, svc.ExternalName)}
 	case !svc.Headless:

@@ -59,6 +59,9 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 		tx.PutService(&model.Service{Key: key("empty"), Headless: true})
 		tx.PutService(&model.Service{Key: key("out"), Type: model.ExternalName, ExternalName: "www.example.com"})
 		tx.PutService(&model.Service{Key: key("self"), Type: model.ExternalName, ExternalName: "self.shop.svc.cluster.local"})
+		tx.PutService(&model.Service{Key: key("none"), Type: model.ExternalName})
+		tx.PutService(&model.Service{Key: key("long"), Type: model.ExternalName, ExternalName: strings.Repeat("a", 64) + ".example.com"})
+		tx.PutService(&model.Service{Key: key("gone"), Type: model.ExternalName, ExternalName: "nope.shop.svc.cluster.local"})
 		tx.PutSlice(&model.EndpointSlice{Key: key("db-1"), Service: key("db"), Endpoints: []model.Endpoint{
 			{Addr: addr("10.244.0.5"), Ready: true, Hostname: "db-0", About: &model.EndpointAbout{Pod: key("db-0")}}, {Addr: addr("10.244.0.6"), Hostname: "db-1", About: &model.EndpointAbout{Pod: key("db-1")}},
 		}})
@@ -71,7 +74,7 @@ func start(t *testing.T) (netip.AddrPort, *state.Snapshot) {
 			Rewrites: []model.DNSRewrite{
 				{Match: model.DNSSuffix, From: ".old.example.", To: ".new.example.", Continue: true},
 				{Match: model.DNSExact, From: "web.new.example.", To: "web.shop.svc.cluster.local.", Auto: true},
-				{Match: model.DNSExact, From: "gone.new.example.", To: "gone.shop.svc.cluster.local.", Auto: true},
+				{Match: model.DNSExact, From: "gone.new.example.", To: "lost.shop.svc.cluster.local.", Auto: true},
 			},
 		}}})
 		tx.SetSynced()
@@ -136,6 +139,11 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"5.0.244.10.in-addr.arpa.", "PTR", 1, "NOERROR", "zone", "the address of a ready endpoint of Service shop/db"},
 		{"cluster.local.", "SOA", 1, "NOERROR", "zone", "a name of the zone itself"},
 		{"out", "A", 1, "NOERROR", "upstream", "it is an alias to www.example.com, outside of the cluster: asked just now of upstream"},
+		{"out.shop.svc.cluster.local.", "A", 1, "NOERROR", "", "Service shop/out, of type ExternalName: an alias to www.example.com"},
+		{"x.out.shop.svc.cluster.local.", "A", 0, "NXDOMAIN", "zone", "Service shop/out is an alias, which has no names below it"},
+		{"none.shop.svc.cluster.local.", "A", 0, "NOERROR", "zone", "Service shop/none, of type ExternalName, without a name that DNS can give as an alias"},
+		{"long.shop.svc.cluster.local.", "A", 0, "SERVFAIL", "zone", "Service shop/long, of type ExternalName, has a name that DNS cannot give as an alias"},
+		{"gone.shop.svc.cluster.local.", "A", 0, "NXDOMAIN", "zone", `Service shop/gone, of type ExternalName: an alias to nope.shop.svc.cluster.local: there is no Service "nope" in Namespace shop`},
 		{"www.example.com", "A", 4, "NOERROR", "cache", "from the server's cache"},
 		{"self.shop.svc.cluster.local.", "A", 0, "SERVFAIL", "zone", "Service shop/self, of type ExternalName, leads back to itself"},
 		{"alias.example.com.", "A", 1, "NOERROR", "upstream", "it is an alias to web.shop.svc.cluster.local., in the cluster: Service shop/web, with cluster IP 10.96.0.20"},
@@ -146,7 +154,7 @@ func TestAnswersAreExplained(t *testing.T) {
 		{"web.old.example.", "A", 1, "NOERROR", "zone", `web.old.example. is looked up as web.new.example., by the Corefile's "rewrite continue name suffix .old.example. .new.example."`},
 		{"web.old.example.", "A", 1, "NOERROR", "zone", `web.new.example. is looked up as web.shop.svc.cluster.local., by the Corefile's "rewrite stop name exact web.new.example. web.shop.svc.cluster.local."`},
 		{"web.old.example.", "A", 1, "NOERROR", "zone", "Service shop/web, with cluster IP 10.96.0.20"},
-		{"gone.new.example.", "A", 0, "NXDOMAIN", "zone", `there is no Service "gone" in Namespace shop`},
+		{"gone.new.example.", "A", 0, "NXDOMAIN", "zone", `there is no Service "lost" in Namespace shop`},
 		{"a.dead.example.", "A", 0, "SERVFAIL", "none", "no name server of zone dead.example. gave an answer: ask 127.0.0.1:1 for a.dead.example."},
 		{"a.broken.", "A", 0, "SERVFAIL", "upstream", "asked just now of upstream"},
 	} {

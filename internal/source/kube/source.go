@@ -114,6 +114,9 @@ func New(o Options) (*Source, error) {
 	if o.Kinds&Pools != 0 && o.Dynamic == nil {
 		return nil, errors.New("kube source: Dynamic is required to watch Pools")
 	}
+	if o.ClusterDomain == "" {
+		o.ClusterDomain = "cluster.local"
+	}
 	s := &Source{store: o.Store, logger: o.Logger, outage: &outage{logger: o.Logger}, wake: make(chan struct{}, 1)}
 	for _, k := range kindsOf(&o) {
 		s.watchers = append(s.watchers, &watcher{kind: k, source: s, known: map[model.Key]struct{}{}})

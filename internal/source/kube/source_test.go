@@ -490,6 +490,19 @@ func TestCustomCorefile(t *testing.T) {
 	})
 }
 
+// Without a domain that is given, as fairway explain reads, an alias of a Service to
+// itself is found in the usual one.
+func TestAliasOfItselfInTheUsualDomain(t *testing.T) {
+	self := service("self", "")
+	self.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "self.default.svc.cluster.local"}
+	f := newFixture(t, Options{Kinds: Services}, self)
+	f.start()
+	f.synced()
+	if p, _ := f.store.Snapshot().Problems.Get(model.Ref{Kind: "Service", Key: model.Key{Namespace: "default", Name: "self"}}); len(p) != 1 {
+		t.Errorf("problems %v", p)
+	}
+}
+
 // TestCorefileWaitsForBoth: whichever of the two ConfigMaps the API gives first,
 // nothing is used before both are known, and nothing of either where one is bad.
 func TestCorefileWaitsForBoth(t *testing.T) {

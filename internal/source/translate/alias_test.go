@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,19 @@ func TestAliasOfItself(t *testing.T) {
 		o.Spec.Type = corev1.ServiceTypeClusterIP
 		if got := AliasOfItself(o, "cluster.local"); got != nil {
 			t.Errorf("%s, of another type: %v", name, got)
+		}
+	}
+}
+
+// An alias that DNS cannot give is none, and said to be so.
+func TestAliasesThatAreNone(t *testing.T) {
+	for name, want := range map[string]string{
+		strings.Repeat("a", 64) + ".example.com": "at most 63", "192.0.2.77": "is an address", "a b": "is no DNS name",
+		strings.Repeat("a", 63) + ".example.com": "",
+	} {
+		s, problems := Service(&corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: name}})
+		if want == "" && (len(problems) > 0 || s.ExternalName != name) || want != "" && (s.ExternalName != "" || len(problems) != 1 || !strings.Contains(problems[0].Message, want)) {
+			t.Errorf("%s: %q, %v", name, s.ExternalName, problems)
 		}
 	}
 }

@@ -72,6 +72,12 @@ func externalName(r *report, name string) string {
 		r.invalid("spec.externalName", "%q is no DNS name; write a name such as www.example.com", name)
 		return ""
 	}
+	for label := range strings.SplitSeq(n, ".") {
+		if len(label) > 63 {
+			r.invalid("spec.externalName", "%q has %d letters between two dots, and DNS has at most 63; write a shorter name", name, len(label))
+			return ""
+		}
+	}
 	if _, err := netip.ParseAddr(n); err == nil {
 		r.invalid("spec.externalName", "%q is an address, which DNS cannot give as an alias; use a Service without selector and an EndpointSlice with the address instead", name)
 		return ""
