@@ -30,7 +30,7 @@ func (n *node) recall(ctx context.Context) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		n.Logger.Warn("the last known state is not used, and will be written anew", "error", err)
+		n.Logger.Warn("the last known state on disk cannot be used, and will be written anew once the API has told everything", "error", err)
 		return nil
 	}
 	self, ok := last.Snapshot.Nodes.Get(n.NodeName)

@@ -85,7 +85,7 @@ func startNode(t *testing.T, kubeconfig, stateDir string) *role {
 		NodeName:     "node-1",
 		Dataplane:    "nft",
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, TLSPort: DefaultTLSPort, DNSUpstreams: []string{"127.0.0.1:9"}, StateDir: stateDir,
+		ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, TLSPort: DefaultTLSPort, DNSUpstreams: []string{upstreamAddr}, StateDir: stateDir,
 	}
 	go func() { r.done <- RunNode(ctx, o) }()
 	t.Cleanup(func() {
@@ -105,9 +105,33 @@ func (r *role) stop() {
 	}
 }
 
+// upstreamAddr is where the node sends names from elsewhere.
+const upstreamAddr = "127.0.0.1:5399"
+
+// startUpstream answers every question with one address.
+func startUpstream(t *testing.T) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", upstreamAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &dns.Server{PacketConn: socket, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 5}, A: net.IPv4(192, 0, 2, 80)}}
+		_ = w.WriteMsg(m) // who does not get it asks again
+	})}
+	go server.ActivateAndServe()
+	t.Cleanup(func() { _ = server.Shutdown() })
+}
+
+// elsewhere asks the node's DNS for a name from elsewhere.
+func elsewhere() string { return resolves("www.example.com.") }
+
 // says asks the node's DNS for the addresses of a Service.
-func says(service string) string {
-	m, _, err := (&dns.Client{Timeout: 2 * time.Second}).Exchange(new(dns.Msg).SetQuestion(service+".default.svc.cluster.local.", dns.TypeA), lastKnownNode+":"+fmt.Sprint(DefaultDNSPort))
+func says(service string) string { return resolves(service + ".default.svc.cluster.local.") }
+
+func resolves(name string) string {
+	m, _, err := (&dns.Client{Timeout: 2 * time.Second}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), lastKnownNode+":"+fmt.Sprint(DefaultDNSPort))
 	if err != nil {
 		return "silence"
 	}
@@ -162,6 +186,7 @@ func lastKnownInside(t *testing.T) {
 	if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(lastKnownNode).To4(), Mask: net.CIDRMask(32, 32)}}); err != nil {
 		t.Fatal(err)
 	}
+	startUpstream(t)
 	service := func(name, ip string) *corev1.Service {
 		return &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
@@ -244,9 +269,10 @@ func lastKnownInside(t *testing.T) {
 	}
 	r = startNode(t, kubeconfig, stateDir)
 	wants(t, "told of the damage", func() bool { return strings.Contains(r.log.String(), "is damaged") })
-	time.Sleep(outagePatience + 500*time.Millisecond)
-	if got := says("db"); got != "silence" && got != "SERVFAIL" {
-		t.Errorf("with a damaged file: %s", got)
+	wants(t, "SERVFAIL for names of the cluster", func() bool { return says("db") == "SERVFAIL" })
+	wants(t, "names from elsewhere", func() bool { return elsewhere() == "192.0.2.80" })
+	if got := page("/readyz"); !strings.Contains(got, "the Kubernetes API") {
+		t.Errorf("ready without the API and a state: %q", got)
 	}
 	if err := listener.Start(); err != nil {
 		t.Fatal(err)

@@ -120,7 +120,7 @@ type node struct {
 	corefilesRefused prometheus.Counter
 }
 
-// RunNode runs the node role until ctx ends. It serves once the API has told
+// RunNode runs the node role until ctx ends. It serves, beside DNS, once the API has told
 // what there is; when the API goes away later, it goes on with what it knows.
 func RunNode(ctx context.Context, o NodeOptions) error {
 	if err := checkDataplane(o.Dataplane); err != nil {
@@ -162,14 +162,15 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 
 // serve waits for this machine's Node object, whose addresses everything
 // listens at, and runs the consumers of the node's state. Where the API does
-// not answer, the object is that of the last known state.
+// not answer, the object is that of the last known state; without one, DNS alone
+// is served meanwhile.
 func (n *node) serve(ctx context.Context) error {
 	var err error
 	if err = n.recall(ctx); err != nil {
 		return err
 	}
 	if n.self == nil {
-		if n.self, err = waitForNode(ctx, n.Logger, n.store, n.NodeName); err != nil || n.self == nil {
+		if n.self, err = n.waitServing(ctx); err != nil || n.self == nil {
 			return err
 		}
 	}
@@ -281,6 +282,10 @@ func waitForNode(ctx context.Context, logger *slog.Logger, store *state.Store, n
 		case <-ctx.Done():
 			return nil, nil
 		case <-slow.C:
+			if !store.Snapshot().Synced {
+				logger.Warn("waiting for the Kubernetes API, to learn of the Node object of this machine; names of the cluster get SERVFAIL until then", "node", name)
+				continue
+			}
 			logger.Warn("waiting for the Node object of this machine; --node-name must be the name in `kubectl get nodes`", "node", name)
 		case <-sub.C():
 			if n, ok := store.Snapshot().Nodes.Get(name); ok && len(n.Addrs) > 0 {

@@ -17,7 +17,6 @@ import (
 	"fairway.dev/fairway/internal/dns/forward"
 	"fairway.dev/fairway/internal/healthport"
 	"fairway.dev/fairway/internal/servicetls"
-	"fairway.dev/fairway/internal/state"
 	status "fairway.dev/fairway/internal/status/kube"
 	"fairway.dev/fairway/internal/sysctl"
 )
@@ -87,29 +86,37 @@ func (n *node) wireServiceTLS(registry prometheus.Registerer) error {
 	return nil
 }
 
-func (n *node) wireDNS(registry prometheus.Registerer) error {
+// dnsOptions are those of a DNS server at these addresses.
+func (n *node) dnsOptions(listen []netip.AddrPort, registry prometheus.Registerer) (dns.Options, error) {
 	upstreams, err := parseUpstreams(n.DNSUpstreams)
 	if err != nil {
-		return err
+		return dns.Options{}, err
 	}
 	stubs, err := parseStubs(n.DNSStubs)
 	if err != nil {
-		return err
+		return dns.Options{}, err
 	}
 	queries, err := dns.ParseQueryLog(n.DNSLog)
 	if err != nil {
-		return fmt.Errorf("--dns-log: %w", err)
+		return dns.Options{}, fmt.Errorf("--dns-log: %w", err)
 	}
-	var last *state.Snapshot
-	if n.last != nil {
-		last = n.last.Snapshot
-	}
-	server, err := dns.New(dns.Options{
-		Store: n.store, LastKnown: last, Domain: n.ClusterDomain, Listen: n.listen(n.DNSPort), ServiceAddrs: n.DNSAddresses,
+	return dns.Options{
+		Store: n.store, Domain: n.ClusterDomain, Listen: listen, ServiceAddrs: n.DNSAddresses,
 		ReverseRanges: append(append([]netip.Prefix{}, n.ServiceCIDRs...), n.ClusterCIDRs...),
 		TTL:           n.DNSTTL, ClientRate: n.DNSClientRate, Upstreams: upstreams, Stubs: stubs, UpstreamPolicy: forward.Policy(n.DNSPolicy), Autopath: n.DNSAutopath,
 		AllowFrom: n.dnsClients(), QueryLog: queries, Registerer: registry, Logger: n.Logger,
-	})
+	}, nil
+}
+
+func (n *node) wireDNS(registry prometheus.Registerer) error {
+	options, err := n.dnsOptions(n.listen(n.DNSPort), registry)
+	if err != nil {
+		return err
+	}
+	if n.last != nil {
+		options.LastKnown = n.last.Snapshot
+	}
+	server, err := dns.New(options)
 	if err != nil {
 		return fmt.Errorf("DNS: %w", err)
 	}

@@ -64,7 +64,7 @@ func (h *heartbeat) beat(began time.Time, err error) {
 	switch {
 	case err != nil && h.silent.IsZero():
 		h.silent = began
-		h.logger.Warn("Kubernetes API is asked whether it is well and does not say so; the last known state stays in use", "since", began, "error", err)
+		h.logger.Warn("Kubernetes API is asked whether it is well and does not say so; what it has told so far stays in use", "since", began, "error", err)
 	case err == nil && !h.silent.IsZero():
 		h.logger.Info("Kubernetes API is well again", "after", time.Since(h.silent).Round(time.Millisecond))
 		h.silent = time.Time{}

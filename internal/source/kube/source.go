@@ -249,7 +249,7 @@ func (o *outage) failed(kind string, err error) {
 	}
 	if now.Sub(o.last) >= logEvery {
 		o.last = now
-		o.logger.Warn("Kubernetes API does not answer, the last known state stays in use", "kind", kind, "since", o.since, "error", err)
+		o.logger.Warn("Kubernetes API does not answer, what it has told so far stays in use", "kind", kind, "since", o.since, "error", err)
 	}
 }
 
