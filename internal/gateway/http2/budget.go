@@ -4,9 +4,11 @@ import "time"
 
 // Reasons of floods, as metrics tell them.
 const (
-	// Resets are streams that their client resets, or makes the server reset.
+	// Resets are streams that their client resets, or makes the server reset or
+	// refuse.
 	Resets = "resets"
-	// Frames are PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty and unknown ones.
+	// Frames are PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty and unknown ones,
+	// and those of streams that are no more.
 	Frames = "frames"
 	// Continuations are those of one header block.
 	Continuations = "continuations"
@@ -15,6 +17,10 @@ const (
 // maxContinuations bounds the frames of one header block. Four of them hold
 // the 64 KiB that a header may have.
 const maxContinuations = 8
+
+// refusal is what a stream beyond the limit costs: many clients begin hundreds
+// before they know of it.
+const refusal = 0.25
 
 // budget is what a client may do that costs it little. It comes back with time
 // and with what is sent to the client.

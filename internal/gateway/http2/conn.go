@@ -90,7 +90,7 @@ type Conn struct {
 	out        *outBuffer
 	generation uint64 // of out
 	writing    bool
-	idleWriter *sync.Cond // writing is false
+	idleWriter *sync.Cond // writing is false, or there is room
 	sized      bool       // HPACK's table was given up
 	sent       int64
 	failed     error
@@ -187,6 +187,7 @@ func streamID(b []byte) uint32 { return binary.BigEndian.Uint32(b) &^ (1 << 31) 
 func (c *Conn) fill(need int) error {
 	c.mu.Lock()
 	c.flush()
+	c.awaitRoom()
 	// DATA is its stream's, whose limit is another.
 	if c.block.open || c.w > c.r && (c.w-c.r < 4 || http2.FrameType(c.in[c.r+3]) != http2.FrameData) {
 		if c.partialSince == 0 {
@@ -409,10 +410,12 @@ func (c *Conn) reset(f *frame) error {
 
 // resetStream resets a stream for its client's fault.
 func (c *Conn) resetStream(id uint32, code http2.ErrCode, reason string) error {
-	if code != http2.ErrCodeRefusedStream {
-		if err := c.charge(&c.resets, 1, Resets, http2.FrameRSTStream); err != nil {
-			return err
-		}
+	cost := 1.
+	if code == http2.ErrCodeRefusedStream {
+		cost = refusal
+	}
+	if err := c.charge(&c.resets, cost, Resets, http2.FrameRSTStream); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -462,16 +465,16 @@ func (c *Conn) forgotten(id uint32) bool {
 func (c *Conn) data(f *frame) error {
 	total := int64(len(f.payload))
 	end := f.flags.Has(http2.FlagDataEndStream)
-	if total == 0 && !end {
-		if err := c.charge(&c.chores, 1, Frames, f.kind); err != nil {
-			return err
-		}
-	}
 	if c.never(f.stream) {
 		return protocolError("DATA on stream %d, which is idle", f.stream)
 	}
 	if !f.unpad() {
 		return protocolError("DATA with more padding than bytes")
+	}
+	if len(f.payload) == 0 && !end {
+		if err := c.charge(&c.chores, 1, Frames, f.kind); err != nil {
+			return err
+		}
 	}
 	c.mu.Lock()
 	if c.recv -= total; c.recv < 0 {
@@ -594,6 +597,7 @@ func (c *Conn) fail(err error) {
 		c.failed = err
 	}
 	_ = c.conn.SetDeadline(past)
+	c.idleWriter.Broadcast() // for the one who reads
 	for _, s := range c.streams {
 		s.abandon(http1.ErrGone)
 	}

@@ -139,7 +139,7 @@ func (c *Conn) fragment(f *frame) error {
 		if b.code != 0 {
 			return c.resetStream(b.id, b.code, "")
 		}
-		return nil
+		return c.charge(&c.chores, 1, Frames, http2.FrameHeaders)
 	case trailerBlock:
 		return c.endTrailers()
 	}
@@ -316,6 +316,10 @@ func (c *Conn) begin() error {
 	}
 	if b.tooLarge {
 		s.Refused, r.Fields = errTooLarge, r.Fields[:0]
+		if err := c.charge(&c.resets, 1, Resets, http2.FrameHeaders); err != nil {
+			c.server.drop(s)
+			return err
+		}
 	}
 	if kind, ok := r.First("content-type"); ok {
 		s.rpc = maySayNothing(kind)

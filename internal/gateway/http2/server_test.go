@@ -478,6 +478,24 @@ func TestFloods(t *testing.T) {
 			}
 			_ = s.WriteData(1, false, nil)
 		},
+		"padded data": func(s *script, id uint32) {
+			if id == 1 {
+				s.request(id, false, plainly()...)
+			}
+			_ = s.WriteDataPadded(1, false, nil, make([]byte, 1))
+		},
+		"refused": func(s *script, id uint32) { s.request(id, false, plainly()...) },
+		"too large": func(s *script, id uint32) {
+			if id < 3000 {
+				s.request(id, true, plainly(strings.Fields(strings.Repeat("a b ", maxFields))...)...)
+			}
+		},
+		"after a reset": func(s *script, id uint32) {
+			if id == 1 {
+				s.request(1, true, plainly("connection", "x")...)
+			}
+			s.request(1, true, plainly()...)
+		},
 		"windows": func(s *script, _ uint32) { _ = s.WriteWindowUpdate(0, 1) },
 		"unknown": func(s *script, id uint32) { _ = s.WriteRawFrame(0xbe, 0, id, nil) },
 		"continuation": func(s *script, id uint32) {
@@ -949,4 +967,82 @@ func TestClientThatReadsNothing(t *testing.T) {
 	for server.Open() > 0 {
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// stuckConn is a connection whose client sends on and on, and does not take an
+// answer before all has been read, or a while has passed.
+type stuckConn struct {
+	played
+	parts         []string
+	third, stuck  chan struct{}
+	read          chan struct{}
+	most, patient int
+}
+
+func (c *stuckConn) Read(b []byte) (int, error) {
+	switch len(c.parts) {
+	case 0:
+		close(c.read)
+		return 0, io.EOF
+	case 1:
+		if c.patient++; c.patient == 1 {
+			close(c.third)
+			<-c.stuck
+		}
+	}
+	n := copy(b, c.parts[0])
+	if c.parts[0] = c.parts[0][n:]; c.parts[0] == "" {
+		c.parts = c.parts[1:]
+	}
+	return n, nil
+}
+
+func (c *stuckConn) Write(b []byte) (int, error) {
+	select {
+	case <-c.third:
+		if c.most == 0 {
+			close(c.stuck)
+			select {
+			case <-c.read:
+			case <-time.After(300 * time.Millisecond):
+			}
+		}
+		c.most = max(c.most, len(b))
+	default:
+	}
+	return len(b), nil
+}
+
+// TestReaderWaits holds a bounded answer to a client that takes none, whatever
+// it may send.
+func TestReaderWaits(t *testing.T) {
+	conn := &stuckConn{third: make(chan struct{}), stuck: make(chan struct{}), read: make(chan struct{})}
+	s, err := NewServer(Options{Logger: slog.New(slog.DiscardHandler), Handler: handle(func(s *Stream) {
+		<-conn.third // the one who reads writes no more
+		s.Begin(200)
+		_ = s.SendHead()
+		_ = s.End()
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := newScript()
+	conn.parts = append(conn.parts, said.String())
+	said.Reset()
+	said.request(1, true, plainly()...)
+	conn.parts = append(conn.parts, said.String())
+	said.Reset()
+	for range 200_000 {
+		_ = said.WritePing(false, [8]byte{})
+	}
+	conn.parts = append(conn.parts, said.String())
+	c := newConn(s, conn, false)
+	c.chores.most, c.chores.left, c.chores.last = 1e9, 1e9, 1
+	c.serve()
+	if conn.most < 100 || conn.most > 2*heldLimit {
+		t.Errorf("%d bytes were held", conn.most)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.Drain(ctx)
 }

@@ -12,6 +12,9 @@ import (
 const (
 	// outLimit is how much waits to be written before streams wait for it.
 	outLimit = 64 << 10
+	// heldLimit is how much waits, answers to frames included, before no more is
+	// read of a client that takes nothing.
+	heldLimit = 4 * outLimit
 	// outSize is what a buffer begins with, and outKeep the largest that is kept.
 	outSize, outKeep = 8 << 10, 128 << 10
 )
@@ -83,6 +86,7 @@ func (c *Conn) writeOut() {
 	c.out = nil
 	c.writeSince = c.server.Clock.Load()
 	c.wakeWaiters() // there is room
+	c.idleWriter.Broadcast()
 	c.mu.Unlock()
 	_, err := c.conn.Write(out.b)
 	c.mu.Lock()
@@ -111,6 +115,13 @@ func wake(ch chan struct{}) {
 
 // full reports whether streams must wait before they add more.
 func (c *Conn) full() bool { return c.out != nil && len(c.out.b) >= outLimit }
+
+// awaitRoom keeps the one who reads from adding to what a client does not take.
+func (c *Conn) awaitRoom() {
+	for c.writing && c.failed == nil && c.out != nil && len(c.out.b) >= heldLimit {
+		c.idleWriter.Wait()
+	}
+}
 
 // mayWrite waits until there is room; the error tells that nobody listens.
 func (s *Stream) mayWrite() error {
