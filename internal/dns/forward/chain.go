@@ -10,11 +10,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// errCounts is an answer whose header promises other records than it has.
-var errCounts = errors.New("the header of the answer counts records that are not there")
+// errCounts is an answer whose header counts other records than it has.
+var errCounts = errors.New("the header of the answer counts more or fewer records than there are")
 
 // unpackReply reads an answer. The library takes what there is where the header
-// counts more; what is missing then may be what mattered.
+// counts more, and leaves what follows where it counts fewer; what is missing then may
+// be what mattered.
 func unpackReply(packed []byte) (*dns.Msg, error) {
 	m := new(dns.Msg)
 	if err := m.Unpack(packed); err != nil {
@@ -25,7 +26,41 @@ func unpackReply(packed []byte) (*dns.Msg, error) {
 			return m, errCounts
 		}
 	}
+	if end(packed, len(m.Question), len(m.Answer)+len(m.Ns)+len(m.Extra)) != len(packed) {
+		return m, errCounts
+	}
 	return m, nil
+}
+
+// end returns where the last record of a message ends; -1 where it has fewer.
+func end(packed []byte, questions, records int) int {
+	at := 12
+	name := func() {
+		for at < len(packed) {
+			switch n := int(packed[at]); {
+			case n == 0:
+				at++
+				return
+			case n >= 0xC0: // the rest stands elsewhere
+				at += 2
+				return
+			default:
+				at += 1 + n
+			}
+		}
+	}
+	for range questions {
+		name()
+		at += 4
+	}
+	for range records {
+		name()
+		if at += 10; at > len(packed) {
+			return -1
+		}
+		at += int(binary.BigEndian.Uint16(packed[at-2:]))
+	}
+	return at
 }
 
 // maxAliases bounds the aliases that are followed within an answer.

@@ -108,8 +108,16 @@ func TestLiarsAreAskedNoFurther(t *testing.T) {
 			return [][]byte{packed}
 		}
 	}
+	fewer := func(q *dns.Msg, _ string) [][]byte {
+		packed := slices.Clone(dnstest.Reply(t, q, func(m *dns.Msg) { m.Ns, m.Extra = nil, nil }, record, record)[0])
+		binary.BigEndian.PutUint16(packed[6:], 1)
+		return [][]byte{packed}
+	}
+	junk := func(q *dns.Msg, _ string) [][]byte {
+		return [][]byte{append(slices.Clone(dnstest.Reply(t, q, nil, record)[0]), 0, 1, 2)}
+	}
 	for name, h := range map[string]dnstest.Handler{
-		"another name": says(t, "other.test. 60 IN A 192.0.2.6"), "answers counted": counts(6), "authority counted": counts(8), "additional counted": counts(10),
+		"fewer answers counted": fewer, "something behind the answer": junk, "another name": says(t, "other.test. 60 IN A 192.0.2.6"), "answers counted": counts(6), "authority counted": counts(8), "additional counted": counts(10),
 	} {
 		bad := dnstest.New(t, h)
 		f, _ := newForwarder(t, Options{}, bad, good)

@@ -84,7 +84,7 @@ func (z *oracle) Answer(q dns.Question) (Answer, bool) {
 		return z.answerOutside(ix, q, name)
 	}
 	var chain []dns.RR
-	for range maxChain {
+	for range maxChain + 1 {
 		a, target := z.answerDomain(ix, q, name)
 		a.Answer = append(chain, a.Answer...)
 		if target == "" {

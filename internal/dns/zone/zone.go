@@ -184,8 +184,8 @@ func (z *Zone) Write(q *wire.Query, b *wire.Builder) Result {
 	w := writer{z: z, ix: z.index.Load(), b: b, qtype: q.Type, ttl: uint32(settings.TTL / time.Second), noPods: settings.NoPods}
 	name, at, target := &q.Name, wire.HeaderSize, ""
 	b.Authoritative = true
-	var seen [maxChain]*model.Service
-	for i := range maxChain {
+	var seen [maxChain + 1]*model.Service
+	for i := range maxChain + 1 { // the last alias leads to a name, too
 		w.found = Result{Ours: true}
 		if !name.EndsWith(&z.domain) {
 			if w.outside(name, at) {
