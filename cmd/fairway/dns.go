@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -76,14 +77,19 @@ func (c *dnsQueryCommand) run(cmd *cobra.Command, name string) error {
 func parseTypes(list []string) ([]uint16, error) {
 	var out []uint16
 	for _, s := range list {
-		t, ok := dns.StringToType[strings.ToUpper(strings.TrimSpace(s))]
+		s := strings.ToUpper(strings.TrimSpace(s))
+		t, ok := dns.StringToType[s]
+		if number, is := strings.CutPrefix(s, "TYPE"); is && !ok { // RFC 3597 section 5
+			n, err := strconv.ParseUint(number, 10, 16)
+			t, ok = uint16(n), err == nil && n > 0
+		}
 		if !ok || t == dns.TypeNone || t == dns.TypeOPT || t == dns.TypeAXFR || t == dns.TypeIXFR {
-			return nil, fmt.Errorf("--type %q: want types of records such as A, AAAA, SRV, PTR or TXT", s)
+			return nil, fmt.Errorf("--type %q: want types of records such as A, AAAA, SRV, PTR, TXT or TYPE65", s)
 		}
 		out = append(out, t)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("--type: want types of records such as A, AAAA, SRV, PTR or TXT")
+		return nil, fmt.Errorf("--type: want types of records such as A, AAAA, SRV, PTR, TXT or TYPE65")
 	}
 	return out, nil
 }

@@ -32,6 +32,9 @@ type Options struct {
 	Domain string
 	// Timeout bounds one question. Default 5 s, a resolver's.
 	Timeout time.Duration
+	// Total bounds all of them: names that are left by then are not asked for.
+	// Default 10 s.
+	Total time.Duration
 }
 
 // Report is what was asked and answered.
@@ -46,6 +49,8 @@ type Report struct {
 	Steps    []Step   `json:"steps"`
 	// Found is whether the last step has records.
 	Found bool `json:"found"`
+	// Unasked are the names further along the search path that there was no time for.
+	Unasked []string `json:"unasked,omitempty"`
 }
 
 // Step is one name along the search path.
@@ -99,6 +104,9 @@ func explained(told string) (source string, rules []Rule) {
 	return parts[0], rules
 }
 
+// leastTimeout is what a question has, however late it is.
+const leastTimeout = 100 * time.Millisecond
+
 // Run asks along the search path until a step has records.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	switch {
@@ -113,14 +121,25 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Second
 	}
+	if o.Total == 0 {
+		o.Total = 10 * time.Second
+	}
 	e, err := newExplainer(o.Snapshot, o.Domain)
 	if err != nil {
 		return nil, err
 	}
 	r := &Report{Server: o.Server.String(), Resolver: o.Resolver, Name: o.Name}
+	until := time.Now().Add(o.Total)
+	timeout := o.Timeout
 	for _, name := range o.Resolver.Steps(o.Name) {
+		if len(r.Steps) > 0 && !time.Now().Before(until) {
+			r.Unasked = append(r.Unasked, name)
+			continue
+		}
 		step := Step{Name: name}
 		for _, qtype := range o.Types {
+			// Of a step that has begun each type is asked for, with little patience if need be.
+			o.Timeout = min(timeout, max(time.Until(until), leastTimeout))
 			a, msg := o.ask(ctx, name, qtype)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
@@ -198,7 +217,7 @@ func (o *Options) exchange(ctx context.Context, network, name string, qtype uint
 	client := dns.Client{Net: network, Timeout: o.Timeout, UDPSize: 1232}
 	msg, _, err := client.ExchangeContext(ctx, q, o.Server.String())
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		return nil, fmt.Errorf("%s says nothing by %s within %s", o.Server, strings.ToUpper(network), o.Timeout)
+		return nil, fmt.Errorf("%s says nothing by %s within %s", o.Server, strings.ToUpper(network), o.Timeout.Round(10*time.Millisecond))
 	}
 	return msg, err
 }

@@ -203,6 +203,12 @@ func TestServersThatAreBehind(t *testing.T) {
 	if err != nil || r.Found || !strings.Contains(r.Text(), "says nothing by UDP within 50ms") {
 		t.Errorf("%v\n%s", err, r.Text())
 	}
+	// Along a search path a silent server does not take more than the time for all.
+	o.Name, o.Resolver, o.Total = "web", query.ForPods("shop", "cluster.local", nil), time.Millisecond
+	r, err = query.Run(t.Context(), o)
+	if err != nil || r.Found || len(r.Steps) != 1 || len(r.Unasked) != 3 || !strings.Contains(r.Text(), "not found: there was no time to ask for web.svc.cluster.local. web.cluster.local. web.\n") {
+		t.Errorf("%v\n%s", err, r.Text())
+	}
 	o.Name = "a..b"
 	if _, err := query.Run(t.Context(), o); err == nil {
 		t.Error("asked for a..b")

@@ -29,6 +29,8 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "found by the first name asked for\n")
 	case r.Found:
 		fmt.Fprintf(&b, "found by name %d of the search path\n", last)
+	case len(r.Unasked) > 0:
+		fmt.Fprintf(&b, "not found: there was no time to ask for %s\n", strings.Join(r.Unasked, " "))
 	case last == 1:
 		fmt.Fprintf(&b, "not found\n")
 	default:
