@@ -216,6 +216,37 @@ func TestStatusOfNodes(t *testing.T) {
 	}
 }
 
+func TestStatusOfDNS(t *testing.T) {
+	l := newLab(t)
+	request := l.request()
+	request.Nodes = 2
+	l.upReady(request)
+	for _, test := range []struct{ file, want string }{
+		{"", ""},
+		{"no-dns", "Service kube-system/kube-dns does not exist"},
+		{"no-dns-node-2", "Service kube-system/kube-dns has no endpoint that is ready on node-2;"},
+	} {
+		file := filepath.Join(l.dataDir, "fake", test.file)
+		if test.file != "" {
+			if err := os.WriteFile(file, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Status(context.Background(), l.dataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.Problems, "\n"); test.want == "" && got != "" || !strings.HasPrefix(got, test.want) || len(r.Problems) > 1 {
+			t.Errorf("%s: problems: %q, want %q", test.file, got, test.want)
+		}
+		if test.file != "" {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestStatusJSON(t *testing.T) {
 	report, err := Status(context.Background(), t.TempDir())
 	if err != nil {

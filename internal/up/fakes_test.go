@@ -274,6 +274,26 @@ func fakeControl(flags options) error {
 		pod := objectItem{objectName{Namespace: "default", Name: "pod-on-" + node}}
 		_ = json.NewEncoder(w).Encode(objectList{Items: []objectItem{pod}})
 	})
+	mux.HandleFunc("GET /api/v1/namespaces/kube-system/services/kube-dns", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := os.Stat(filepath.Join(dataDir, "fake", "no-dns")); err == nil {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprint(w, `{"metadata":{"labels":{"kubernetes.io/name":"Fairway"}}}`)
+	})
+	mux.HandleFunc("GET /apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", func(w http.ResponseWriter, r *http.Request) {
+		files, err := filepath.Glob(filepath.Join(dataDir, "fake", "kubelet-*"))
+		if err != nil {
+			panic(err)
+		}
+		var items []string
+		for _, f := range files {
+			node := strings.TrimPrefix(filepath.Base(f), "kubelet-")
+			_, err := os.Stat(filepath.Join(dataDir, "fake", "no-dns-"+node))
+			items = append(items, fmt.Sprintf(`{"endpoints":[{"nodeName":%q,"conditions":{"ready":%t}}]}`, node, err != nil))
+		}
+		fmt.Fprintf(w, `{"items":[%s]}`, strings.Join(items, ","))
+	})
 	remove := func(w http.ResponseWriter, r *http.Request) {
 		deleted, err := os.OpenFile(filepath.Join(dataDir, "fake", "deleted"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {

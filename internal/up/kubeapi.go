@@ -186,3 +186,46 @@ func (k *kubeAPI) node(ctx context.Context, name string) (nodeCondition, error) 
 	}
 	return nodeCondition{Reason: "NoStatus", Message: "the kubelet has not reported yet"}, nil
 }
+
+// ownDNS reports whether the DNS Service is Fairway's own.
+func (k *kubeAPI) ownDNS(ctx context.Context) (bool, error) {
+	body, err := k.get(ctx, "/api/v1/namespaces/kube-system/services/kube-dns")
+	if err != nil {
+		return false, err
+	}
+	var service struct {
+		Metadata struct{ Labels map[string]string }
+	}
+	if err := json.Unmarshal(body, &service); err != nil {
+		return false, err
+	}
+	return service.Metadata.Labels["kubernetes.io/name"] == "Fairway", nil
+}
+
+// dnsServers returns the nodes of all ready endpoints of the DNS Service; an endpoint without a node counts as "".
+func (k *kubeAPI) dnsServers(ctx context.Context) ([]string, error) {
+	body, err := k.get(ctx, "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?labelSelector="+url.QueryEscape("kubernetes.io/service-name=kube-dns"))
+	if err != nil {
+		return nil, err
+	}
+	var list struct {
+		Items []struct {
+			Endpoints []struct {
+				NodeName   string
+				Conditions struct{ Ready *bool }
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, err
+	}
+	var nodes []string
+	for _, slice := range list.Items {
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				nodes = append(nodes, e.NodeName)
+			}
+		}
+	}
+	return nodes, nil
+}

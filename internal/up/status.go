@@ -164,7 +164,7 @@ func (r *Report) checkRoles(d dir, s *State) {
 	}
 }
 
-// checkAPI reports an API that does not answer, and nodes that are not ready.
+// checkAPI reports an API that does not answer, nodes that are not ready, and DNS that leads nowhere.
 func (r *Report) checkAPI(ctx context.Context, d dir, s *State) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -183,8 +183,12 @@ func (r *Report) checkAPI(ctx context.Context, d dir, s *State) {
 		r.problem("the Kubernetes API does not answer: %v", err)
 		return
 	}
+	var present []string
 	for _, node := range s.Nodes {
 		condition, err := api.node(ctx, node.Name)
+		if err == nil {
+			present = append(present, node.Name)
+		}
 		switch {
 		case errors.Is(err, errNotFound):
 			r.problem("the Node object %s is gone; it comes back when its kubelet is started again%s", node.Name, r.killHint(roleKubelet, node.Name))
@@ -194,6 +198,52 @@ func (r *Report) checkAPI(ctx context.Context, d dir, s *State) {
 			r.problem("node %s is not ready: %s: %s", node.Name, condition.Reason, condition.Message)
 		}
 	}
+	if s.Phase == Ready && len(s.Addresses.DNS) > 0 {
+		r.checkDNS(ctx, api, present)
+	}
+}
+
+// dnsPatience is how long the DNS Service or an endpoint may be missing: the controller and the nodes put them back
+// within about a second.
+const dnsPatience = 3 * time.Second
+
+// checkDNS reports a DNS Service that does not exist or does not lead to the DNS servers of these nodes.
+func (r *Report) checkDNS(ctx context.Context, api *kubeAPI, nodes []string) {
+	for began := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		problem := dnsProblem(ctx, api, nodes)
+		if problem == "" {
+			return
+		}
+		if time.Since(began) > dnsPatience || ctx.Err() != nil {
+			r.problem("%s", problem)
+			return
+		}
+	}
+}
+
+// dnsProblem says what is wrong with the DNS Service now; empty for nothing.
+func dnsProblem(ctx context.Context, api *kubeAPI, nodes []string) string {
+	own, err := api.ownDNS(ctx)
+	if errors.Is(err, errNotFound) {
+		return "Service kube-system/kube-dns does not exist, so that Pods resolve no names; the controller makes it anew: see its log"
+	}
+	var servers []string
+	if err == nil {
+		servers, err = api.dnsServers(ctx)
+	}
+	switch {
+	case err != nil:
+		return fmt.Sprintf("Service kube-system/kube-dns: %v", err)
+	case !own && len(servers) == 0:
+		return "Service kube-system/kube-dns is not Fairway's and has no endpoint that is ready, so that Pods resolve no names"
+	case !own:
+		return ""
+	}
+	missing := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return slices.Contains(servers, n) })
+	if len(missing) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Service kube-system/kube-dns has no endpoint that is ready on %s; each node's own process makes its EndpointSlice kube-dns-NODE-ipv4 or -ipv6: see its log", strings.Join(missing, ", "))
 }
 
 // killHint says how to start a process again: ending it is enough, since it is supervised.
