@@ -27,6 +27,8 @@ const (
 	farewellTime = time.Second
 	// farewellBytes is how much of what it goes on to send is read meanwhile.
 	farewellBytes = 1 << 20
+	// maxSettings bounds one SETTINGS frame; there are seven in use.
+	maxSettings = 100
 	// forgotten is how many streams are remembered that were closed before their
 	// client had ended them: what it sent before it heard of that is no error.
 	forgotten = 128
@@ -302,9 +304,13 @@ func (c *Conn) settings(f *frame) error {
 	case f.flags.Has(http2.FlagSettingsAck):
 		return nil
 	}
+	if len(f.payload) > 6*maxSettings {
+		return c.flood(Frames, "SETTINGS with %d of them", len(f.payload)/6)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled = true
+	first := c.firstSend
 	for p := f.payload; len(p) > 0; p = p[6:] {
 		s := http2.Setting{ID: http2.SettingID(binary.BigEndian.Uint16(p)), Val: binary.BigEndian.Uint32(p[2:])}
 		if err := s.Valid(); err != nil {
@@ -316,16 +322,18 @@ func (c *Conn) settings(f *frame) error {
 		}
 		switch s.ID {
 		case http2.SettingInitialWindowSize:
-			more := int64(s.Val) - c.firstSend
-			c.firstSend = int64(s.Val)
-			for _, s := range c.streams {
-				if s.send += more; s.send > maxWindow {
-					return broken(http2.ErrCodeFlowControl, "SETTINGS make the window of stream %d too large", s.id)
-				}
-				wake(s.writable)
-			}
+			first = int64(s.Val) // the last one counts
 		case http2.SettingMaxFrameSize:
 			c.peerFrame = int(min(s.Val, maxFrame))
+		}
+	}
+	if more := first - c.firstSend; more != 0 {
+		c.firstSend = first
+		for _, s := range c.streams {
+			if s.send += more; s.send > maxWindow {
+				return broken(http2.ErrCodeFlowControl, "SETTINGS make the window of stream %d too large", s.id)
+			}
+			wake(s.writable)
 		}
 	}
 	out := c.output()

@@ -1046,3 +1046,27 @@ func TestReaderWaits(t *testing.T) {
 	cancel()
 	s.Drain(ctx)
 }
+
+// TestManySettings ends a connection for them.
+func TestManySettings(t *testing.T) {
+	dial, _ := start(t, Options{})
+	conn := dial()
+	s := newScript()
+	list := make([]http2.Setting, maxSettings+1)
+	for i := range list {
+		list[i] = http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(i)}
+	}
+	_ = s.WriteSettings(list[1:]...)
+	s.request(1, true, plainly()...)
+	_, _ = conn.Write(s.Bytes())
+	f := reader(conn)
+	if got := outcome(f, 1); got != "200" {
+		t.Errorf("got %s for as many as may be", got)
+	}
+	s.Reset()
+	_ = s.WriteSettings(list...)
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(f, 3); got != "GOAWAY ENHANCE_YOUR_CALM" {
+		t.Errorf("got %s", got)
+	}
+}
