@@ -689,7 +689,6 @@ func (c *Conn) sweep(now int64, idle time.Duration) {
 	case c.running == 0 && over(c.idleSince, idle), c.leaving == warned && over(c.warned, farewellTime):
 		c.goAway()
 	}
-	c.flushAside()
 	for _, s := range c.streams {
 		if s.exchange != nil {
 			s.exchange.Sweep(now)
@@ -701,8 +700,10 @@ func (c *Conn) sweep(now int64, idle time.Duration) {
 			s.bodyErr = errBodyLate
 			wake(s.readable)
 		}
-		if over(s.stuckSince, c.server.WriteTimeout) {
+		if over(s.stuckSince, c.server.WriteTimeout) && !s.gone {
+			s.sendReset(http2.ErrCodeCancel)
 			s.abandon(http1.ErrGone)
 		}
 	}
+	c.flushAside()
 }

@@ -632,6 +632,9 @@ func TestWindowThatStaysShut(t *testing.T) {
 			if err := <-ended; !errors.Is(err, http1.ErrGone) {
 				t.Errorf("got %v", err)
 			}
+			if got := outcome(reader(conn), 1); got != "CANCEL" {
+				t.Errorf("the client got %s", got)
+			}
 			continue
 		}
 		select {
