@@ -1073,3 +1073,37 @@ func TestManySettings(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// TestExpectWhileAnswering has the body read while the answer is sent.
+func TestExpectWhileAnswering(t *testing.T) {
+	dial, _ := start(t, Options{Handler: handle(func(s *Stream) {
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			_, _ = s.Next(10)
+		}()
+		time.Sleep(time.Millisecond) // most likely it looks now; to wait for it would order both
+		s.Begin(200)
+		_ = s.SendHead()
+		_ = s.End()
+		s.Stop()
+		<-read
+	})})
+	conn := dial()
+	f := reader(conn)
+	s := newScript()
+	for id := uint32(1); id < 100; id += 2 {
+		s.request(id, false, plainly("expect", "100-continue")...)
+		_, _ = conn.Write(s.Bytes())
+		s.Reset()
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := frame.(*http2.RSTStreamFrame); ok {
+				break
+			}
+		}
+	}
+}

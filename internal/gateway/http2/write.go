@@ -170,7 +170,9 @@ func (s *Stream) Field(name, value string) { s.block = appendField(s.block, name
 
 // SendHead sends the header of the answer, with the next Flush or End.
 func (s *Stream) SendHead() error {
-	s.Status = s.pending
+	s.conn.mu.Lock()
+	s.Status = s.pending // Next looks at it
+	s.conn.mu.Unlock()
 	return s.sendBlock(0)
 }
 
