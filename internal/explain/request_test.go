@@ -166,7 +166,7 @@ func TestRequests(t *testing.T) {
 		{RequestOptions{URL: "http://192.0.2.9/"}, true, []string{`host "192.0.2.9"`}, []string{"certificate"}},
 		{RequestOptions{URL: "https://192.0.2.9/"}, true, []string{"the certificate for no server name"}, nil},
 		{RequestOptions{URL: "http://shop.test/a%2f..%2fb"}, false, []string{"400 Bad Request: path could be read in two ways"}, []string{"route"}},
-		{RequestOptions{URL: "http://shop.test/a b"}, false, []string{"400 Bad Request: the request target has a space"}, nil},
+		{RequestOptions{URL: "http://shop.test/a b"}, false, []string{"400 Bad Request: the request target has a character that must be escaped"}, nil},
 		{RequestOptions{URL: "http://sh%op.test/"}, false, []string{"400 Bad Request: host is not a valid name"}, nil},
 		{RequestOptions{URL: "http://b.test/", Method: "CONNECT"}, false, []string{"405 Method Not Allowed"}, nil},
 		{RequestOptions{URL: "http://192.0.2.9/", Header: []string{"Host: shop.test"}}, false, []string{"308 Permanent Redirect to https://shop.test/"}, nil},
