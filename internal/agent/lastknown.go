@@ -71,7 +71,7 @@ func (n *node) wireLastKnown() error {
 	}
 	keeper, err := lastknown.New(lastknown.Options{
 		Dir: n.StateDir, Node: n.NodeName, Cluster: n.config.Host, Store: n.store, Logger: n.Logger,
-		Current: func() bool { return n.source.Outage().IsZero() },
+		Outage: n.source.Outage,
 	})
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (n *node) registerStale(registry prometheus.Registerer) {
 			return 1
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fairway_dns_state_age_seconds", Help: "Time since the API last confirmed the state that names of the cluster are answered from; 0 while it answers.",
+			Name: "fairway_dns_state_age_seconds", Help: "Time since the API last confirmed the state that names of the cluster are answered from, as far as is known; 0 while it answers.",
 		}, func() float64 {
 			if since := n.staleSince(); !since.IsZero() {
 				return time.Since(since).Seconds()

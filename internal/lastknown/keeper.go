@@ -28,9 +28,9 @@ type Options struct {
 	Node, Cluster string
 	// Store has the state. Required.
 	Store *state.Store
-	// Current reports whether the API answers, so that what Store has is true
-	// now. Required.
-	Current func() bool
+	// Outage is since when the API does not confirm what Store has; zero while it
+	// does. Required.
+	Outage func() time.Time
 	// Logger is told when the file cannot be written. Required.
 	Logger *slog.Logger
 }
@@ -39,20 +39,22 @@ type Options struct {
 type Keeper struct {
 	o       Options
 	written *state.Snapshot // nil for none
+	at      time.Time       // of written
 	size    int
 	failing bool
 }
 
 // New returns a keeper; nothing is written before Run.
 func New(o Options) (*Keeper, error) {
-	if o.Dir == "" || o.Node == "" || o.Cluster == "" || o.Store == nil || o.Current == nil || o.Logger == nil {
-		return nil, errors.New("lastknown: Dir, Node, Cluster, Store, Current and Logger are required")
+	if o.Dir == "" || o.Node == "" || o.Cluster == "" || o.Store == nil || o.Outage == nil || o.Logger == nil {
+		return nil, errors.New("lastknown: Dir, Node, Cluster, Store, Outage and Logger are required")
 	}
 	return &Keeper{o: o}, nil
 }
 
-// Run writes the state once it is synced, soon after it has changed, and at
-// last when ctx ends; it then returns nil. A file that cannot be written is
+// Run writes the state once it is synced, soon after it has changed, every few
+// minutes while the API confirms it, and at last when ctx ends, with the time until
+// which it was confirmed; it then returns nil. A file that cannot be written is
 // logged and tried again: it must not keep the node from its work.
 func (k *Keeper) Run(ctx context.Context) error {
 	sub := k.o.Store.Subscribe()
@@ -63,7 +65,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		again := false
 		select {
 		case <-ctx.Done():
-			k.save(false)
+			k.save(true)
 			return nil
 		case <-sub.C():
 		case <-confirm.C:
@@ -74,7 +76,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			k.save(false)
+			k.save(true)
 			return nil
 		case <-time.After(k.pause()):
 		}
@@ -85,14 +87,21 @@ func (k *Keeper) pause() time.Duration {
 	return max(minPause, time.Duration(k.size)*time.Second/maxRate)
 }
 
-// save writes the state where it is another than what was written, or else
-// again with the present time. It reports whether it has tried to.
+// save writes the state where it is another than what was written, or where it was
+// confirmed since and again is true. It reports whether it has tried to.
 func (k *Keeper) save(again bool) bool {
 	snap := k.o.Store.Snapshot()
-	if !snap.Synced || !again && !k.changed(snap) || again && !k.o.Current() {
+	if !snap.Synced {
 		return false
 	}
-	data, err := encode(snap, k.o.Node, k.o.Cluster, time.Now())
+	at := k.o.Outage()
+	if at.IsZero() {
+		at = time.Now()
+	}
+	if !k.changed(snap) && !(again && at.After(k.at)) {
+		return false
+	}
+	data, err := encode(snap, k.o.Node, k.o.Cluster, at)
 	if err == nil {
 		err = write(k.o.Dir, data)
 	}
@@ -104,7 +113,7 @@ func (k *Keeper) save(again bool) bool {
 	}
 	k.failing, k.size = err != nil, len(data)
 	if err == nil {
-		k.written = snap
+		k.written, k.at = snap, at
 	}
 	return true
 }

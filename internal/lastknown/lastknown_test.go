@@ -226,9 +226,9 @@ func TestKeeper(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
-		var current atomic.Bool
-		current.Store(true)
-		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Current: current.Load, Logger: slog.New(slog.DiscardHandler)})
+		var outage atomic.Pointer[time.Time]
+		outage.Store(&time.Time{})
+		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return *outage.Load() }, Logger: slog.New(slog.DiscardHandler)})
 		want := func(n int, what string) {
 			t.Helper()
 			synctest.Wait()
@@ -264,17 +264,46 @@ func TestKeeper(t *testing.T) {
 		if synctest.Wait(); !at().After(before) {
 			t.Error("a state that is still true keeps its old time")
 		}
-		current.Store(false)
-		before = at()
-		time.Sleep(2 * confirmEvery)
-		if synctest.Wait(); !at().Equal(before) {
-			t.Error("a state that nobody confirms gets a new time")
+		time.Sleep(time.Minute)
+		since := time.Now()
+		outage.Store(&since)
+		for range 2 {
+			time.Sleep(confirmEvery)
+			if synctest.Wait(); !at().Equal(since) {
+				t.Errorf("true at %v, want %v, when the API confirmed it last", at(), since)
+			}
+		}
+		store.Update(func(tx *state.Tx) { tx.SetDNS(&model.DNSConfig{}) }) // of a file, which changes without the API
+		time.Sleep(minPause)
+		if synctest.Wait(); !at().Equal(since) {
+			t.Errorf("after a change that is not the API's: true at %v, want %v", at(), since)
 		}
 		putService(store, "b")
 		synctest.Wait()
 		putService(store, "c")
 		end()
 		want(103, "the last state at the end")
+		if !at().Equal(since) {
+			t.Errorf("at the end: true at %v, want %v", at(), since)
+		}
+	})
+}
+
+func TestKeeperWritesTheTimeOfTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		store := state.New()
+		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.DiscardHandler)})
+		synced(store)
+		time.Sleep(5 * time.Minute)
+		end()
+		s, err := Load(dir, node, cluster)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.At.Equal(time.Now()) {
+			t.Errorf("true at %v, but the API confirmed it until %v", s.At, time.Now())
+		}
 	})
 }
 
@@ -293,7 +322,7 @@ func TestKeeperGoesOnWithoutADisk(t *testing.T) {
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
-		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Current: func() bool { return true }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		synced(store)
 		for i := range 3 {
 			putService(store, fmt.Sprint(i))
