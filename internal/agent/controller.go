@@ -50,7 +50,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 	source, err := kube.New(kube.Options{
 		Config: config, Store: store, Logger: o.Logger, Kinds: kube.ForController,
 		TCPServices: o.TCPServices, UDPServices: o.UDPServices, ServeNginx: o.ServeNginx,
-		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, ClusterDNS: o.DNSAddresses, Env: os.LookupEnv,
+		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, ClusterDNS: o.DNSAddresses, NodeDNSPort: uint16(o.DNSPort), Env: os.LookupEnv,
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"fairway.dev/fairway/internal/corefile"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/source/kube"
 	"fairway.dev/fairway/internal/source/translate"
 	"fairway.dev/fairway/internal/state"
 )
@@ -71,6 +72,7 @@ func (n *node) readCorefile() {
 	}
 	c, notes, err := corefile.Parse(corefile.Options{
 		Name: n.DNSCorefile, Text: text, Files: files, Env: os.LookupEnv, Domain: n.ClusterDomain, Self: n.DNSAddresses,
+		Own: kube.OwnDNS(n.store.Snapshot(), uint16(n.DNSPort)),
 	})
 	if all == n.corefile {
 		return

@@ -139,7 +139,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	defer n.settle()
 	options := kube.Options{
 		Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode,
-		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, ClusterDNS: o.DNSAddresses, Env: os.LookupEnv,
+		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, ClusterDNS: o.DNSAddresses, NodeDNSPort: uint16(o.DNSPort), Env: os.LookupEnv,
 	}
 	if o.DNSCorefile != "" {
 		options.Corefile = model.Key{}

@@ -27,6 +27,9 @@ type Options struct {
 	Domain string
 	// Self are addresses of cluster DNS, which is not forwarded to. Optional.
 	Self []netip.Addr
+	// Own reports whether a node's DNS answers there, which is not forwarded to
+	// either. Optional.
+	Own func(netip.AddrPort) bool
 }
 
 // Custom is the folder in which CoreDNS of k3s and AKS has the files of a second
@@ -103,7 +106,7 @@ func Parse(o Options) (*model.DNSConfig, []Note, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &compiler{notes: n, files: o.Files, domain: strings.ToLower(dns.Fqdn(o.Domain)), self: o.Self, config: &model.DNSConfig{}}
+	c := &compiler{notes: n, files: o.Files, domain: strings.ToLower(dns.Fqdn(o.Domain)), self: o.Self, own: o.Own, config: &model.DNSConfig{}}
 	if err := c.blocks(list); err != nil {
 		return nil, nil, err
 	}
@@ -122,6 +125,7 @@ type compiler struct {
 	files  func(string) map[string]string
 	domain string
 	self   []netip.Addr
+	own    func(netip.AddrPort) bool
 	config *model.DNSConfig
 }
 
@@ -237,7 +241,7 @@ func waysOut(b block, out model.DNSBlock, strange []token) error {
 			continue
 		}
 		if from, err := zoneList(d.args[:1]); err == nil && from[0] == "." {
-			return d.name.errorf("forward . has no server that can be asked (%s; names, https:// and the cluster's own DNS cannot), "+cure+"; give the address of another server, or /etc/resolv.conf", list(d.args[1:]))
+			return d.name.errorf("forward . has no server that can be asked (%s; names, https:// and the cluster's or a node's own DNS cannot), "+cure+"; give the address of another server, or /etc/resolv.conf", list(d.args[1:]))
 		}
 	}
 	if len(strange) > 0 {

@@ -340,6 +340,21 @@ func TestWaysOut(t *testing.T) {
 	}
 }
 
+// TestOwnServers: a node's own server is not forwarded to, and a Corefile with no other refused.
+func TestOwnServers(t *testing.T) {
+	own := func(a netip.AddrPort) bool { return a.Port() == 10053 && a.Addr().IsLoopback() }
+	read := func(text string) (*model.DNSConfig, []Note, error) {
+		return Parse(Options{Name: "Corefile", Text: text, Own: own})
+	}
+	c, notes, err := read(". {\n forward . 127.0.0.1:10053 127.0.0.1:5353\n}")
+	if err != nil || len(c.Blocks[0].Forwards[0].Servers) != 1 || len(notes) != 1 || !strings.Contains(notes[0].String(), "line 2: forward to 127.0.0.1:10053 is ignored: it is a node's own DNS") {
+		t.Errorf("%+v, %v, %v", c, notes, err)
+	}
+	if _, _, err := read(". {\n forward . 127.0.0.1:10053\n}"); err == nil || !strings.Contains(err.Error(), "no server that can be asked (127.0.0.1:10053; ") {
+		t.Error(err)
+	}
+}
+
 // TestMessagesAreBounded: of words without end a message has the beginning, and
 // all of the reason and of the cure.
 func TestMessagesAreBounded(t *testing.T) {

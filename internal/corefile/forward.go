@@ -168,6 +168,10 @@ func (c *compiler) server(f *model.DNSForward, to token, name string) error {
 		c.add(to, "forward to "+to.text, "it is the cluster's DNS itself; give another server")
 		return nil
 	}
+	if c.own != nil && c.own(s.Addr) {
+		c.add(to, "forward to "+to.text, "it is a node's own DNS, which would ask itself; give another server")
+		return nil
+	}
 	f.Servers = append(f.Servers, s)
 	return nil
 }

@@ -2,6 +2,8 @@ package kube
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -51,7 +53,13 @@ func kindsOf(o *Options) []kind {
 		add(Streams, streamServices(o, o.UDPServices, model.UDP))
 	}
 	if !o.Corefile.IsZero() {
-		add(Corefile, corefile(o)...)
+		kinds, update := corefile(o)
+		add(Corefile, kinds...)
+		for i := range out {
+			if out[i].name == nodesName && o.Kinds&Corefile != 0 {
+				out[i].first = update
+			}
+		}
 	}
 	if o.Dynamic != nil {
 		add(Pools, pools(o))
@@ -133,9 +141,11 @@ func endpointSlices(o *Options) kind {
 	}
 }
 
+const nodesName = "nodes"
+
 func nodes(o *Options) kind {
 	return kind{
-		name: "nodes", object: &corev1.Node{},
+		name: nodesName, object: &corev1.Node{},
 		lw: listWatchOf(o, o.Client.CoreV1().Nodes(), "", ""),
 		put: func(object any) change {
 			n, problems := translate.Node(object.(*corev1.Node))
@@ -217,14 +227,18 @@ func streamServices(o *Options, key model.Key, protocol model.Protocol) kind {
 // known of both what is in them nothing is used: one without the other is a
 // configuration that nobody wrote, in which names of the other's stub zones would be
 // asked of servers that should not see them.
-func corefile(o *Options) []kind {
+//
+// It returns with them what is to follow the first list of Nodes: their addresses
+// have a part in what a Corefile may forward to.
+func corefile(o *Options) ([]kind, change) {
 	key := o.Corefile
 	custom := model.Key{Namespace: key.Namespace, Name: key.Name + translate.CustomSuffix}
 	// Changed within transactions only, which are one after the other.
 	have := map[model.Key]*corev1.ConfigMap{}
 	listed := map[model.Key]bool{}
+	nodesListed := o.Kinds&Nodes == 0
 	update := func(tx *state.Tx) {
-		if !listed[key] || !listed[custom] {
+		if !listed[key] || !listed[custom] || !nodesListed {
 			return
 		}
 		var problems model.Problems
@@ -235,7 +249,7 @@ func corefile(o *Options) []kind {
 			}
 		} else {
 			var config *model.DNSConfig
-			if config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, o.Env); config != nil {
+			if config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, OwnDNS(tx.Snapshot(), o.NodeDNSPort), o.Env); config != nil {
 				tx.SetDNS(config)
 			}
 		}
@@ -277,7 +291,29 @@ func corefile(o *Options) []kind {
 			},
 		}
 	}
-	return []kind{follow(custom), follow(key)}
+	return []kind{follow(custom), follow(key)}, func(tx *state.Tx) {
+		nodesListed = true
+		update(tx)
+	}
+}
+
+// OwnDNS returns what reports whether a node's DNS answers at an address: at its
+// port, and an address of a node that is known, or a loopback one.
+func OwnDNS(snap *state.Snapshot, port uint16) func(netip.AddrPort) bool {
+	return func(a netip.AddrPort) bool {
+		if port == 0 || a.Port() != port {
+			return false
+		}
+		if a.Addr().IsLoopback() {
+			return true
+		}
+		for _, n := range snap.Nodes.All() {
+			if slices.Contains(n.Addrs, a.Addr()) {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 func pools(o *Options) kind {

@@ -77,6 +77,9 @@ type Options struct {
 	// ClusterDNS are the addresses of the cluster's DNS, which a Corefile should
 	// not forward to. Optional.
 	ClusterDNS []netip.Addr
+	// NodeDNSPort is the port at the nodes' addresses, which need Nodes, that their
+	// DNS is served on; a Corefile should not forward there either. Optional.
+	NodeDNSPort uint16
 	// Env looks up the variables that a Corefile names. Default: there are none.
 	Env func(name string) (string, bool)
 }

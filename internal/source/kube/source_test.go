@@ -503,6 +503,38 @@ func TestAliasOfItselfInTheUsualDomain(t *testing.T) {
 	}
 }
 
+// TestCorefileToNodesThemselves: whether the Nodes or the Corefile come first, their own
+// servers are not forwarded to.
+func TestCorefileToNodesThemselves(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.2"}}}}
+	main := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+		Data:       map[string]string{"Corefile": ". {\n forward . 192.0.2.2:10053 192.0.2.3:10053 192.0.2.2\n}"},
+	}
+	lists := map[string][]any{"nodes": {node}, "configmap kube-system/coredns": {main}, "configmap kube-system/coredns-custom": nil}
+	for _, order := range [][]string{
+		{"nodes", "configmap kube-system/coredns", "configmap kube-system/coredns-custom"}, {"configmap kube-system/coredns", "configmap kube-system/coredns-custom", "nodes"},
+	} {
+		f := newFixture(t, Options{Kinds: Nodes | Corefile, Corefile: key, NodeDNSPort: 10053})
+		for _, name := range order {
+			if f.store.Snapshot().DNS != nil {
+				t.Error("a Corefile is used before all is known")
+			}
+			for _, w := range f.source.watchers {
+				if w.name == name {
+					_ = w.Replace(lists[name], "")
+				}
+			}
+			f.source.flush()
+		}
+		p, _ := f.store.Snapshot().Problems.Get(model.Ref{Kind: "ConfigMap", Key: key})
+		if c := f.store.Snapshot().DNS; c == nil || len(c.Blocks[0].Forwards[0].Servers) != 2 || len(p) != 1 || !strings.Contains(p[0].Message, "forward to 192.0.2.2:10053 is ignored: it is a node's own DNS") {
+			t.Errorf("%v: %+v, problems %v", order, c, p)
+		}
+	}
+}
+
 // TestCorefileWaitsForBoth: whichever of the two ConfigMaps the API gives first,
 // nothing is used before both are known, and nothing of either where one is bad.
 func TestCorefileWaitsForBoth(t *testing.T) {

@@ -26,10 +26,11 @@ const stays = "nothing of this Corefile is used; nodes go on with the last one t
 
 // Corefile translates a ConfigMap with CoreDNS' configuration; its other keys
 // are the files that import and hosts may read, and so are the keys of custom,
-// which may be nil. The addresses of self are the cluster's DNS. The result is
+// which may be nil. The addresses of self are the cluster's DNS, and own, which may be
+// nil, reports whether a node's answers somewhere. The result is
 // nil where the Corefile cannot be read: what was in use before should then stay.
 // Problems are of either object.
-func Corefile(o, custom *corev1.ConfigMap, domain string, self []netip.Addr, env func(string) (string, bool)) (*model.DNSConfig, model.Problems) {
+func Corefile(o, custom *corev1.ConfigMap, domain string, self []netip.Addr, own func(netip.AddrPort) bool, env func(string) (string, bool)) (*model.DNSConfig, model.Problems) {
 	r := newReport("ConfigMap", o)
 	text, ok := o.Data[CorefileKey]
 	if !ok {
@@ -58,7 +59,7 @@ func Corefile(o, custom *corev1.ConfigMap, domain string, self []netip.Addr, env
 		return lineField(key, line)
 	}
 	c, notes, err := corefile.Parse(corefile.Options{
-		Name: CorefileKey, Text: text, Files: files, Env: env, Domain: domain, Self: self,
+		Name: CorefileKey, Text: text, Files: files, Env: env, Domain: domain, Self: self, Own: own,
 	})
 	if err != nil {
 		field := "data[" + CorefileKey + "]"

@@ -31,7 +31,7 @@ func TestCorefile(t *testing.T) {
 		}},
 		"another key": {map[string]string{"corefile": "."}, 0, []string{"ConfigMap kube-system/coredns: data[Corefile]: the key is missing; nothing of this Corefile is used; nodes go on with the last one that could be read, or with Fairway's defaults where there was none"}},
 	} {
-		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, nil, "cluster.local", nil, nil)
+		c, problems := Corefile(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "coredns"}, Data: tt.data}, nil, "cluster.local", nil, nil, nil)
 		if (c == nil) != (tt.ttl == 0) || c != nil && c.TTL != tt.ttl {
 			t.Errorf("%s: %+v", name, c)
 		}
@@ -89,7 +89,7 @@ func TestDocExamples(t *testing.T) {
 	for name, corefile := range map[string]string{"docs": maps["coredns"].Data[CorefileKey], "k3s": k3s} {
 		main := maps["coredns"].DeepCopy()
 		main.Data = map[string]string{CorefileKey: corefile, "NodeHosts": "192.0.2.1 node-1\n"}
-		c, problems := Corefile(main, maps["coredns-custom"], "cluster.local", nil, nil)
+		c, problems := Corefile(main, maps["coredns-custom"], "cluster.local", nil, nil, nil)
 		if c == nil || len(problems) > 0 || len(c.Blocks) != 3 || len(c.Blocks[0].Rewrites) != 1 || len(c.Blocks[1].Forwards) != 1 || c.Blocks[2].Hosts == nil {
 			t.Errorf("%s: %+v, problems %v", name, c, problems)
 		}
@@ -109,7 +109,7 @@ func TestUnusedAdditions(t *testing.T) {
 		"one":         {". {\n}\nimport custom/*.server", []string{"data[names]"}},
 		"nothing":     {". {\n}\n", []string{"data[a.server]", "data[names]"}},
 	} {
-		_, problems := Corefile(object("coredns", map[string]string{CorefileKey: tt.corefile}), object("coredns-custom", map[string]string{"a.server": "a.example {\n}\n", "names": ""}), "cluster.local", nil, nil)
+		_, problems := Corefile(object("coredns", map[string]string{CorefileKey: tt.corefile}), object("coredns-custom", map[string]string{"a.server": "a.example {\n}\n", "names": ""}), "cluster.local", nil, nil, nil)
 		var got []string
 		for _, p := range problems {
 			if p.Object.Key.Name != "coredns-custom" || p.Reason != ReasonIneffective {
