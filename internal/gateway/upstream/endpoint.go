@@ -118,7 +118,7 @@ func newTransport(p protocol) *http.Transport {
 		t.Protocols.SetHTTP1(true)
 	}
 	if p.scheme() == "https" {
-		t.TLSClientConfig = backendTLS()
+		t.TLSClientConfig = backendTLS("") // the transport adds the name
 	}
 	return t
 }

@@ -48,6 +48,7 @@ type Exchange struct {
 
 	mu       sync.Mutex
 	stream   *h2client.Stream
+	quit     context.CancelFunc // ends a wait for a connection; nil while there is none
 	gone     bool
 	answered bool // the answer has begun
 }
@@ -58,6 +59,9 @@ func (x *Exchange) Abandon() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.gone = true
+	if x.quit != nil {
+		x.quit()
+	}
 	if x.stream != nil {
 		x.stream.Cancel(http1.ErrGone)
 	}
@@ -179,7 +183,10 @@ func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) e
 func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
 	x.Request.Secure = proto == h2
 	x.Request.End = x.Content == nil && len(x.Body) == 0
-	s, err := e.shared[proto-h2c].open(context.Background(), e, proto, &x.Request, call)
+	s, _, err := e.shared[proto-h2c].have(&x.Request)
+	if s == nil && err == nil {
+		s, err = x.connect(e, proto, call)
+	}
 	if err != nil {
 		return err
 	}
@@ -220,6 +227,36 @@ func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
 			x.Interim(&h)
 		}
 	}
+}
+
+// connect waits for a connection, as long as somebody waits for the answer.
+func (x *Exchange) connect(e *endpoint, proto protocol, call *Call) (*h2client.Stream, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	if !call.Deadline.IsZero() {
+		cancel()
+		ctx, cancel = context.WithDeadline(context.Background(), call.Deadline)
+	}
+	defer cancel()
+	quit := func(f context.CancelFunc) (gone bool) {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.quit = f
+		return x.gone
+	}
+	if quit(cancel) {
+		cancel()
+	}
+	defer quit(nil)
+	s, err := e.shared[proto-h2c].open(ctx, e, proto, &x.Request, call)
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return s, err
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, ErrTimeout
+	case errors.Is(err, context.Canceled):
+		return nil, http1.ErrGone
+	}
+	return nil, err
 }
 
 // pump sends the client's body.

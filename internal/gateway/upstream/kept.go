@@ -216,7 +216,7 @@ func (e *endpoint) open(ctx context.Context, proto protocol, call Call) (*http1.
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			conn = http1.NewWire(tcp)
 		}
-		secure := tls.Client(conn, backendTLS())
+		secure := tls.Client(conn, backendTLS(e.addr))
 		if err := secure.HandshakeContext(ctx); err != nil {
 			_ = conn.Close()
 			return nil, &DialError{e.addr, err}
@@ -286,7 +286,9 @@ func (e *endpoint) reap() {
 }
 
 // backendTLS is as ingress-nginx by default: Pods seldom have certificates that
-// anybody could verify by address.
-func backendTLS() *tls.Config {
-	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+// anybody could verify by address. Where addr, which may be empty, has a name
+// that is asked for (SNI).
+func backendTLS(addr string) *tls.Config {
+	name, _, _ := net.SplitHostPort(addr)
+	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, ServerName: name}
 }

@@ -53,27 +53,38 @@ const perDial = 100
 // there is none. Only connecting can fail, or ctx end, or r be malformed.
 func (m *shared) open(ctx context.Context, e *endpoint, proto protocol, r *h2client.Request, call *Call) (*h2client.Stream, error) {
 	for {
-		full := 0
-		if list := m.conns.Load(); list != nil {
-			for _, c := range *list {
-				s, err := c.Open(r)
-				switch err {
-				case nil:
-					m.passOn()
-					return s, nil
-				case h2client.ErrFull:
-					full++
-				case h2client.ErrClosing:
-					m.drop(c)
-				default:
-					return nil, err
-				}
-			}
+		s, full, err := m.have(r)
+		if s != nil || err != nil {
+			return s, err
 		}
 		if err := m.grow(ctx, e, proto, call, full); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// have is open without waiting: nil if there is no room. Full is how many
+// connections have none.
+func (m *shared) have(r *h2client.Request) (s *h2client.Stream, full int, err error) {
+	list := m.conns.Load()
+	if list == nil {
+		return nil, 0, nil
+	}
+	for _, c := range *list {
+		s, err := c.Open(r)
+		switch err {
+		case nil:
+			m.passOn()
+			return s, full, nil
+		case h2client.ErrFull:
+			full++
+		case h2client.ErrClosing:
+			m.drop(c)
+		default:
+			return nil, full, err
+		}
+	}
+	return nil, full, nil
 }
 
 // grow waits for a further connection, or for room.
@@ -203,9 +214,8 @@ func (e *endpoint) dialHTTP2(proto protocol, limit time.Duration) (net.Conn, err
 	if proto != h2 {
 		return conn, nil
 	}
-	config := backendTLS()
+	config := backendTLS(e.addr)
 	config.NextProtos = []string{"h2", "http/1.1"}
-	config.ServerName, _, _ = net.SplitHostPort(e.addr)
 	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
 	defer cancel()
 	secure := tls.Client(conn, config)

@@ -1,0 +1,108 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/gateway/h2client"
+	"fairway.dev/fairway/internal/gateway/http1"
+)
+
+// TestExchangeDoesNotOutwait: who waits for a connection to a backend that does
+// not finish its handshake is let go when the client leaves, or its time is up.
+func TestExchangeDoesNotOutwait(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	called := make(chan net.Conn, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			called <- c
+		}
+	}()
+	for _, leaves := range []bool{true, false} {
+		e := newEndpoint(l.Addr().String(), (&net.Dialer{}).DialContext, mark{})
+		x := &Exchange{Request: h2client.Request{Method: "GET", Authority: "a", Path: "/", Header: func(func(string, string) bool) {}}}
+		x.Begin(&http1.Clock{})
+		call, want := Call{}, http1.ErrGone
+		if !leaves {
+			call.Deadline, want = time.Now().Add(200*time.Millisecond), ErrTimeout
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- x.ask(e, h2, &call) }()
+		c := <-called
+		defer c.Close()
+		if leaves {
+			x.Abandon()
+		}
+		if err := <-ended; !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		m := &e.shared[h2-h2c]
+		m.mu.Lock()
+		if len(m.dials) != 1 {
+			t.Errorf("it waited until the connection failed")
+		}
+		m.mu.Unlock()
+	}
+}
+
+// TestServerNames: a backend that is known by its name is asked for it,
+// whatever protocol it speaks; one by address is not.
+func TestServerNames(t *testing.T) {
+	pair, err := certs.SelfSigned("backend", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make(chan string, 10)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{NextProtos: []string{"h2", "http/1.1"}, GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		names <- h.ServerName
+		return pair, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		}
+	}()
+	for addr, want := range map[string]string{"backend.test:443": "backend.test", "10.0.0.1:443": "", "[2001:db8::1]:443": ""} {
+		e := newEndpoint(addr, func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, l.Addr().String())
+		}, mark{})
+		b, err := e.open(t.Context(), https1, Call{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		if got := <-names; got != want {
+			t.Errorf("%s is asked for %q by HTTP/1.1", addr, got)
+		}
+		c, err := e.dialHTTP2(h2, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+		if got := <-names; got != want {
+			t.Errorf("%s is asked for %q by HTTP/2", addr, got)
+		}
+	}
+}
