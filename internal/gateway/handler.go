@@ -81,6 +81,9 @@ func (h *http1Client) sent() (int, int64) { return h.conn.Status, h.conn.Bytes }
 // closeAfter implements client.
 func (h *http1Client) closeAfter() { h.conn.Last() }
 
+// bodyFailed implements client.
+func (h *http1Client) bodyFailed() { h.conn.Last() }
+
 // proxy implements client. Where the backend speaks HTTP/1.1 as well, bytes go
 // straight from connection to connection.
 func (h *http1Client) proxy(t *transaction, b *backend) {

@@ -107,6 +107,10 @@ func (h *http2Client) sent() (int, int64) { return h.stream.Status, h.stream.Byt
 // closeAfter implements client.
 func (h *http2Client) closeAfter() { h.stream.Conn().Leave() }
 
+// bodyFailed implements client. The stream ends with the answer, by a reset; the
+// connection's other requests have nothing to do with it.
+func (h *http2Client) bodyFailed() {}
+
 // bodyWithHead is the length of a body that goes to the backend in one write
 // with the header.
 const bodyWithHead = 16 << 10

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	http2gw "fairway.dev/fairway/internal/gateway/http2"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -508,4 +511,50 @@ func testBodies(t *testing.T, w *world, client *http.Client) {
 		t.Errorf("an early answer: %d", status)
 	}
 	_ = opened.Close()
+}
+
+// TestBodyThatIsLate is one stream's fate, not the connection's.
+func TestBodyThatIsLate(t *testing.T) {
+	backendServer(t, "10.99.37.1:80", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	w := newWorld(t, nil)
+	w.service("a", "", "10.99.37.1:80")
+	w.route(ingress("main", rule("", "/", "a")))
+	server, err := http2gw.NewServer(http2gw.Options{Handler: w.g, BodyTimeout: time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			server.ServeConn(conn, false)
+		}
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = conn.Close()
+		server.Drain(context.Background())
+	}()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	c := &rawHTTP2{Framer: http2.NewFramer(conn, conn), Conn: conn, t: t}
+	c.encoder = hpack.NewEncoder(&c.block)
+	c.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_, _ = io.WriteString(conn, http2.ClientPreface)
+	_ = c.WriteSettings()
+	for id := uint32(1); id < 8; id += 4 {
+		_ = c.request(id, false, ":method", "POST", ":scheme", "http", ":path", "/", ":authority", "a", "content-length", "10")
+		if got := c.outcome(id); got != "408" {
+			t.Fatalf("got %s", got)
+		}
+		_ = c.request(id+2, true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a")
+		if got := c.outcome(id + 2); got != "200" {
+			t.Fatalf("the next got %s", got)
+		}
+	}
 }

@@ -126,6 +126,9 @@ func (n *netClient) closeAfter() {
 	}
 }
 
+// bodyFailed implements client.
+func (n *netClient) bodyFailed() { n.closeAfter() }
+
 // answer implements client.
 func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {
 	h := n.answers.Header()

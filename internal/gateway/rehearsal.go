@@ -274,6 +274,9 @@ func (c *rehearsalClient) sent() (int, int64) { return c.status, 0 }
 // closeAfter implements client.
 func (c *rehearsalClient) closeAfter() {}
 
+// bodyFailed implements client.
+func (c *rehearsalClient) bodyFailed() {}
+
 func (c *rehearsalClient) outcome(t *transaction) Outcome {
 	return Outcome{Status: c.status, Reason: t.failure, Location: c.location}
 }

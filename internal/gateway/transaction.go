@@ -36,6 +36,9 @@ type client interface {
 	// closeAfter makes the answer the last one of the client's connection,
 	// where connections carry one request at a time.
 	closeAfter()
+	// bodyFailed notes that the rest of the request's body will not come, so that
+	// where a connection carries one request at a time no other can follow.
+	bodyFailed()
 }
 
 // transaction is one request on its way through the gateway, whichever engine
@@ -416,7 +419,7 @@ func (t *transaction) proxyFailed(err error) {
 		t.failure = "the client did not wait"
 		t.status = statusClientGone
 	case errors.Is(err, http1.ErrClient):
-		t.client.closeAfter()
+		t.client.bodyFailed()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.fail(http.StatusRequestTimeout, "the request body did not come in time")
 		} else {
