@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/dns/dnstest"
 )
@@ -123,6 +124,21 @@ func TestLiarsAreAskedNoFurther(t *testing.T) {
 		f, _ := newForwarder(t, Options{}, bad, good)
 		if got := answer(t, f, query); !strings.HasSuffix(got, "192.0.2.1") || good.UDP.Swap(0) != 1 {
 			t.Errorf("%s: %s", name, got)
+		}
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(newCacheStats(f.opts.Cache, "", f.metrics))
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		drops := 0.0
+		for _, family := range families {
+			if family.GetName() == "coredns_cache_drops_total" {
+				drops = family.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		if (drops == 1) != (name == "another name") {
+			t.Errorf("%s: %v answers dropped", name, drops)
 		}
 		tcp, _ := newForwarder(t, Options{}, bad)
 		if err := tcp.Configure([]Domain{{Name: ".", Groups: []Group{{From: ".", NodeServers: false, Servers: []Server{{Addr: bad.Addr}}, TCP: true}}}}); err != nil {

@@ -482,6 +482,7 @@ func (r *race) attempt(u *upstream) {
 		r.f.metrics.exchanged(u.server, msg.Rcode, time.Since(start))
 		var ok bool
 		if home, ok = trim(msg, r.q, r.f.opts.Own); !ok {
+			r.f.metrics.unrelated.Add(1)
 			// Trouble, and no failure of the server: with a name that makes it say
 			// so anybody could have it taken for down.
 			msg.Rcode, msg.Ns, msg.Extra = dns.RcodeServerFailure, nil, nil

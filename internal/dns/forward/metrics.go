@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -19,6 +20,8 @@ type metrics struct {
 	exchanges             *prometheus.HistogramVec
 	failures              *prometheus.CounterVec
 	reused, opened        *prometheus.CounterVec
+	// unrelated are answers of servers with nothing that belongs to the question.
+	unrelated atomic.Int64
 }
 
 // proxyName is what CoreDNS calls whom it asks for plugin forward.
@@ -29,14 +32,15 @@ type cacheStats struct {
 	cache                         *cache.Cache
 	entries, evictions, malformed *prometheus.Desc
 	server                        string
+	metrics                       *metrics
 }
 
-func newCacheStats(c *cache.Cache, server string) *cacheStats {
+func newCacheStats(c *cache.Cache, server string, m *metrics) *cacheStats {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &cacheStats{
-		cache: c, server: server,
+		cache: c, server: server, metrics: m,
 		entries:   desc("coredns_cache_entries", "Answers in the cache.", "server", "type", "zones", "view"),
 		evictions: desc("coredns_cache_evictions_total", "Answers that had to make room for others.", "server", "type", "zones", "view"),
 		malformed: desc("coredns_cache_drops_total", "Answers that were not kept because they do not fit the question.", "server", "zones", "view"),
@@ -57,7 +61,7 @@ func (c *cacheStats) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.entries, prometheus.GaugeValue, float64(s.Entries[i]), c.server, kind, ".", "")
 		ch <- prometheus.MustNewConstMetric(c.evictions, prometheus.CounterValue, float64(s.Evictions[i]), c.server, kind, ".", "")
 	}
-	ch <- prometheus.MustNewConstMetric(c.malformed, prometheus.CounterValue, float64(s.Malformed), c.server, ".", "")
+	ch <- prometheus.MustNewConstMetric(c.malformed, prometheus.CounterValue, float64(int64(s.Malformed)+c.metrics.unrelated.Load()), c.server, ".", "")
 }
 
 func newMetrics(reg prometheus.Registerer, c *cache.Cache, server string) (*metrics, error) {
@@ -97,7 +101,7 @@ func newMetrics(reg prometheus.Registerer, c *cache.Cache, server string) (*metr
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range append(all, m.exchanges, newCacheStats(c, server)) {
+	for _, c := range append(all, m.exchanges, newCacheStats(c, server, m)) {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
