@@ -167,12 +167,25 @@ func (s *Source) Outage() time.Time {
 	return since
 }
 
+// endPatience bounds how long Run waits for those that watch when it is to end.
+// A reflector that sleeps before it asks for a list again does not wake up for
+// that, and with an API that is away it sleeps for seconds. What it does later
+// reaches nobody.
+const endPatience = 100 * time.Millisecond
+
 // Run watches until ctx ends; it then returns nil. What goes wrong with the
 // API is logged and tried again.
 func (s *Source) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(s.logger.Handler()))
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer func() {
+		ended := make(chan struct{})
+		go func() { wg.Wait(); close(ended) }()
+		select {
+		case <-ended:
+		case <-time.After(endPatience):
+		}
+	}()
 	for _, w := range s.watchers {
 		wg.Go(func() { w.run(ctx) })
 	}
