@@ -186,13 +186,28 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 	trailers, err := h.relay(t, lease.Backend)
 	q.Release()
 	b.pool.Done(lease, err)
+	h.finish(t, trailers, err)
+}
+
+// finish ends an answer of a backend's, of which err is how it ended.
+func (h *http2Client) finish(t *transaction, trailers bool, err error) {
+	s := h.stream
 	switch {
-	case err != nil:
-		t.failure = err.Error() // the answer cannot be finished; the stream is reset
-	case trailers:
+	case err == nil && trailers:
 		_ = s.SendTrailers() // the client may be gone
-	default:
+	case err == nil:
 		_ = s.End()
+	default:
+		t.failure = err.Error() // the answer cannot be finished; the stream is reset
+		if t.grpc && !errors.Is(err, http1.ErrClient) {
+			// It ends, and the status says why: a stream that is reset would tell the
+			// client INTERNAL, after which it tries no other server.
+			code, message := t.brokeOff(err)
+			s.Begin(0)
+			s.Field("grpc-status", code)
+			s.Field("grpc-message", message)
+			_ = s.SendTrailers()
+		}
 	}
 }
 
@@ -271,23 +286,7 @@ func (h *http2Client) exchange2(t *transaction, b *backend, call upstream.Call, 
 	t.endpoint = x.Endpoint
 	trailers, err := h.relay2(t, x)
 	b.pool.EndExchange(x, err)
-	switch {
-	case err == nil && trailers:
-		_ = s.SendTrailers() // the client may be gone
-	case err == nil:
-		_ = s.End()
-	default:
-		t.failure = err.Error() // the answer cannot be finished; the stream is reset
-		if t.grpc && !errors.Is(err, http1.ErrClient) {
-			// It ends, and the status says why: a stream that is reset would tell the
-			// client INTERNAL, after which it tries no other server.
-			code, message := t.brokeOff(err)
-			s.Begin(0)
-			s.Field("grpc-status", code)
-			s.Field("grpc-message", message)
-			_ = s.SendTrailers()
-		}
-	}
+	h.finish(t, trailers, err)
 }
 
 // interim2 passes an answer of 1xx on.
