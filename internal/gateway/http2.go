@@ -168,6 +168,7 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 		h.exchange2(t, b, call, body, content)
 		return
 	}
+	s.Timed()
 	if whole && r.Length < 0 {
 		r.SetLength(len(body))
 	}
@@ -276,6 +277,7 @@ func (h *http2Client) exchange2(t *transaction, b *backend, call upstream.Call, 
 	err := b.pool.Exchange(x, call)
 	if errors.Is(err, upstream.ErrNotHTTP2) {
 		s.Hold(nil)
+		s.Timed()
 		h.adapt(t, b, body)
 		return
 	}

@@ -66,6 +66,7 @@ type Conn struct {
 	space   *[]byte // pooled; nil while small is enough
 	in      []byte  // one of both
 	r, w    int     // what is in it
+	took    bool    // a whole frame since the last read
 	decoder *hpack.Decoder
 	block   block
 	resets  budget
@@ -99,6 +100,7 @@ type Conn struct {
 	waiters    []*Stream // for room, or for the connection's window
 
 	writeSince, partialSince, idleSince int64
+	partialLimit                        time.Duration
 }
 
 // LocalAddr is the address that the client connected to. It may ask the kernel.
@@ -179,6 +181,7 @@ func (c *Conn) step() error {
 	}
 	f.payload = c.in[c.r+frameHeader:][:length:length]
 	c.r += frameHeader + length
+	c.took = true
 	return c.take(&f)
 }
 
@@ -190,13 +193,17 @@ func (c *Conn) fill(need int) error {
 	c.mu.Lock()
 	c.flush()
 	c.awaitRoom()
-	// DATA is its stream's, whose limit is another.
-	if c.block.open || c.w > c.r && (c.w-c.r < 4 || http2.FrameType(c.in[c.r+3]) != http2.FrameData) {
-		if c.partialSince == 0 {
-			c.partialSince = c.server.Clock.Load()
-		}
-	} else {
+	partial := c.block.open || c.w > c.r
+	if !partial || c.took && !c.block.open {
 		c.partialSince = 0
+	}
+	c.took = false
+	if partial && c.partialSince == 0 {
+		c.partialSince = c.server.Clock.Load()
+	}
+	c.partialLimit = c.server.HeaderTimeout
+	if !c.block.open && c.w-c.r >= 4 && http2.FrameType(c.in[c.r+3]) == http2.FrameData {
+		c.partialLimit = c.server.BodyTimeout
 	}
 	c.mu.Unlock()
 	if c.w == c.r {
@@ -683,7 +690,7 @@ func (c *Conn) sweep(now int64, idle time.Duration) {
 	case over(c.writeSince, c.server.WriteTimeout):
 		c.fail(http1.ErrGone)
 		return
-	case !c.settled && over(c.begun, c.server.HeaderTimeout), over(c.partialSince, c.server.HeaderTimeout):
+	case !c.settled && over(c.begun, c.server.HeaderTimeout), over(c.partialSince, c.partialLimit):
 		c.fail(http1.ErrGone)
 		return
 	case c.running == 0 && over(c.idleSince, idle), c.leaving == warned && over(c.warned, farewellTime):

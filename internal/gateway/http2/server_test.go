@@ -661,6 +661,10 @@ func TestSlowClients(t *testing.T) {
 		"half a header": func(s *script) {
 			_ = s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: s.fields(plainly()...)})
 		},
+		"half of DATA": func(s *script) {
+			s.request(1, false, plainly("content-type", "application/grpc")...)
+			s.Write([]byte{0, 0, 8, 0, 0, 0, 0, 0, 1, 'x'})
+		},
 		"no request":     func(*script) {},
 		"no more of one": func(s *script) { s.request(1, false, plainly()...) },
 	} {
@@ -1106,4 +1110,67 @@ func TestExpectWhileAnswering(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTimed gives RPCs up as well, where the handler says so.
+func TestTimed(t *testing.T) {
+	dial, _ := start(t, Options{BodyTimeout: 10 * time.Millisecond, WriteTimeout: 10 * time.Millisecond, Handler: handle(func(s *Stream) {
+		s.Timed()
+		_, err := s.Next(10)
+		s.Begin(200)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.Begin(408)
+		}
+		_ = s.SendHead()
+		_, _ = s.Write(make([]byte, 1000))
+		_ = s.End()
+	})})
+	conn := dial()
+	s := newScript()
+	_ = s.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	s.request(1, false, plainly("content-type", "application/grpc")...)
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(reader(conn), 1); got != "CANCEL" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// cutConn reads frames in pieces that end within them.
+type cutConn struct {
+	played
+	c     *Conn
+	since []int64
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	c.c.mu.Lock()
+	c.since = append(c.since, c.c.partialSince)
+	c.c.mu.Unlock()
+	c.c.server.Clock.Store(c.c.server.Clock.Load() + 1)
+	return c.in.Read(b[:min(len(b), 17)])
+}
+
+// TestTimeIsEachFrames has a client's time for a frame begin with that.
+func TestTimeIsEachFrames(t *testing.T) {
+	s, err := NewServer(Options{Logger: slog.New(slog.DiscardHandler), Handler: echo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := newScript()
+	_ = said.WriteRawFrame(0xbe, 0, 1, make([]byte, 3))
+	for range 20 {
+		_ = said.WritePing(false, [8]byte{})
+	}
+	conn := &cutConn{played: played{in: bytes.NewReader(said.Bytes())}}
+	conn.c = newConn(s, conn, false)
+	conn.c.serve()
+	since := conn.since[10 : len(conn.since)-1]
+	for i := range since[1:] {
+		if since[i+1] <= since[i] {
+			t.Fatalf("times began at %d", since)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.Drain(ctx)
 }

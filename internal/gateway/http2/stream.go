@@ -93,6 +93,14 @@ func (s *Stream) Conn() *Conn { return s.conn }
 // Clock is what a janitor sets, for exchanges to measure their time by.
 func (s *Stream) Clock() *http1.Clock { return &s.conn.server.Clock }
 
+// Timed holds an RPC to the limits of other requests, where the backend speaks
+// no HTTP/2: by HTTP/1.1 no call is silent for long, whatever Content-Type says.
+func (s *Stream) Timed() {
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	s.rpc = false
+}
+
 // Hold tells what is to hear of the client's going; nil for nothing. If it has
 // gone already, it hears at once.
 func (s *Stream) Hold(x Exchange) {
