@@ -51,6 +51,7 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 		h.grpc = isGRPC(kind)
 	}
 	h.begin()
+	defer h.done()
 	switch {
 	case s.Refused != nil:
 		h.fail(s.Refused.Status, s.Refused.Reason)
@@ -59,7 +60,19 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 	default:
 		h.serve()
 	}
+}
+
+// done counts the request, also one that ends by a fault, which the engine
+// logs.
+func (h *http2Client) done() {
+	p := recover()
+	if p != nil {
+		h.status, h.failure = http.StatusInternalServerError, "a fault in the gateway"
+	}
 	h.finished()
+	if p != nil {
+		panic(p)
+	}
 }
 
 func (g *Gateway) http2Client(s *http2.Stream) *http2Client {

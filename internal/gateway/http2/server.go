@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,7 +252,7 @@ func (s *Server) work(st *Stream) {
 	w := make(chan *Stream, 1)
 	for st != nil {
 		c := st.conn
-		s.Handler.ServeHTTP2(st)
+		s.serve(st)
 		st.finish()
 		s.drop(st)
 		c.handlers.Done()
@@ -264,6 +265,18 @@ func (s *Server) work(st *Stream) {
 		s.workers.Unlock()
 		st = <-w
 	}
+}
+
+// serve has a fault in the handler cost the one request.
+func (s *Server) serve(st *Stream) {
+	defer func() {
+		if p := recover(); p != nil {
+			st.shared = true // nobody knows what still uses it
+			st.Hold(nil)
+			s.Logger.Error("request failed by a fault in the gateway", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	s.Handler.ServeHTTP2(st)
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

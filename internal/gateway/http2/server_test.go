@@ -1174,3 +1174,27 @@ func TestTimeIsEachFrames(t *testing.T) {
 	cancel()
 	s.Drain(ctx)
 }
+
+// TestPanic costs one request.
+func TestPanic(t *testing.T) {
+	dial, _ := start(t, Options{Handler: handle(func(s *Stream) {
+		if s.Request.Target == "/panic" {
+			panic("a fault")
+		}
+		echo(s)
+	})})
+	conn := dial()
+	f := reader(conn)
+	s := newScript()
+	s.request(1, true, ":method", "GET", ":scheme", "http", ":path", "/panic", ":authority", "a")
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(f, 1); got != "INTERNAL_ERROR" {
+		t.Errorf("got %s", got)
+	}
+	s.Reset()
+	s.request(3, true, plainly()...)
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(f, 3); got != "200" {
+		t.Errorf("the next got %s", got)
+	}
+}
