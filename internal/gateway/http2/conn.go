@@ -272,12 +272,17 @@ func (c *Conn) take(f *frame) error {
 			return protocolError("PRIORITY of the connection")
 		case len(f.payload) != 5:
 			return broken(http2.ErrCodeFrameSize, "PRIORITY of %d bytes", len(f.payload))
+		case streamID(f.payload) == f.stream && c.never(f.stream): // which cannot be reset
+			return protocolError("stream %d, which is idle, depends on itself", f.stream)
 		case streamID(f.payload) == f.stream:
 			return c.resetStream(f.stream, http2.ErrCodeProtocol, "the stream depends on itself")
 		}
 	case http2.FrameGoAway:
 		if f.stream != 0 {
 			return protocolError("GOAWAY on stream %d", f.stream)
+		}
+		if len(f.payload) < 8 {
+			return broken(http2.ErrCodeFrameSize, "GOAWAY of %d bytes", len(f.payload))
 		}
 	case http2.FramePushPromise:
 		return protocolError("PUSH_PROMISE by a client")

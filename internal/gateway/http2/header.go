@@ -284,7 +284,7 @@ func (b *block) check() {
 		b.stream.Refused = errPath
 	}
 	switch {
-	case b.hasHost && b.authority != "" && b.host != b.authority:
+	case b.hasHost && b.authority != "" && !strings.EqualFold(b.host, b.authority):
 		refuse("Host is not the authority")
 	case b.authority == "":
 		b.authority = b.host

@@ -400,7 +400,7 @@ func TestMalformed(t *testing.T) {
 func TestWellFormed(t *testing.T) {
 	dial, _ := start(t, Options{})
 	for want, pairs := range map[string][]string{
-		"GET / a 0;te=trailers;x=y\tz":           plainly("te", "trailers", "host", "a", "x", "y\tz"),
+		"GET / a 0;te=trailers;x=y\tz":           plainly("te", "trailers", "host", "A", "x", "y\tz"),
 		"GET / b 0;":                             {":method", "GET", ":scheme", "https", ":path", "/", "host", "b"},
 		"OPTIONS * a 0;":                         {":method", "OPTIONS", ":scheme", "https", ":path", "*", ":authority", "a"},
 		"CONNECT a:1 a:1 0;":                     {":method", "CONNECT", ":authority", "a:1"},
@@ -1196,5 +1196,22 @@ func TestPanic(t *testing.T) {
 	_, _ = conn.Write(s.Bytes())
 	if got := outcome(f, 3); got != "200" {
 		t.Errorf("the next got %s", got)
+	}
+}
+
+// TestOddFrames end the connection.
+func TestOddFrames(t *testing.T) {
+	dial, _ := start(t, Options{})
+	for want, write := range map[string]func(s *script){
+		"GOAWAY FRAME_SIZE_ERROR": func(s *script) { _ = s.WriteRawFrame(http2.FrameGoAway, 0, 0, make([]byte, 7)) },
+		"GOAWAY PROTOCOL_ERROR":   func(s *script) { _ = s.WritePriority(5, http2.PriorityParam{StreamDep: 5}) },
+	} {
+		conn := dial()
+		s := newScript()
+		write(s)
+		_, _ = conn.Write(s.Bytes())
+		if got := outcome(reader(conn), 5); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
