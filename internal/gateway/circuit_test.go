@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -156,5 +157,38 @@ func TestCircuitLimitsOfStreams(t *testing.T) {
 	got, ended := metric(t, registry, "fairway_gateway_upstream_limited_total"), metric(t, registry, "fairway_gateway_stream_connections_total")
 	if got["limit=max-connections,service=a"] < 1 || got["limit=max-connections,service=u"] != 1 || ended["protocol=UDP,result=limited,route=udp"] != 1 {
 		t.Errorf("metrics: %v, %v", got, ended)
+	}
+}
+
+// TestWaitingClientLeaves: a request whose client has left gives up its place
+// among those that wait for a connection.
+func TestWaitingClientLeaves(t *testing.T) {
+	started, release := make(chan struct{}, 10), make(chan struct{})
+	defer close(release)
+	backendServer(t, "10.99.71.9:80", slow(started, release))
+	w := newWorld(t, nil)
+	w.service("a", "", "10.99.71.9:80")
+	w.route(ingress("main", rule("", "/", "a", filters(model.Filters{ConnectTimeout: time.Minute}))))
+	w.upstream("a", &model.ServiceUpstream{Limits: &model.UpstreamLimits{Connections: 1, Pending: 1}})
+	go w.get("a", "/")
+	<-started
+	for _, http2Client := range []bool{false, true} {
+		transport := &http.Transport{Protocols: new(http.Protocols)}
+		transport.Protocols.SetHTTP1(!http2Client)
+		transport.Protocols.SetUnencryptedHTTP2(http2Client)
+		ctx, leave := context.WithCancel(t.Context())
+		req, _ := http.NewRequestWithContext(ctx, "GET", w.url("/"), nil)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if resp, err := transport.RoundTrip(req); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		w.eventually("a request waits", func() bool { return w.g.pools.Waiting() == 1 })
+		leave()
+		<-ended
+		w.eventually("it waits no more", func() bool { return w.g.pools.Waiting() == 0 })
+		transport.CloseIdleConnections()
 	}
 }

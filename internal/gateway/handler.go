@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/netip"
 	"strconv"
+	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -83,6 +84,10 @@ func (h *http1Client) closeAfter() { h.conn.Last() }
 
 // bodyFailed implements client.
 func (h *http1Client) bodyFailed() { h.conn.Last() }
+
+// left implements client. One that has only closed its sending side still has
+// a second to get its answer.
+func (h *http1Client) left() bool { return time.Since(h.start) > time.Second && h.conn.Left() }
 
 // proxy implements client. Where the backend speaks HTTP/1.1 as well, bytes go
 // straight from connection to connection.

@@ -124,6 +124,9 @@ func (h *http2Client) closeAfter() { h.stream.Conn().Leave() }
 // connection's other requests have nothing to do with it.
 func (h *http2Client) bodyFailed() {}
 
+// left implements client.
+func (h *http2Client) left() bool { return h.stream.Gone() }
+
 // bodyWithHead is the length of a body that goes to the backend in one write
 // with the header.
 const bodyWithHead = 16 << 10

@@ -129,6 +129,9 @@ func (n *netClient) closeAfter() {
 // bodyFailed implements client.
 func (n *netClient) bodyFailed() { n.closeAfter() }
 
+// left implements client.
+func (n *netClient) left() bool { return n.gone() }
+
 // answer implements client.
 func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {
 	h := n.answers.Header()

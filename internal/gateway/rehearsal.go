@@ -274,6 +274,9 @@ func (c *rehearsalClient) sent() (int, int64) { return c.status, 0 }
 // closeAfter implements client.
 func (c *rehearsalClient) closeAfter() {}
 
+// left implements client.
+func (c *rehearsalClient) left() bool { return false }
+
 // bodyFailed implements client.
 func (c *rehearsalClient) bodyFailed() {}
 

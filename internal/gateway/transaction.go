@@ -36,6 +36,8 @@ type client interface {
 	// closeAfter makes the answer the last one of the client's connection,
 	// where connections carry one request at a time.
 	closeAfter()
+	// left reports whether it does not wait for the answer any more.
+	left() bool
 	// bodyFailed notes that the rest of the request's body will not come, so that
 	// where a connection carries one request at a time no other can follow.
 	bodyFailed()
@@ -169,7 +171,7 @@ func (t *transaction) forward(c *config) {
 		return
 	}
 	t.pool = b.pool
-	ticket, err := b.pool.EnterRequest(b.protocol, cmp.Or(t.exchange.Connect, t.g.options.ConnectTimeout, upstream.DefaultConnectTimeout))
+	ticket, err := b.pool.EnterRequest(b.protocol, cmp.Or(t.exchange.Connect, t.g.options.ConnectTimeout, upstream.DefaultConnectTimeout), t.client.left)
 	if err != nil {
 		t.limited(err)
 		return
@@ -181,6 +183,13 @@ func (t *transaction) forward(c *config) {
 
 // limited answers for a Service that has as much under way as it may.
 func (t *transaction) limited(err error) {
+	if errors.Is(err, http1.ErrGone) {
+		// Who only closed its sending side gets an answer: the next one that it
+		// asked for must not be taken for this one's.
+		t.fail(http.StatusServiceUnavailable, "the client did not wait")
+		t.status = statusClientGone
+		return
+	}
 	var limit *upstream.LimitError
 	if errors.As(err, &limit) {
 		t.g.metrics.limited(limit)

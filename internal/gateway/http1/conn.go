@@ -588,6 +588,9 @@ func (c *Conn) sweep(now int64) {
 // closed that half and still listens has had its second of patience.
 func (c *Conn) left() bool { return !c.sock.established() }
 
+// Left reports whether the client has closed its side of the connection.
+func (c *Conn) Left() bool { return c.left() }
+
 // established reports whether neither side of a connection has closed it.
 func established(fd uintptr) bool {
 	const established = 1

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -30,6 +31,10 @@ const (
 	LimitPending     = "max-pending-requests"
 )
 
+// lookInterval is how often whoever waits for a connection looks whether its
+// client still does.
+const lookInterval = 50 * time.Millisecond
+
 // gate counts what is under way in a pool whose Service has limits.
 type gate struct {
 	mu                    sync.Mutex
@@ -44,15 +49,16 @@ type Ticket struct {
 }
 
 // EnterRequest counts a request, until it leaves. Where it needs a connection
-// and all are in use it waits for one, for a time at most. An error is a
-// [LimitError]. Without limits nothing is counted, at no cost.
-func (p *Pool) EnterRequest(asked model.BackendProtocol, wait time.Duration) (Ticket, error) {
+// and all are in use it waits for one, for a time at most, and as long as gone,
+// which may be nil, says that somebody waits for the answer. An error is a
+// [LimitError], or [http1.ErrGone]. Without limits nothing is counted, at no cost.
+func (p *Pool) EnterRequest(asked model.BackendProtocol, wait time.Duration, gone func() bool) (Ticket, error) {
 	m := p.members.Load()
 	if m.limits == nil {
 		return Ticket{}, nil
 	}
 	// A connection by HTTP/2 carries any number of requests.
-	return p.enter(m.limits, Ticket{pool: p, request: true, connection: !protocolOf(asked, m.appProtocol).http2()}, wait)
+	return p.enter(m.limits, Ticket{pool: p, request: true, connection: !protocolOf(asked, m.appProtocol).http2()}, wait, gone)
 }
 
 // EnterConnection is like EnterRequest for a connection, or a session of UDP.
@@ -61,10 +67,10 @@ func (p *Pool) EnterConnection(wait time.Duration) (Ticket, error) {
 	if m.limits == nil {
 		return Ticket{}, nil
 	}
-	return p.enter(m.limits, Ticket{pool: p, connection: true}, wait)
+	return p.enter(m.limits, Ticket{pool: p, connection: true}, wait, nil)
 }
 
-func (p *Pool) enter(l *model.UpstreamLimits, t Ticket, wait time.Duration) (Ticket, error) {
+func (p *Pool) enter(l *model.UpstreamLimits, t Ticket, wait time.Duration, gone func() bool) (Ticket, error) {
 	g := &p.gate
 	g.mu.Lock()
 	if t.request && l.Requests > 0 && g.requests >= l.Requests {
@@ -81,10 +87,22 @@ func (p *Pool) enter(l *model.UpstreamLimits, t Ticket, wait time.Duration) (Tic
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	select {
-	case <-turn:
-		return t, nil
-	case <-timer.C:
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	var left error = &LimitError{p.key.Service, LimitConnections, l.Connections}
+wait:
+	for {
+		select {
+		case <-turn:
+			return t, nil
+		case <-timer.C:
+			break wait
+		case <-look.C:
+			if gone != nil && gone() {
+				left = http1.ErrGone
+				break wait
+			}
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -96,7 +114,7 @@ func (p *Pool) enter(l *model.UpstreamLimits, t Ticket, wait time.Duration) (Tic
 	if t.request {
 		g.requests--
 	}
-	return Ticket{}, &LimitError{p.key.Service, LimitConnections, l.Connections}
+	return Ticket{}, left
 }
 
 // connect takes a connection, or returns what tells that one is free.

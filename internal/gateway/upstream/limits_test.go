@@ -29,7 +29,7 @@ func TestLimits(t *testing.T) {
 	p := limited(&model.UpstreamLimits{Requests: 4, Connections: 2, Pending: 1}, "")
 	enter := func() Ticket {
 		t.Helper()
-		ticket, err := p.EnterRequest(model.BackendAuto, long)
+		ticket, err := p.EnterRequest(model.BackendAuto, long, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestLimits(t *testing.T) {
 	a, b := enter(), enter()
 	got := make(chan Ticket)
 	go func() {
-		ticket, _ := p.EnterRequest(model.BackendAuto, long)
+		ticket, _ := p.EnterRequest(model.BackendAuto, long, nil)
 		got <- ticket
 	}()
 	waitFor(t, func() bool {
@@ -46,7 +46,7 @@ func TestLimits(t *testing.T) {
 		defer p.gate.mu.Unlock()
 		return len(p.gate.waiting) == 1
 	})
-	if _, err := p.EnterRequest(model.BackendAuto, long); limitOf(err) != LimitPending {
+	if _, err := p.EnterRequest(model.BackendAuto, long, nil); limitOf(err) != LimitPending {
 		t.Errorf("a second one that would wait: %v", err)
 	}
 	if _, err := p.EnterConnection(0); limitOf(err) != LimitConnections {
@@ -54,19 +54,19 @@ func TestLimits(t *testing.T) {
 	}
 	a.Leave()
 	c := <-got // has the connection of the first
-	h2, err := p.EnterRequest(model.BackendGRPC, long)
+	h2, err := p.EnterRequest(model.BackendGRPC, long, nil)
 	if err != nil {
 		t.Errorf("one that shares a connection: %v", err)
 	}
-	if _, err = p.EnterRequest(model.BackendGRPC, long); err != nil {
+	if _, err = p.EnterRequest(model.BackendGRPC, long, nil); err != nil {
 		t.Errorf("the fourth request: %v", err)
 	}
-	if _, err = p.EnterRequest(model.BackendGRPC, long); limitOf(err) != LimitRequests {
+	if _, err = p.EnterRequest(model.BackendGRPC, long, nil); limitOf(err) != LimitRequests {
 		t.Errorf("the fifth request: %v", err)
 	}
 	h2.Leave()
 	begun := time.Now()
-	if _, err = p.EnterRequest(model.BackendAuto, 20*time.Millisecond); limitOf(err) != LimitConnections || time.Since(begun) < 20*time.Millisecond {
+	if _, err = p.EnterRequest(model.BackendAuto, 20*time.Millisecond, nil); limitOf(err) != LimitConnections || time.Since(begun) < 20*time.Millisecond {
 		t.Errorf("one that waited in vain: %v", err)
 	}
 	if len(p.gate.waiting) != 0 || p.gate.requests != 3 || p.gate.connections != 2 {
@@ -74,7 +74,7 @@ func TestLimits(t *testing.T) {
 	}
 	// Limits that go let everybody in.
 	go func() {
-		ticket, _ := p.EnterRequest(model.BackendAuto, long)
+		ticket, _ := p.EnterRequest(model.BackendAuto, long, nil)
 		got <- ticket
 	}()
 	waitFor(t, func() bool {
@@ -86,7 +86,7 @@ func TestLimits(t *testing.T) {
 	b.Leave()
 	(<-got).Leave()
 	c.Leave()
-	if free, err := p.EnterRequest(model.BackendAuto, 0); err != nil || free.pool != nil {
+	if free, err := p.EnterRequest(model.BackendAuto, 0, nil); err != nil || free.pool != nil {
 		t.Errorf("without limits: %+v, %v", free, err)
 	}
 	if p.gate.connections != 0 || p.gate.requests != 1 { // h2's second
@@ -115,7 +115,7 @@ func TestLimitsHold(t *testing.T) {
 		go func() {
 			defer group.Done()
 			for range 50 {
-				ticket, err := p.EnterRequest(model.BackendAuto, 50*time.Microsecond)
+				ticket, err := p.EnterRequest(model.BackendAuto, 50*time.Microsecond, nil)
 				mu.Lock()
 				if err != nil {
 					refused++
@@ -142,7 +142,7 @@ func TestLimitsHold(t *testing.T) {
 func TestNoLimitsCostNothing(t *testing.T) {
 	p := limited(nil, "")
 	if n := testing.AllocsPerRun(100, func() {
-		ticket, _ := p.EnterRequest(model.BackendAuto, time.Second)
+		ticket, _ := p.EnterRequest(model.BackendAuto, time.Second, nil)
 		ticket.Leave()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
