@@ -37,6 +37,7 @@ type block struct {
 	length                           int64
 	lengthText                       string
 	cookie                           int // index + 1 of the field
+	crumbs                           []string
 }
 
 type blockKind uint8
@@ -63,7 +64,7 @@ func (c *Conn) headers(f *frame) error {
 		dependsOnItself = streamID(f.payload) == f.stream
 		f.payload = f.payload[5:]
 	}
-	c.block = block{open: true, id: f.stream, end: f.flags.Has(http2.FlagHeadersEndStream), trailers: c.block.trailers[:0], length: -1}
+	c.block = block{open: true, id: f.stream, end: f.flags.Has(http2.FlagHeadersEndStream), trailers: c.block.trailers[:0], crumbs: c.block.crumbs[:0], length: -1}
 	if err := c.classify(f.stream); err != nil {
 		return err
 	}
@@ -243,9 +244,11 @@ func (b *block) add(r *http1.Request, f hpack.HeaderField) {
 			return // met when the body is asked for
 		}
 	case "cookie":
+		if f.Value == "" {
+			return // nothing to join
+		}
+		b.crumbs = append(b.crumbs, f.Value)
 		if b.cookie > 0 { // they come apart to be compressed (8.2.3)
-			cookies := &r.Fields[b.cookie-1]
-			cookies.Value += "; " + f.Value
 			return
 		}
 		b.cookie = len(r.Fields) + 1
@@ -299,6 +302,9 @@ func (c *Conn) begin() error {
 	b := &c.block
 	s := b.stream
 	if !b.tooLarge {
+		if len(b.crumbs) > 1 {
+			s.Request.Fields[b.cookie-1].Value = strings.Join(b.crumbs, "; ")
+		}
 		b.check()
 	}
 	b.stream = nil
