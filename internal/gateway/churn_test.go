@@ -74,8 +74,8 @@ func TestChurnLosesNothing(t *testing.T) {
 			tx.PutRoute(ingress("other", rule(fmt.Sprintf("h%d.test", i), "/", "a")))
 			tx.PutCertificate(secret(t, "pair", "a.test"))
 		})
-		// The Pod stops a moment after it has left the endpoints.
-		time.Sleep(20 * time.Millisecond)
+		// The Pod stops a moment after it has left the endpoints, long enough for a POST that was on its way there on a busy machine: nobody may repeat it.
+		time.Sleep(100 * time.Millisecond)
 		shutdown(t, servers[out])
 	}
 	close(stop)
