@@ -37,8 +37,8 @@ func (g *Gateway) ServeHTTP1(c *http1.Conn) {
 		h.protocol = "HTTP/1.0"
 	}
 	h.begin()
+	defer h.done()
 	h.serve()
-	h.finished()
 }
 
 // Refused implements http1.Handler's other half: what is no request gets an

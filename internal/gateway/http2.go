@@ -62,19 +62,6 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 	}
 }
 
-// done counts the request, also one that ends by a fault, which the engine
-// logs.
-func (h *http2Client) done() {
-	p := recover()
-	if p != nil {
-		h.status, h.failure = http.StatusInternalServerError, "a fault in the gateway"
-	}
-	h.finished()
-	if p != nil {
-		panic(p)
-	}
-}
-
 func (g *Gateway) http2Client(s *http2.Stream) *http2Client {
 	h, ok := s.Scratch.(*http2Client)
 	if !ok {

@@ -83,6 +83,19 @@ func (t *transaction) begin() {
 	}
 }
 
+// done counts the request, also one that ends by a fault, which the engine
+// logs.
+func (t *transaction) done() {
+	p := recover()
+	if p != nil {
+		t.status, t.failure = http.StatusInternalServerError, "a fault in the gateway"
+	}
+	t.finished()
+	if p != nil {
+		panic(p)
+	}
+}
+
 // finished counts and logs a request that is done.
 func (t *transaction) finished() {
 	t.g.metrics.inFlight.Dec()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -81,6 +82,7 @@ type Conn struct {
 	broken  bool        // nothing more can be written
 	handed  bool        // somebody else serves the connection
 	shared  bool        // somebody else may know the Conn
+	faulty  bool        // the handler panicked
 	began   bool        // an interim answer has gone to the client since the last Send
 	pumping chan error  // gets the pump's end; nil while there is none
 	pumped  atomic.Bool // the pump has all of the body
@@ -167,8 +169,15 @@ func (c *Conn) serve() (parked bool) {
 	}
 }
 
+// handle has a fault in the handler cost the one connection.
 func (c *Conn) handle() {
 	c.served++
+	defer func() {
+		if p := recover(); p != nil {
+			c.faulty, c.shared, c.broken, c.last = true, true, true, true
+			c.server.Logger.Error("request failed by a fault in the gateway", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
 	c.server.Handler.ServeHTTP1(c)
 }
 
@@ -495,8 +504,10 @@ func (c *Conn) refuse(err error) {
 
 func (c *Conn) close() {
 	c.state.Store(closed)
-	c.dropBuffer()
-	c.Body.src.release()
+	if !c.faulty { // nobody knows what still uses them
+		c.dropBuffer()
+		c.Body.src.release()
+	}
 	if c.handed {
 		return
 	}

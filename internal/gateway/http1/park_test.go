@@ -313,3 +313,38 @@ func TestParkedHeader(t *testing.T) {
 		t.Errorf("%v, %v", resp, err)
 	}
 }
+
+// TestPanic costs one connection, also where its body is on its way.
+func TestPanic(t *testing.T) {
+	l := openLobby(t, Options{Handler: handlerFunc(func(c *Conn) {
+		if c.Request.Target == "/panic" {
+			panic("a fault")
+		}
+		c.Answer(200, nil, "well")
+	})}, nil)
+	for _, request := range []string{"GET /panic HTTP/1.1\r\nHost: a\r\n\r\n", "POST /panic HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"} {
+		c, err := net.Dial("tcp", l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, request)
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		if got, err := io.ReadAll(c); len(got) > 0 || os.IsTimeout(err) {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	resp, err := http.Get("http://" + l.addr + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); string(body) != "well\n" && string(body) != "well" {
+		t.Errorf("the next got %q", body)
+	}
+	await(t, "the connections are counted out", func() bool { return l.ended.Load() >= 2 })
+}
+
+type handlerFunc func(c *Conn)
+
+func (f handlerFunc) ServeHTTP1(c *Conn) { f(c) }
