@@ -507,8 +507,10 @@ func TestRefusals(t *testing.T) {
 		}
 	})
 	t.Run("before anything went out", func(t *testing.T) {
-		c := New(&broken{closed: make(chan struct{})}, Options{MaxHeader: 1 << 10, tick: time.Hour})
+		p := &broken{may: make(chan struct{}), closed: make(chan struct{})}
+		c := New(p, Options{MaxHeader: 1 << 10, tick: time.Hour})
 		s := open(t, c, get("/"))
+		close(p.may)
 		if _, err := s.Head(nil); !errors.Is(err, ErrUnprocessed) {
 			t.Errorf("got %v", err)
 		}
@@ -587,10 +589,10 @@ func (s *stuck) Write(p []byte) (int, error) {
 // Close implements io.Closer.
 func (s *stuck) Close() error { return nil }
 
-// broken is a connection that takes nothing.
+// broken is a connection that takes nothing, and may say so.
 type broken struct {
 	net.Conn
-	closed chan struct{}
+	may, closed chan struct{}
 }
 
 // Read implements io.Reader.
@@ -600,7 +602,10 @@ func (b *broken) Read([]byte) (int, error) {
 }
 
 // Write implements io.Writer.
-func (b *broken) Write(p []byte) (int, error) { return 0, syscall.EPIPE }
+func (b *broken) Write(p []byte) (int, error) {
+	<-b.may
+	return 0, syscall.EPIPE
+}
 
 // Close implements io.Closer.
 func (b *broken) Close() error {
