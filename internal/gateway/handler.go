@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"net/netip"
-	"strconv"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
@@ -17,10 +15,7 @@ type http1Client struct {
 	conn *http1.Conn
 	head []byte                // of the request to the backend
 	own  [maxExtra]http1.Field // of the answer
-	// peer and port are in words what at and local are.
-	peer, port string
-	at         netip.AddrPort
-	local      uint16
+	ends
 }
 
 // ServeHTTP1 implements http1.Handler.
@@ -59,15 +54,8 @@ func (g *Gateway) http1Client(c *http1.Conn) *http1Client {
 		c.Scratch = h
 	}
 	// The Conn, and what is with it, may have been another connection's before.
-	if h.at != c.Peer {
-		h.at, h.peer = c.Peer, c.Peer.Addr().String()
-	}
-	if h.local != c.Port {
-		h.local, h.port = c.Port, strconv.Itoa(int(c.Port))
-	}
-	headers := h.exchange.Header[:0]
-	h.transaction = transaction{g: g, client: h}
-	h.exchange.Header = headers
+	h.ends.are(c.Peer, c.Port)
+	h.renew(g, h)
 	return h
 }
 

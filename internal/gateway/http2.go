@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"strconv"
 	"time"
@@ -31,10 +30,7 @@ type http2Client struct {
 	own      [maxExtra]http1.Field // of the answer
 	content  limitedBody
 	body     []byte // a short one
-	// peer and port are in words what at and local are.
-	peer, port string
-	at         netip.AddrPort
-	local      uint16
+	ends
 }
 
 // ServeHTTP2 implements http2.Handler.
@@ -71,15 +67,8 @@ func (g *Gateway) http2Client(s *http2.Stream) *http2Client {
 	}
 	// The Stream, and what is with it, has been another connection's before.
 	c := s.Conn()
-	if h.at != c.Peer {
-		h.at, h.peer = c.Peer, c.Peer.Addr().String()
-	}
-	if h.local != c.Port {
-		h.local, h.port = c.Port, strconv.Itoa(int(c.Port))
-	}
-	headers := h.exchange.Header[:0]
-	h.transaction = transaction{g: g, client: h}
-	h.exchange.Header = headers
+	h.ends.are(c.Peer, c.Port)
+	h.renew(g, h)
 	return h
 }
 

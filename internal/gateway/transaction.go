@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,6 +81,31 @@ func (t *transaction) begin() {
 	if t.id, ok = filter.RequestID(&t.view); !ok {
 		filter.NewRequestID(&t.idSpace)
 		t.id = http1.Text(t.idSpace[:])
+	}
+}
+
+// renew readies a transaction for another request, with the memory of the one
+// before.
+func (t *transaction) renew(g *Gateway, c client) {
+	headers := t.exchange.Header[:0]
+	*t = transaction{g: g, client: c}
+	t.exchange.Header = headers
+}
+
+// ends are the two ends of a client's connection, in words as well: those are
+// made anew only where the connection is another.
+type ends struct {
+	peer, port string
+	at         netip.AddrPort
+	local      uint16
+}
+
+func (e *ends) are(peer netip.AddrPort, port uint16) {
+	if e.at != peer {
+		e.at, e.peer = peer, peer.Addr().String()
+	}
+	if e.local != port {
+		e.local, e.port = port, strconv.Itoa(int(port))
 	}
 }
 
