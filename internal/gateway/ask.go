@@ -47,7 +47,7 @@ func (n *netClient) ask(t *transaction, b *backend, call upstream.Call) {
 			t.g.questions.pool.Put(q)
 		}
 	}()
-	lease, err := b.pool.Ask(n.request.Context(), q, call)
+	lease, err := b.pool.Ask(q, call)
 	if err != nil {
 		t.proxyFailed(err)
 		return

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -170,7 +169,7 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 	q.Head = append(q.Head, body...)
 	s.Hold(q)
 	defer s.Hold(nil)
-	lease, err := b.pool.Ask(context.Background(), q, call)
+	lease, err := b.pool.Ask(q, call)
 	if err != nil {
 		t.proxyFailed(err)
 		return

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,9 +47,10 @@ type Question struct {
 	pumped  atomic.Bool // all of it has
 
 	mu      sync.Mutex
-	backend *Backend // that is being asked
-	gone    bool     // nobody waits for the answer
-	begun   int64    // when, by the clock
+	backend *Backend           // that is being asked
+	quit    context.CancelFunc // ends a wait for a connection; nil while there is none
+	gone    bool               // nobody waits for the answer
+	begun   int64              // when, by the clock
 }
 
 // Fill makes the head of a request whose fields came by another protocol; f
@@ -107,6 +109,9 @@ func (q *Question) Abandon() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.gone = true
+	if q.quit != nil {
+		q.quit()
+	}
 	if q.backend != nil {
 		q.backend.abort(ErrGone)
 	}
@@ -117,6 +122,23 @@ func (q *Question) Gone() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.gone
+}
+
+// WhileWaited calls connect with a context that ends if the exchange is
+// abandoned meanwhile, and reports whether it was.
+func (q *Question) WhileWaited(connect func(context.Context)) (gone bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	quit := func(f context.CancelFunc) bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.quit = f
+		return q.gone
+	}
+	if !quit(cancel) {
+		connect(ctx)
+	}
+	return quit(nil)
 }
 
 // Sweep ends an exchange that takes too long by its Clock. It may be called at

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,8 +62,12 @@ func (c *Conn) Send(b *Backend, head []byte, t Timeouts) error {
 	b.begin(c, t)
 	c.began = false
 	c.backend.Store(b)
+	c.waiting.Store(c.server.clock.Load())
 	if err := c.sendRequest(b, head, t); err != nil {
 		c.Release()
+		if c.hasGone() {
+			return ErrGone
+		}
 		return err
 	}
 	if err := c.await(b); err != nil {
@@ -72,6 +77,18 @@ func (c *Conn) Send(b *Backend, head []byte, t Timeouts) error {
 	}
 	b.limit = t.Read
 	return nil
+}
+
+// WhileWaited calls connect with a context that ends if the client is found to
+// have left meanwhile, and reports whether it has.
+func (c *Conn) WhileWaited(connect func(context.Context)) (gone bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.cancel.Store(&cancel)
+	c.waiting.Store(c.server.clock.Load())
+	connect(ctx)
+	c.cancel.Store(nil)
+	return c.hasGone()
 }
 
 // Release ends the connection's hold of its Backend.
@@ -176,7 +193,6 @@ func (c *Conn) stopPump(b *Backend) {
 // await reads the head of the answer.
 func (c *Conn) await(b *Backend) error {
 	for {
-		c.waiting.Store(c.server.clock.Load())
 		err := b.readHead()
 		if c.hasGone() {
 			return ErrGone
@@ -195,6 +211,7 @@ func (c *Conn) await(b *Backend) error {
 					return err
 				}
 			}
+			c.waiting.Store(c.server.clock.Load())
 			continue
 		}
 		b.expectBody(c.Request.Method)

@@ -86,7 +86,7 @@ func (call *Call) timeouts() http1.Timeouts {
 // Ask is like [Pool.Send] for a request without a body of a client that speaks
 // another protocol. Call q.Release before [Pool.Done]; after an error that has
 // been done.
-func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, err error) {
+func (p *Pool) Ask(q *http1.Question, call Call) (l Lease, err error) {
 	limits := call.timeouts()
 	var space [maxTries]*endpoint
 	tried := space[:0]
@@ -100,14 +100,14 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 			break
 		}
 		tried = append(tried, e)
-		l, err = p.askAt(ctx, e, q, call, limits, now)
+		l, err = p.askAt(e, q, call, limits, now)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
 			l.begun = now
 			return l, nil
 		}
-		if q.Gone() || ctx.Err() != nil {
+		if q.Gone() {
 			return Lease{}, http1.ErrGone
 		}
 		dialFailed := p.blame(e, err, now)
@@ -119,7 +119,7 @@ func (p *Pool) Ask(ctx context.Context, q *http1.Question, call Call) (l Lease, 
 }
 
 // askAt is to Ask what sendTo is to Send.
-func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
+func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // it has changed since HTTP1 was asked
@@ -129,7 +129,7 @@ func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call C
 		b := e.kept(proto, q.Repeatable(), fresh, now)
 		if b == nil {
 			var err error
-			if b, err = e.open(ctx, proto, call); err != nil {
+			if b, err = e.openFor(q, proto, call); err != nil {
 				e.release()
 				return Lease{}, err
 			}
@@ -142,7 +142,7 @@ func (p *Pool) askAt(ctx context.Context, e *endpoint, q *http1.Question, call C
 		reused := b.Reused
 		b.Close()
 		b.Done(time.Time{})
-		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) || ctx.Err() != nil {
+		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) {
 			e.release()
 			return Lease{}, err
 		}
@@ -161,7 +161,7 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 		b := e.kept(proto, c.Repeatable(), fresh, now)
 		if b == nil {
 			var err error
-			if b, err = e.open(context.Background(), proto, call); err != nil {
+			if b, err = e.openFor(c, proto, call); err != nil {
 				e.release()
 				return Lease{}, err
 			}
@@ -191,6 +191,24 @@ func (p *Pool) Done(l Lease, err error) {
 		l.Backend.Close()
 	}
 	l.endpoint.release()
+}
+
+// waiter is who waits for a connection, and may leave meanwhile.
+type waiter interface {
+	WhileWaited(connect func(context.Context)) (gone bool)
+}
+
+// openFor opens a connection for as long as somebody waits for it: else it
+// returns [http1.ErrGone], which is not the endpoint's fault.
+func (e *endpoint) openFor(w waiter, proto protocol, call Call) (b *http1.Backend, err error) {
+	gone := w.WhileWaited(func(ctx context.Context) { b, err = e.open(ctx, proto, call) })
+	if gone && b != nil {
+		b.Close()
+	}
+	if gone {
+		return nil, http1.ErrGone
+	}
+	return b, err
 }
 
 // open opens a connection.
