@@ -70,6 +70,10 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// AnswerTimeout limits waiting for a backend to begin its answer; default 60 s.
 	AnswerTimeout time.Duration
+	// SilenceTimeout ends requests to HTTP/2 backends that carry nothing either
+	// way for so long, RPCs too, unless a route gives the backend more time to
+	// read or send; default 1 h.
+	SilenceTimeout time.Duration
 	// UDPIdle ends silent UDP sessions; default 60 s.
 	UDPIdle time.Duration
 	// StartTimeout is how long connections wait at the start until routes are
@@ -139,6 +143,9 @@ func New(o Options) (*Gateway, error) {
 	}
 	if o.AnswerTimeout <= 0 {
 		o.AnswerTimeout = 60 * time.Second
+	}
+	if o.SilenceTimeout <= 0 {
+		o.SilenceTimeout = time.Hour
 	}
 	if o.StartTimeout <= 0 {
 		o.StartTimeout = 10 * time.Second

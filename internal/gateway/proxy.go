@@ -165,6 +165,9 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		defer cancel()
 	}
 	r = r.WithContext(ctx)
+	if timed, ok := r.Body.(interface{ Timed() }); ok && b.pool.HTTP1(call, false) {
+		timed.Timed()
+	}
 	if r.Body != nil && r.Body != http.NoBody {
 		body := r.Body
 		if x.MaxBody > 0 {

@@ -424,7 +424,7 @@ func (t *transaction) call(b *backend) upstream.Call {
 	x := &t.exchange
 	c := upstream.Call{
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
-		ReadTimeout: x.Read, SendTimeout: x.Send,
+		ReadTimeout: x.Read, SendTimeout: x.Send, Silence: max(t.g.options.SilenceTimeout, x.Read, x.Send),
 		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed},
 	}
 	if x.Session != nil {

@@ -116,6 +116,9 @@ func TestClientThatSendsNothing(t *testing.T) {
 	const timeout = 100 * time.Millisecond
 	failed := make(chan error, 1)
 	read := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if timed, ok := r.Body.(interface{ Timed() }); ok && r.URL.Path == "/timed" {
+			timed.Timed()
+		}
 		_, err := io.Copy(io.Discard, r.Body)
 		failed <- err
 	})
@@ -156,8 +159,9 @@ func TestClientThatSendsNothing(t *testing.T) {
 	for protocol, transport := range map[string]http.RoundTripper{
 		"HTTP/1.1": &http.Transport{TLSClientConfig: insecure.Clone()}, "HTTP/2": &http.Transport{TLSClientConfig: insecure.Clone(), ForceAttemptHTTP2: true}, "HTTP/3": quicTransport,
 	} {
-		for contentType, silent := range map[string]bool{"x/y": false, "application/grpc": true, "application/connect+proto": true} {
-			if silent && protocol == "HTTP/1.1" {
+		for kind, silent := range map[string]bool{"x/y": false, "application/grpc": true, "application/connect+proto": true, "application/grpc /timed": false} {
+			contentType, path, _ := strings.Cut(kind, " ")
+			if silent && protocol == "HTTP/1.1" || path != "" && protocol != "HTTP/3" {
 				continue
 			}
 			body, more := io.Pipe()
@@ -169,7 +173,7 @@ func TestClientThatSendsNothing(t *testing.T) {
 				}
 			}()
 			ctx, stop := context.WithCancel(context.Background())
-			req, err := http.NewRequestWithContext(ctx, "POST", "https://"+h.Addrs()[0].String(), body)
+			req, err := http.NewRequestWithContext(ctx, "POST", "https://"+h.Addrs()[0].String()+path, body)
 			if err != nil {
 				t.Fatal(err)
 			}

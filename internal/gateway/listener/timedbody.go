@@ -8,26 +8,33 @@ import (
 	"time"
 )
 
-// timedBody is a request body by HTTP/2 or HTTP/3, whose client has so long
+// timedBody is a request body by HTTP/3, whose client has so long
 // for each piece that is waited for. How long a backend takes to ask for the
 // next one does not count.
 type timedBody struct {
 	io.ReadCloser
 	timeout time.Duration
 	timer   *time.Timer // of the one who reads
+	patient bool        // there is no limit
 
 	mu         sync.Mutex
 	controller *http.ResponseController // nil once the handler has returned
 }
 
-// serveTimed serves a request within limits on the waits for its body. Calls of
-// RPCs may be silent for as long as they like.
+// Timed holds an RPC to the limit of other requests, where the backend speaks
+// no HTTP/2: by HTTP/1.1 no call is silent for long, whatever Content-Type says.
+// It is called before Read.
+func (b *timedBody) Timed() { b.patient = false }
+
+// serveTimed serves a request within limits on the waits for its body. RPCs
+// have others, by who sends them to the backend, unless that calls Timed.
 func serveTimed(h http.Handler, w http.ResponseWriter, r *http.Request, timeout time.Duration) {
-	if r.ContentLength == 0 || maySayNothing(r.Header.Get("Content-Type")) {
+	if r.ContentLength == 0 {
 		h.ServeHTTP(w, r)
 		return
 	}
-	b := &timedBody{ReadCloser: r.Body, timeout: timeout, controller: http.NewResponseController(w)}
+	b := &timedBody{ReadCloser: r.Body, timeout: timeout, controller: http.NewResponseController(w),
+		patient: r.Method == http.MethodPost && maySayNothing(r.Header.Get("Content-Type"))}
 	defer b.end()
 	in := *r
 	in.Body = b
@@ -40,6 +47,9 @@ func maySayNothing(contentType string) bool {
 
 // Read implements io.Reader.
 func (b *timedBody) Read(p []byte) (int, error) {
+	if b.patient {
+		return b.ReadCloser.Read(p)
+	}
 	if b.timer == nil {
 		b.timer = time.AfterFunc(b.timeout, b.expire)
 	} else {

@@ -105,6 +105,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 		return n, io.EOF
 	}
 	n, err := s.inner.Read(p)
+	b.dog.heard()
 	if err == nil || err == io.EOF {
 		s.read(p[:n], err == io.EOF)
 	}

@@ -17,6 +17,9 @@ var (
 	ErrNoEndpoints = errors.New("no endpoint is ready")
 	// ErrTimeout means that a backend took longer than it may.
 	ErrTimeout = http1.ErrTimeout
+	// errSilent means that neither side of a stream had anything to say for too
+	// long, of which nobody knows whose turn it was.
+	errSilent = fmt.Errorf("nothing was sent either way: %w", ErrTimeout)
 )
 
 // DialError means that no connection to an endpoint could be opened, so that

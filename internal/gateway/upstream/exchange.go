@@ -38,6 +38,9 @@ type Exchange struct {
 	read  time.Duration // between two reads
 	send  time.Duration // between two writes
 
+	silence time.Duration // without anything either way
+	active  atomic.Int64  // since when there was nothing, in Unix nanoseconds
+
 	began   bool        // the client has had an interim answer
 	taken   atomic.Bool // some of Content has been read
 	pumping chan error  // gets the end of its sending; nil while there is none
@@ -72,8 +75,12 @@ func (x *Exchange) Sweep(now int64) {
 	late := func(by int64) bool { return by > 0 && now > by }
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.stream != nil && (late(x.over) || late(x.readBy.Load()) || late(x.sendBy.Load())) {
+	switch {
+	case x.stream == nil:
+	case late(x.over), late(x.readBy.Load()), late(x.sendBy.Load()):
 		x.stream.Cancel(ErrTimeout)
+	case x.silence > 0 && now-x.active.Load() > int64(x.silence):
+		x.stream.Cancel(errSilent)
 	}
 }
 
@@ -109,11 +116,11 @@ func (x *Exchange) by(limit *atomic.Int64, d time.Duration) {
 // [Pool.EndExchange].
 func (p *Pool) Exchange(x *Exchange, call Call) error {
 	x.read, x.send = call.ReadTimeout, call.SendTimeout
-	if !call.Deadline.IsZero() {
-		x.mu.Lock()
+	x.mu.Lock()
+	if x.silence = call.Silence; !call.Deadline.IsZero() {
 		x.over = call.Deadline.UnixNano()
-		x.mu.Unlock()
 	}
+	x.mu.Unlock()
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	var lastErr error
@@ -141,7 +148,7 @@ func (p *Pool) Exchange(x *Exchange, call Call) error {
 		}
 		lastErr = err
 		dialFailed := p.blame(e, err, now)
-		if call.over() || x.began || x.taken.Load() {
+		if call.over() || x.began || x.taken.Load() || errors.Is(err, errSilent) {
 			break
 		}
 		if !dialFailed && !errors.Is(err, h2client.ErrUnprocessed) && !(x.safe() && p.mayRepeat()) {
@@ -183,6 +190,7 @@ func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) e
 func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
 	x.Request.Secure = proto == h2
 	x.Request.End = x.Content == nil && len(x.Body) == 0
+	x.active.Store(x.clock.Load())
 	s, _, err := e.shared[proto-h2c].have(&x.Request)
 	if s == nil && err == nil {
 		s, err = x.connect(e, proto, call)
@@ -214,6 +222,7 @@ func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
 		if err != nil {
 			return err
 		}
+		x.active.Store(x.clock.Load())
 		if h.Status >= http.StatusOK {
 			x.Head = h
 			x.mu.Lock()
@@ -264,6 +273,7 @@ func (x *Exchange) pump(s *h2client.Stream) error {
 	for {
 		x.taken.Store(true)
 		data, err := x.Content.Next(bodyPiece)
+		x.active.Store(x.clock.Load())
 		switch {
 		case err == io.EOF:
 			x.mu.Lock()
@@ -319,8 +329,10 @@ func (x *Exchange) stop() {
 // Next returns the next bytes of the answer's body, a view that is good until
 // the next call; io.EOF at the end.
 func (x *Exchange) Next() ([]byte, error) {
+	x.active.Store(x.clock.Load()) // also what was ready before
 	x.by(&x.readBy, x.read)
 	data, err := x.stream.Next(nil)
+	x.active.Store(x.clock.Load())
 	x.readBy.Store(0)
 	return data, err
 }

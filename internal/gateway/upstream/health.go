@@ -140,6 +140,7 @@ func (p *Pool) tell(why string, e *endpoint) {
 	}
 }
 
+// clientsFault reports whether a failure says nothing of the endpoint.
 func clientsFault(err error) bool {
-	return errors.Is(err, http1.ErrClient) || errors.Is(err, h2client.ErrHeader) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge)
+	return errors.Is(err, http1.ErrClient) || errors.Is(err, h2client.ErrHeader) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge) || errors.Is(err, errSilent)
 }

@@ -61,6 +61,8 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 		return nil, err
 	}
 	dog := newWatchdog(s.Cancel, call.ReadTimeout, call.SendTimeout)
+	dog.silence = call.Silence
+	dog.heard()
 	var body *sentBody
 	var mayGo chan struct{} // closed when the body may be sent
 	finish := func() {
@@ -90,6 +92,7 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 	}
 	e.succeeded()
 	dog.disarm(&dog.reading)
+	dog.heard()
 	resp := responseOf(req, e.addr, proto, &answer)
 	if answer.End {
 		// Whatever is left of the request is of no use any more.

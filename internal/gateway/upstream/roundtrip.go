@@ -26,6 +26,9 @@ type Call struct {
 	ReadTimeout time.Duration
 	// SendTimeout limits the time between two writes of the request body.
 	SendTimeout time.Duration
+	// Silence limits how long a stream of HTTP/2 may carry nothing either way, with
+	// whatever it is that is waited for; 0 for no limit.
+	Silence time.Duration
 	// Choice is how the endpoint is chosen.
 	Choice Choice
 	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
@@ -76,7 +79,7 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 // mayRetry judges a failed attempt: whether the endpoint is to blame, and
 // whether another may be asked without the request being served twice.
 func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error, begun time.Time) bool {
-	if req.Context().Err() != nil {
+	if req.Context().Err() != nil || errors.Is(err, errSilent) {
 		return false
 	}
 	if errors.Is(err, h2client.ErrUnprocessed) && (src == nil || src.repeatable()) {

@@ -8,14 +8,14 @@ import (
 )
 
 // watchdog ends one attempt when the backend takes longer than it may for the
-// next read or write.
+// next read or write, or nothing is read or written for too long.
 type watchdog struct {
-	cancel     context.CancelCauseFunc
-	read, send time.Duration
+	cancel              context.CancelCauseFunc
+	read, send, silence time.Duration
 
-	mu               sync.Mutex
-	reading, sending *time.Timer
-	done             bool
+	mu                       sync.Mutex
+	reading, sending, silent *time.Timer
+	done                     bool
 }
 
 func newWatchdog(cancel context.CancelCauseFunc, read, send time.Duration) *watchdog {
@@ -32,11 +32,18 @@ func (w *watchdog) arm(t **time.Timer, d time.Duration) {
 	switch {
 	case w.done:
 	case *t == nil:
-		*t = time.AfterFunc(d, func() { w.cancel(ErrTimeout) })
+		why := ErrTimeout
+		if t == &w.silent {
+			why = errSilent
+		}
+		*t = time.AfterFunc(d, func() { w.cancel(why) })
 	default:
 		(*t).Reset(d)
 	}
 }
+
+// heard notes that something was read or written.
+func (w *watchdog) heard() { w.arm(&w.silent, w.silence) }
 
 func (w *watchdog) disarm(t **time.Timer) {
 	w.mu.Lock()
@@ -51,7 +58,7 @@ func (w *watchdog) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.done = true
-	for _, t := range []*time.Timer{w.reading, w.sending} {
+	for _, t := range []*time.Timer{w.reading, w.sending, w.silent} {
 		if t != nil {
 			t.Stop()
 		}
@@ -73,6 +80,7 @@ type answerBody struct {
 func (b *answerBody) Read(p []byte) (int, error) {
 	b.dog.arm(&b.dog.reading, b.idle)
 	n, err := b.ReadCloser.Read(p)
+	b.dog.heard()
 	b.dog.disarm(&b.dog.reading)
 	if err != nil {
 		err = causeOf(b.ctx, err)
