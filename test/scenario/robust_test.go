@@ -64,21 +64,25 @@ func processes(t *testing.T) map[string]int {
 
 // load asks a URL again and again from the outside, a new connection each
 // time, until the returned function is called, which gives the counts.
-func load(ns, url string) func() (asked, failed int64) {
+func load(t *testing.T, ns, url string) func() (asked, failed int64) {
 	var asked, failed atomic.Int64
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
 			cmd := env.command(ctx, ns, "curl", "-sS", "-o", "/dev/null", "--max-time", "3", "-f", url)
-			err := cmd.Run()
+			at := time.Since(began)
+			out, err := cmd.CombinedOutput()
 			if ctx.Err() != nil {
 				return
 			}
 			asked.Add(1)
 			if err != nil {
-				failed.Add(1)
+				if failed.Add(1) <= 3 {
+					t.Logf("connection %d, begun at %v, failed after %v: %v, %s", asked.Load(), at, time.Since(began)-at, err, out)
+				}
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -97,7 +101,7 @@ func TestKillNodeAgentUnderLoad(t *testing.T) {
 	waitReady(t, ns, "deploy/my-app")
 	url := "http://" + field(t, ns, "svc/my-service-clusterip", "{.spec.clusterIP}")
 	wantStatus(t, env.node, 200, url)
-	stop := load(env.node, url)
+	stop := load(t, env.node, url)
 	for range 3 {
 		pid := processes(t)["node"]
 		must(t, env.node, "kill", "-9", fmt.Sprint(pid))
@@ -142,7 +146,7 @@ func TestAPIServerAway(t *testing.T) {
 		}
 	}
 	defer resume()
-	l4 := load(env.node, "http://"+ip)
+	l4 := load(t, env.node, "http://"+ip)
 	dns := 0
 	node, restarted := processes(t)["node"], false
 	until := time.Now().Add(60 * time.Second)
@@ -163,7 +167,12 @@ func TestAPIServerAway(t *testing.T) {
 	}
 	resume()
 	eventually(t, 60*time.Second, func() error { return dnsIsStale(0) })
+	time.Sleep(5 * time.Second) // the time in which nodes' old leases may be looked at
 	asked, failed := l4()
+	lost := env.run(env.node, env.fairway(), "kubectl", "get", "events", "-A", "--field-selector=reason=NodeNotReady", "-o", "name", "--request-timeout=20s")
+	if lost.err != nil || lost.stdout != "" {
+		t.Errorf("a node that could not renew its lease counts as lost: %s (%v)", lost.all(), lost.err)
+	}
 	t.Logf("60 s without the API: %d connections, %d failed; %d DNS and Ingress rounds", asked, failed, dns)
 	if failed != 0 {
 		t.Errorf("%d of %d connections failed", failed, asked)

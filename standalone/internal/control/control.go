@@ -95,20 +95,26 @@ func (c *Control) Run(ctx context.Context) error {
 	})
 	// Until it is ready nothing is stopped in order: nobody has been told anything yet, etcd's data is always safe, and a
 	// half-started API server takes an orderly stop for a fatal failure.
-	if err := c.waitReady(ctx, creds.pki.CA(), api.ended); err != nil || ctx.Err() != nil {
+	client := localClient(creds.pki.CA())
+	defer client.CloseIdleConnections()
+	if err := c.waitReady(ctx, client, api.ended); err != nil || ctx.Err() != nil {
 		return err
 	}
 	defer c.bounded("etcd", store.stop)
 	defer c.stop("kube-apiserver", api)
 	c.opts.Logger.Info("API server is ready", "port", c.opts.SecurePort, "elapsed", time.Since(started).Round(time.Millisecond))
-	return c.runControllers(ctx, creds, store.failed(), api.ended)
+	away := newAbsence(time.Now)
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go away.watch(watching, func(ctx context.Context) error { return c.ask(ctx, client, "livez") })
+	return c.runControllers(ctx, creds, away, store.failed(), api.ended)
 }
 
 // runControllers runs the clients of the API server until the context ends, and returns the error of whatever ends
 // before, of theirs or of what they depend on.
-func (c *Control) runControllers(ctx context.Context, creds *credentials, storeFailed, apiEnded <-chan error) error {
+func (c *Control) runControllers(ctx context.Context, creds *credentials, away *absence, storeFailed, apiEnded <-chan error) error {
 	manager := start(ctx, func(ctx context.Context) error {
-		return runControllerManager(ctx, controllerManagerFlags(creds, creds.controllerManager))
+		return runControllerManager(ctx, controllerManagerFlags(creds, creds.controllerManager), away)
 	})
 	defer c.stop("kube-controller-manager", manager)
 	scheduler := start(ctx, func(ctx context.Context) error {
@@ -184,33 +190,12 @@ func (c *Control) bounded(name string, stop func()) {
 }
 
 // waitReady waits until the API server says that it is ready, it has ended, or the context has. The last is no error.
-func (c *Control) waitReady(ctx context.Context, ca []byte, ended <-chan error) error {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	client := &http.Client{
-		Timeout:   5 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}},
-	}
-	defer client.CloseIdleConnections()
-	url := "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.SecurePort)) + "/readyz"
+func (c *Control) waitReady(ctx context.Context, client *http.Client, ended <-chan error) error {
 	limit := time.After(readyLimit)
-	last := "no answer"
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return fmt.Errorf("ask kube-apiserver: %w", err)
-	}
 	for {
-		resp, err := client.Do(request)
-		switch {
-		case err != nil:
-			last = err.Error()
-		case resp.StatusCode == http.StatusOK:
-			resp.Body.Close()
+		err := c.ask(ctx, client, "readyz")
+		if err == nil {
 			return nil
-		default:
-			body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-			resp.Body.Close()
-			last = string(body)
 		}
 		select {
 		case <-ctx.Done():
@@ -221,8 +206,41 @@ func (c *Control) waitReady(ctx context.Context, ca []byte, ended <-chan error) 
 			}
 			return err
 		case <-limit:
-			return fmt.Errorf("kube-apiserver is not ready after %s: %s", readyLimit, last)
+			return fmt.Errorf("kube-apiserver is not ready after %s: %w", readyLimit, err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// localClient returns a client for questions about the API server's health, which need no credentials.
+func localClient(ca []byte) *http.Client {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	return &http.Client{
+		Timeout:   5 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}},
+	}
+}
+
+// ask asks the API server one question about its health, "readyz" or "livez". The error of one that is not well holds
+// what it says.
+func (c *Control) ask(ctx context.Context, client *http.Client, question string) error {
+	url := "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.SecurePort)) + "/" + question
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("ask kube-apiserver: %w", err)
+	}
+	resp, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask kube-apiserver: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096)) // to its end, for the connection to be used again
+	if err != nil {
+		return fmt.Errorf("ask kube-apiserver: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("kube-apiserver says of itself: %s", body)
+	}
+	return nil
 }

@@ -73,8 +73,9 @@ func controllerManagerFlags(c *credentials, kubeconfig string) map[string]string
 	}
 }
 
-// runControllerManager runs kube-controller-manager until the context ends.
-func runControllerManager(ctx context.Context, flags map[string]string) error {
+// runControllerManager runs kube-controller-manager until the context ends. It declares no node lost for leases that
+// could not be renewed while the API was away.
+func runControllerManager(ctx context.Context, flags map[string]string, away *absence) error {
 	opts, err := options.NewKubeControllerManagerOptions()
 	if err != nil {
 		return fmt.Errorf("kube-controller-manager: %w", err)
@@ -87,6 +88,7 @@ func runControllerManager(ctx context.Context, flags map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("kube-controller-manager: %w", err)
 	}
+	config.Kubeconfig.Wrap(away.wrap)
 	if err := app.Run(ctx, config.Complete()); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("kube-controller-manager: %w", err)
 	}
