@@ -1,6 +1,7 @@
 package datagram
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"os"
@@ -67,25 +68,27 @@ func (s *Socket) NewBatch(n, packetSize, answerSize int) *Batch {
 // so what arrives after the last call ends the wait that follows. To end the
 // read after each call would forget that.
 func (b *Batch) Serve(handle func(n int)) error {
-	var failed error
-	err := b.socket.raw.Read(func(fd uintptr) bool {
-		for {
-			n, errno := b.receive(fd)
-			switch {
-			case errno == unix.EAGAIN:
-				return false
-			case errno == 0:
-				b.queued = 0
-				handle(n)
-				b.flush(fd)
-				if n < len(b.received) {
+	var failed, waited error
+	err := b.socket.raw.Control(func(fd uintptr) {
+		waited = b.socket.arrivals.Read(func(uintptr) bool {
+			for {
+				n, errno := b.receive(fd)
+				switch {
+				case errno == unix.EAGAIN:
 					return false
+				case errno == 0:
+					b.queued = 0
+					handle(n)
+					b.flush(fd)
+					if n < len(b.received) {
+						return false
+					}
+				case !temporary(errno):
+					failed = os.NewSyscallError("recvmmsg", errno)
+					return true
 				}
-			case !temporary(errno):
-				failed = os.NewSyscallError("recvmmsg", errno)
-				return true
 			}
-		}
+		})
 	})
 	switch {
 	case failed != nil:
@@ -93,7 +96,7 @@ func (b *Batch) Serve(handle func(n int)) error {
 	case b.socket.closed.Load():
 		return nil
 	}
-	return err
+	return cmp.Or(err, waited)
 }
 
 func (b *Batch) receive(fd uintptr) (int, syscall.Errno) {

@@ -2,12 +2,18 @@ package datagram
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -259,5 +265,44 @@ func TestNothingIsAllocated(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// The kernel tells that an answer has left whoever asked to know when a socket
+// can be written to. Nobody must: it would wake a thread for nothing.
+func TestNobodyIsWokenByAnswers(t *testing.T) {
+	s := listen(t, loopback4, 1)[0]
+	serve(t, []*Socket{s})
+	conn := dial(t, s.Addr)
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 10)); err != nil { // now it is waited for
+		t.Fatal(err)
+	}
+	var fd int
+	if err := s.raw.Control(func(n uintptr) { fd = int(n) }); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		info, _ := os.ReadFile(file) // of what has been closed since there is none
+		for line := range strings.Lines(string(info)) {
+			var n int
+			var events uint32
+			if _, err := fmt.Sscanf(line, "tfd: %d events: %x", &n, &events); err != nil || n != fd {
+				continue
+			}
+			if found++; events&unix.EPOLLIN == 0 || events&unix.EPOLLOUT != 0 {
+				t.Errorf("waits for events %#x", events)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("the socket is in %d pollers", found)
 	}
 }

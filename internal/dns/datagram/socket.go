@@ -20,8 +20,16 @@ type Socket struct {
 	Addr netip.AddrPort
 
 	file   *os.File
-	raw    syscall.RawConn
+	raw    syscall.RawConn // does not wait
 	closed atomic.Bool
+
+	// poller is an epoll instance that has the socket, for packets that arrive
+	// alone, and arrivals waits until it has something to say. The runtime's poller
+	// always wants to know, too, that a socket can be written to: the kernel would
+	// tell it, and wake a thread, of each answer that has left, where nobody waits
+	// for that.
+	poller   *os.File
+	arrivals syscall.RawConn
 }
 
 // Listen opens n sockets at one specific address, over which the kernel
@@ -51,7 +59,9 @@ func open(addr netip.AddrPort, first bool, receiveBuffer int) (*Socket, error) {
 	if addr.Addr().Is6() {
 		family, level, freebind = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_FREEBIND
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	// It blocks, so that os.File keeps it out of the runtime's poller; each call
+	// says that it does not want to.
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -95,17 +105,42 @@ func open(addr netip.AddrPort, first bool, receiveBuffer int) (*Socket, error) {
 		port = uint16(b.Port)
 	}
 	s := &Socket{Addr: netip.AddrPortFrom(addr.Addr(), port), file: os.NewFile(uintptr(fd), "udp "+addr.String())}
-	if s.raw, err = s.file.SyscallConn(); err != nil {
+	if s.raw, err = s.file.SyscallConn(); err == nil {
+		err = s.poll(fd)
+	}
+	if err != nil {
 		s.file.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
+// poll makes the socket's poller.
+func (s *Socket) poll(fd int) error {
+	poller, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	err = os.NewSyscallError("epoll_ctl", unix.EpollCtl(poller, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}))
+	if err == nil {
+		err = os.NewSyscallError("fcntl", unix.SetNonblock(poller, true)) // for the runtime's poller to take it in
+	}
+	if err != nil {
+		unix.Close(poller)
+		return err
+	}
+	s.poller = os.NewFile(uintptr(poller), "arrivals at udp "+s.Addr.String())
+	if s.arrivals, err = s.poller.SyscallConn(); err != nil {
+		s.poller.Close()
+	}
+	return err
+}
+
 // Close ends the socket, and the one that serves it. It must not be called by
 // the function that handles packets.
 func (s *Socket) Close() {
 	s.closed.Store(true)
+	s.poller.Close()
 	s.file.Close()
 }
 
