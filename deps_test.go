@@ -38,7 +38,7 @@ var depsRules = []depsRule{
 	{pkg: "internal/certs", may: []string{"internal/model", "internal/state"}},
 
 	{pkg: "internal/source/translate", may: []string{"internal/model", "internal/state", "internal/certs", "internal/httppath", "internal/corefile"}, k8s: true},
-	{pkg: "internal/source/...", may: []string{"internal/model", "internal/state", "internal/source/translate"}, k8s: true},
+	{pkg: "internal/source/...", may: []string{"internal/model", "internal/state", "internal/source/translate", "internal/source/slim"}, k8s: true},
 
 	{pkg: "internal/dataplane/cases", may: []string{"internal/model", "internal/state", "internal/plan", "internal/reconcile", "internal/dataplane", "internal/testenv"}},
 	{pkg: "internal/dataplane/...", may: consumer("internal/dataplane")},

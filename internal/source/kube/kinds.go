@@ -93,7 +93,7 @@ func listWatchOf[L runtime.Object](o *Options, client lister[L], labelSelector, 
 func services(o *Options) kind {
 	return kind{
 		name: "services", object: &corev1.Service{},
-		lw: listWatchOf(o, o.Client.CoreV1().Services(""), "", ""),
+		lw: listWatchOf(o, o.services.Services(""), "", ""),
 		put: func(object any) change {
 			s, problems := translate.Service(object.(*corev1.Service))
 			problems = append(problems, translate.AliasOfItself(object.(*corev1.Service), o.ClusterDomain)...)
@@ -120,7 +120,7 @@ func endpointSlices(o *Options) kind {
 	}
 	return kind{
 		name: "endpointslices", object: &discoveryv1.EndpointSlice{},
-		lw:     listWatchOf(o, o.Client.DiscoveryV1().EndpointSlices(""), discoveryv1.LabelServiceName, ""),
+		lw:     listWatchOf(o, o.slices.EndpointSlices(""), discoveryv1.LabelServiceName, ""),
 		remove: remove,
 		put: func(object any) change {
 			slice, problems := translate.EndpointSlice(object.(*discoveryv1.EndpointSlice))

@@ -5,20 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryv1client "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/source/slim"
 	"fairway.dev/fairway/internal/state"
 )
 
@@ -82,6 +90,10 @@ type Options struct {
 	NodeDNSPort uint16
 	// Env looks up the variables that a Corefile names. Default: there are none.
 	Env func(name string) (string, bool)
+
+	// services and slices are clients that read less than Client does.
+	services corev1client.ServicesGetter
+	slices   discoveryv1client.EndpointSlicesGetter
 }
 
 // Source reads the state from a Kubernetes API.
@@ -113,6 +125,8 @@ func New(o Options) (*Source, error) {
 		if err := o.connect(); err != nil {
 			return nil, err
 		}
+	} else {
+		o.services, o.slices = o.Client.CoreV1(), o.Client.DiscoveryV1()
 	}
 	if o.Kinds&Pools != 0 && o.Dynamic == nil {
 		return nil, errors.New("kube source: Dynamic is required to watch Pools")
@@ -132,7 +146,8 @@ func New(o Options) (*Source, error) {
 }
 
 // connect makes clients for the configuration. Built-in kinds travel as
-// protobuf, which is several times cheaper to read than JSON.
+// protobuf, which is several times cheaper to read than JSON, and of the two that
+// there are thousands of only what is needed is read.
 func (o *Options) connect() error {
 	if o.Config == nil {
 		return errors.New("kube source: Config or Client is required")
@@ -144,10 +159,35 @@ func (o *Options) connect() error {
 	}
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	config.ContentType = "application/vnd.kubernetes.protobuf"
-	if o.Client, err = kubernetes.NewForConfig(config); err != nil {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
 		return fmt.Errorf("kube source: %w", err)
 	}
+	if o.Client, err = kubernetes.NewForConfigAndClient(config, client); err != nil {
+		return fmt.Errorf("kube source: %w", err)
+	}
+	config.NegotiatedSerializer = slim.NewSerializer(slim.Options{
+		Base: rest.CodecFactoryForGeneratedClient(scheme.Scheme, scheme.Codecs).WithoutConversion(), About: o.About,
+	})
+	core, err := restClient(*config, client, "/api", corev1.SchemeGroupVersion)
+	if err != nil {
+		return err
+	}
+	discovery, err := restClient(*config, client, "/apis", discoveryv1.SchemeGroupVersion)
+	if err != nil {
+		return err
+	}
+	o.services, o.slices = corev1client.New(core), discoveryv1client.New(discovery)
 	return nil
+}
+
+func restClient(config rest.Config, client *http.Client, path string, version schema.GroupVersion) (rest.Interface, error) {
+	config.APIPath, config.GroupVersion = path, &version
+	c, err := rest.RESTClientForConfigAndClient(&config, client)
+	if err != nil {
+		return nil, fmt.Errorf("kube source: %w", err)
+	}
+	return c, nil
 }
 
 // Synced reports whether every kind has been listed once and is in the store.
