@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +100,82 @@ func TestCircuitLimits(t *testing.T) {
 	got := metric(t, registry, "fairway_gateway_upstream_limited_total")
 	if got["limit=max-requests,service=a"] != 3 || got["limit=max-pending-requests,service=a"] != 3 {
 		t.Errorf("metrics: %v", got)
+	}
+}
+
+// TestCircuitLimitsOfHTTP2: a backend that lets a connection carry few requests
+// gets as many connections as its Service may have; the next request waits for
+// one of their streams, and the one after that gets 503. One connection each
+// endpoint may have, or it could serve nobody.
+func TestCircuitLimitsOfHTTP2(t *testing.T) {
+	const under = 2
+	started, release := make(chan struct{}, 100), make(chan struct{})
+	var conns atomic.Int64
+	for i := range 2 {
+		server := &http.Server{Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: under}, ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				conns.Add(1)
+			}
+		}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				slow(started, release)(w, r)
+			}
+		})}
+		server.Protocols.SetUnencryptedHTTP2(true)
+		serve(t, fmt.Sprintf("10.99.71.%d:80", 30+i), server.Serve)
+		t.Cleanup(func() { _ = server.Close() })
+	}
+	w := newWorld(t, nil)
+	w.service("a", "kubernetes.io/h2c", "10.99.71.30:80")
+	w.route(ingress("main", rule("", "/", "a", filters(model.Filters{ConnectTimeout: 20 * time.Second}))))
+	w.upstream("a", &model.ServiceUpstream{Limits: &model.UpstreamLimits{Connections: 2, Pending: 1}})
+	w.do("GET", "a", "/", nil) // so that the settings are known
+	clients := []*http.Client{plainClient, http2Plain(t)}
+	answers := make(chan int, 100)
+	background := func(c *http.Client) {
+		go func() {
+			resp, err := c.Get(w.url("/slow"))
+			if err != nil {
+				answers <- 0
+				return
+			}
+			resp.Body.Close()
+			answers <- resp.StatusCode
+		}()
+	}
+	for i := range 2 * under {
+		background(clients[i%2])
+		<-started
+	}
+	background(clients[1])
+	w.eventually("a request waits", func() bool { return w.g.pools.Waiting() == 1 })
+	for _, c := range clients {
+		resp, err := c.Get(w.url("/slow"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("X-Fairway-Limit") != "max-pending-requests" {
+			t.Errorf("%s: status %d, header %v", resp.Proto, resp.StatusCode, resp.Header)
+		}
+	}
+	if s := w.g.State("services").Services[0]; conns.Load() != 2 || s.Limited.Connections != 2 || s.Endpoints[0].State != "in use" {
+		t.Errorf("%d connections; state %+v, %+v", conns.Load(), s.Limited, s.Endpoints[0])
+	}
+	w.endpoints("a", "10.99.71.30:80", "10.99.71.31:80")
+	w.eventually("the other endpoint gets its connection", func() bool {
+		resp, err := plainClient.Get(w.url("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return conns.Load() == 3
+	})
+	close(release)
+	for range 2*under + 1 {
+		if status := <-answers; status != 200 {
+			t.Errorf("a request under way: %d", status)
+		}
 	}
 }
 

@@ -456,6 +456,10 @@ func (t *transaction) ends() upstream.Ends {
 
 // proxyFailed answers for a backend that did not.
 func (t *transaction) proxyFailed(err error) {
+	if errors.As(err, new(*upstream.LimitError)) {
+		t.limited(err)
+		return
+	}
 	var timeout net.Error
 	status, _ := t.client.sent()
 	switch {

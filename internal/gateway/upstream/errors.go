@@ -37,6 +37,10 @@ func (e *DialError) Error() string {
 // Unwrap returns the cause.
 func (e *DialError) Unwrap() error { return e.Err }
 
+// final reports whether another endpoint would do no better: the Service has all
+// that it may, or nobody has said anything for very long.
+func final(err error) bool { return errors.As(err, new(*LimitError)) || errors.Is(err, errSilent) }
+
 func isDialError(err error) bool {
 	var dial *DialError
 	return errors.As(err, &dial)

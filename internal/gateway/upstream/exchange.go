@@ -148,7 +148,7 @@ func (p *Pool) Exchange(x *Exchange, call Call) error {
 		}
 		lastErr = err
 		dialFailed := p.blame(e, err, now)
-		if call.over() || x.began || x.taken.Load() || errors.Is(err, errSilent) {
+		if call.over() || x.began || x.taken.Load() || final(err) {
 			break
 		}
 		if !dialFailed && !errors.Is(err, h2client.ErrUnprocessed) && !(x.safe() && p.mayRepeat()) {
@@ -171,7 +171,7 @@ func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) e
 	}
 	e.acquire()
 	for again := 0; ; again++ {
-		err := x.ask(e, proto, call)
+		err := x.ask(p, e, proto, call)
 		if err == nil {
 			return nil
 		}
@@ -187,13 +187,13 @@ func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) e
 }
 
 // ask sends the request once and waits for the answer's head.
-func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
+func (x *Exchange) ask(p *Pool, e *endpoint, proto protocol, call *Call) error {
 	x.Request.Secure = proto == h2
 	x.Request.End = x.Content == nil && len(x.Body) == 0
 	x.active.Store(x.clock.Load())
 	s, _, err := e.shared[proto-h2c].have(&x.Request)
 	if s == nil && err == nil {
-		s, err = x.connect(e, proto, call)
+		s, err = x.connect(p, e, proto, call)
 	}
 	if err != nil {
 		return err
@@ -239,7 +239,7 @@ func (x *Exchange) ask(e *endpoint, proto protocol, call *Call) error {
 }
 
 // connect waits for a connection, as long as somebody waits for the answer.
-func (x *Exchange) connect(e *endpoint, proto protocol, call *Call) (*h2client.Stream, error) {
+func (x *Exchange) connect(p *Pool, e *endpoint, proto protocol, call *Call) (*h2client.Stream, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	if !call.Deadline.IsZero() {
 		cancel()
@@ -256,7 +256,7 @@ func (x *Exchange) connect(e *endpoint, proto protocol, call *Call) (*h2client.S
 		cancel()
 	}
 	defer quit(nil)
-	s, err := e.shared[proto-h2c].open(ctx, e, proto, &x.Request, call)
+	s, err := e.shared[proto-h2c].open(ctx, p, e, proto, &x.Request, call)
 	switch {
 	case err == nil || ctx.Err() == nil:
 		return s, err

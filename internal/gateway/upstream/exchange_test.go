@@ -41,7 +41,7 @@ func TestExchangeDoesNotOutwait(t *testing.T) {
 			call.Deadline, want = time.Now().Add(200*time.Millisecond), ErrTimeout
 		}
 		ended := make(chan error, 1)
-		go func() { ended <- x.ask(e, h2, &call) }()
+		go func() { ended <- x.ask(&Pool{}, e, h2, &call) }()
 		c := <-called
 		defer c.Close()
 		if leaves {

@@ -115,7 +115,7 @@ func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) 
 		p.tell("connect", e)
 		return true
 	}
-	if !clientsFault(err) && e.unanswered(begun, now) {
+	if !blameless(err) && e.unanswered(begun, now) {
 		p.tell("ejected", e)
 	}
 	return false
@@ -128,7 +128,7 @@ func (p *Pool) ended(e *endpoint, err error, begun time.Time) {
 	switch {
 	case err == nil:
 		e.completed()
-	case clientsFault(err) || errors.Is(err, ErrTimeout):
+	case blameless(err) || errors.Is(err, ErrTimeout):
 	case e.brokeOff(begun, time.Now()):
 		p.tell("ejected", e)
 	}
@@ -140,7 +140,7 @@ func (p *Pool) tell(why string, e *endpoint) {
 	}
 }
 
-// clientsFault reports whether a failure says nothing of the endpoint.
-func clientsFault(err error) bool {
-	return errors.Is(err, http1.ErrClient) || errors.Is(err, h2client.ErrHeader) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge) || errors.Is(err, errSilent)
+// blameless reports whether a failure says nothing of the endpoint.
+func blameless(err error) bool {
+	return final(err) || errors.Is(err, http1.ErrClient) || errors.Is(err, h2client.ErrHeader) || errors.Is(err, http1.ErrGone) || errors.Is(err, http1.ErrBodyTooLarge)
 }

@@ -55,7 +55,7 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 		head.Method = http.MethodGet
 	}
 	e.acquire()
-	s, err := e.shared[proto-h2c].open(ctx, e, proto, &head, &call)
+	s, err := e.shared[proto-h2c].open(ctx, p, e, proto, &head, &call)
 	if err != nil {
 		e.release()
 		return nil, err

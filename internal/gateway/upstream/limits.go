@@ -57,8 +57,9 @@ func (p *Pool) EnterRequest(asked model.BackendProtocol, wait time.Duration, gon
 	if m.limits == nil {
 		return Ticket{}, nil
 	}
-	// A connection by HTTP/2 carries any number of requests.
-	return p.enter(m.limits, Ticket{pool: p, request: true, connection: !protocolOf(asked, m.appProtocol).http2()}, wait, gone)
+	// A connection by HTTP/2 carries many requests: those are counted when they
+	// are opened, unless each is for one client.
+	return p.enter(m.limits, Ticket{pool: p, request: true, connection: !protocolOf(asked, m.appProtocol).http2() || m.proxy != 0}, wait, gone)
 }
 
 // EnterConnection is like EnterRequest for a connection, or a session of UDP.
@@ -163,6 +164,32 @@ func (t Ticket) Leave() {
 	}
 }
 
+// shares returns how many connections by HTTP/2 there are, and are being opened.
+func (p *Pool) shares() int {
+	n := 0
+	for e := range p.members.Load().all() {
+		for i := range e.shared {
+			m := &e.shared[i]
+			n += int(m.dialing.Load())
+			if list := m.conns.Load(); list != nil {
+				n += len(*list)
+			}
+		}
+	}
+	return n
+}
+
+// waiting returns how many requests wait for room in connections by HTTP/2.
+func (p *Pool) waiting() int {
+	n := 0
+	for e := range p.members.Load().all() {
+		for i := range e.shared {
+			n += int(e.shared[i].waiting.Load())
+		}
+	}
+	return n
+}
+
 // Waiting returns how many requests and connections of all pools wait for a connection.
 func (s *Set) Waiting() int {
 	s.mu.RLock()
@@ -173,6 +200,7 @@ func (s *Set) Waiting() int {
 		g.mu.Lock()
 		n += len(g.waiting)
 		g.mu.Unlock()
+		n += e.pool.waiting()
 	}
 	return n
 }

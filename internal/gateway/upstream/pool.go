@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type Pool struct {
 	turn      atomic.Uint64 // counts requests
 	budget    budget
 	gate      gate
+	growing   sync.Mutex // held to count connections by HTTP/2 and add one, where they are limited
 	onFailure func(key Key, why, endpoint string)
 }
 

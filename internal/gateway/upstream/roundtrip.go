@@ -79,7 +79,7 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 // mayRetry judges a failed attempt: whether the endpoint is to blame, and
 // whether another may be asked without the request being served twice.
 func (p *Pool) mayRetry(e *endpoint, req *http.Request, src *source, err error, begun time.Time) bool {
-	if req.Context().Err() != nil || errors.Is(err, errSilent) {
+	if req.Context().Err() != nil || final(err) {
 		return false
 	}
 	if errors.Is(err, h2client.ErrUnprocessed) && (src == nil || src.repeatable()) {

@@ -12,6 +12,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/model"
 )
 
 // maxShared is how many connections an endpoint gets whose streams are all
@@ -32,6 +33,7 @@ type shared struct {
 	// room is written to when there may be room in one of them, if somebody waits.
 	room    chan struct{}
 	waiting atomic.Int32
+	dialing atomic.Int32 // dials
 	oldWays atomic.Int64 // until when it is spoken to by HTTP/1.1, in Unix nanoseconds
 
 	mu    sync.Mutex // for writing conns, and dials
@@ -50,14 +52,15 @@ type dial struct {
 const perDial = 100
 
 // open sends a request's head on a connection that has room, opening one if
-// there is none. Only connecting can fail, or ctx end, or r be malformed.
-func (m *shared) open(ctx context.Context, e *endpoint, proto protocol, r *h2client.Request, call *Call) (*h2client.Stream, error) {
+// there is none. Only connecting can fail, or ctx end, or r be malformed, or p's
+// Service have as many connections as it may.
+func (m *shared) open(ctx context.Context, p *Pool, e *endpoint, proto protocol, r *h2client.Request, call *Call) (*h2client.Stream, error) {
 	for {
 		s, full, err := m.have(r)
 		if s != nil || err != nil {
 			return s, err
 		}
-		if err := m.grow(ctx, e, proto, call, full); err != nil {
+		if err := m.grow(ctx, p, e, proto, call, full); err != nil {
 			return nil, err
 		}
 	}
@@ -88,28 +91,25 @@ func (m *shared) have(r *h2client.Request) (s *h2client.Stream, full int, err er
 }
 
 // grow waits for a further connection, or for room.
-func (m *shared) grow(ctx context.Context, e *endpoint, proto protocol, call *Call, full int) error {
-	m.mu.Lock()
-	if list := m.conns.Load(); list != nil && len(*list) > full {
-		m.mu.Unlock()
-		return nil // another one has come meanwhile
+func (m *shared) grow(ctx context.Context, p *Pool, e *endpoint, proto protocol, call *Call, full int) error {
+	limits := p.members.Load().limits
+	if limits != nil && limits.Connections == 0 {
+		limits = nil
 	}
-	var d *dial
-	switch n := len(m.dials); {
-	case n > 0 && m.dials[n-1].waiting < perDial:
-		d = m.dials[n-1]
-	case full+n < maxShared:
-		d = &dial{done: make(chan struct{})}
-		m.dials = append(m.dials, d)
-		go m.dial(e, proto, call.ConnectTimeout, d)
-	default:
-		m.waiting.Add(1)
-		m.mu.Unlock()
+	if limits != nil {
+		p.growing.Lock() // so that nobody else counts until this one is counted
+	}
+	d, room := m.join(e, proto, call, full, limits != nil && p.shares() >= limits.Connections)
+	if limits != nil {
+		p.growing.Unlock()
+	}
+	switch {
+	case room:
+		return nil
+	case d == nil:
 		defer m.waiting.Add(-1)
-		return m.await(ctx, e, call)
+		return m.await(ctx, p, limits, e, call)
 	}
-	d.waiting++
-	m.mu.Unlock()
 	select {
 	case <-d.done:
 		return d.err
@@ -118,8 +118,41 @@ func (m *shared) grow(ctx context.Context, e *endpoint, proto protocol, call *Ca
 	}
 }
 
-// await waits for room in connections that are all full.
-func (m *shared) await(ctx context.Context, e *endpoint, call *Call) error {
+// join returns the dial to wait for, a new one if there may be a further
+// connection; if not, nil, and the caller is counted as waiting. Enough tells that
+// the Service has as many as it may; but one is every endpoint's. Room tells that
+// there is something to be had meanwhile.
+func (m *shared) join(e *endpoint, proto protocol, call *Call, full int, enough bool) (d *dial, room bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if list := m.conns.Load(); list != nil && len(*list) > full {
+		return nil, true // another one has come
+	}
+	switch n := len(m.dials); {
+	case n > 0 && m.dials[n-1].waiting < perDial:
+		d = m.dials[n-1]
+	case full+n < maxShared && (full+n == 0 || !enough):
+		d = &dial{done: make(chan struct{})}
+		m.dials = append(m.dials, d)
+		m.dialing.Add(1)
+		go m.dial(e, proto, call.ConnectTimeout, d)
+	default:
+		m.waiting.Add(1)
+		return nil, false
+	}
+	d.waiting++
+	return d, false
+}
+
+// await waits for room in connections that are all full. Limits, which may be
+// nil, say how many may do so.
+func (m *shared) await(ctx context.Context, p *Pool, limits *model.UpstreamLimits, e *endpoint, call *Call) error {
+	if limits != nil && p.waiting() > limits.Pending {
+		if limits.Pending == 0 {
+			return &LimitError{p.key.Service, LimitConnections, limits.Connections}
+		}
+		return &LimitError{p.key.Service, LimitPending, limits.Pending}
+	}
 	limit := call.ConnectTimeout
 	if limit <= 0 {
 		limit = DefaultConnectTimeout
@@ -136,6 +169,9 @@ func (m *shared) await(ctx context.Context, e *endpoint, call *Call) error {
 		case <-again.C:
 			return nil
 		case <-timer.C:
+			if limits != nil {
+				return &LimitError{p.key.Service, LimitConnections, limits.Connections}
+			}
 			return &DialError{e.addr, errors.New("all streams of its connections are taken")}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -163,6 +199,7 @@ func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial)
 	m.mu.Lock()
 	d.err = err
 	m.dials = slices.DeleteFunc(m.dials, func(o *dial) bool { return o == d })
+	m.dialing.Add(-1)
 	if err == nil {
 		var list []*h2client.Conn
 		if old := m.conns.Load(); old != nil {

@@ -79,6 +79,8 @@ func (en *entry) state(now time.Time) PoolState {
 		p.gate.mu.Lock()
 		out.Limited = &GateState{p.gate.requests, p.gate.connections, len(p.gate.waiting)}
 		p.gate.mu.Unlock()
+		out.Limited.Connections += p.shares()
+		out.Limited.Waiting += p.waiting()
 	}
 	for _, e := range m.endpoints {
 		s := e.state(now)
