@@ -439,6 +439,25 @@ func TestFlowControl(t *testing.T) {
 	}
 }
 
+// TestEndNeedsNoRoom: the end of a request goes out although the backend has
+// taken back more of the window than was left of it.
+func TestEndNeedsNoRoom(t *testing.T) {
+	c, b := pipe(t, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1000})
+	s := open(t, c, &Request{Method: "POST", Authority: "a", Path: "/", Header: header()})
+	if err := s.Send(make([]byte, 1000), false); err != nil {
+		t.Fatal(err)
+	}
+	b.of(http2.FrameData)
+	b.do(b.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10}))
+	await(t, "the settings are taken", func() bool { return b.of(http2.FrameSettings).flags.Has(http2.FlagSettingsAck) })
+	if err := s.Send(nil, true); err != nil {
+		t.Fatal(err)
+	}
+	if f := b.of(http2.FrameData); !f.end() || f.length != 0 {
+		t.Errorf("got %+v", f)
+	}
+}
+
 // TestConnectionWindow is what comes back of the window that all streams share,
 // also for data that nobody wants.
 func TestConnectionWindow(t *testing.T) {

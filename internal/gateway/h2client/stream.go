@@ -166,9 +166,11 @@ func (s *Stream) trySend(p []byte, end bool) (n int, err error) {
 		return 0, ErrCanceled // the answer is complete: nobody wants the rest
 	}
 	for {
-		room := min(int64(len(p)-n), s.sendWindow, c.window, maxUnsent-int64(len(c.out)), maxFrame)
+		// There may be less than none: of a window that was taken back, or where
+		// much waits. The end alone needs no room.
+		room := max(0, min(int64(len(p)-n), s.sendWindow, c.window, maxUnsent-int64(len(c.out)), maxFrame))
 		last := end && room == int64(len(p)-n)
-		if room <= 0 && !last {
+		if room == 0 && !last {
 			break
 		}
 		flags := byte(0)
