@@ -14,6 +14,13 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 )
 
+// bare returns a pool that says nothing of connections.
+func bare() *Pool {
+	p := &Pool{}
+	p.members.Store(&members{})
+	return p
+}
+
 // TestExchangeDoesNotOutwait: who waits for a connection to a backend that does
 // not finish its handshake is let go when the client leaves, or its time is up.
 func TestExchangeDoesNotOutwait(t *testing.T) {
@@ -41,7 +48,7 @@ func TestExchangeDoesNotOutwait(t *testing.T) {
 			call.Deadline, want = time.Now().Add(200*time.Millisecond), ErrTimeout
 		}
 		ended := make(chan error, 1)
-		go func() { ended <- x.ask(&Pool{}, e, h2, &call) }()
+		go func() { ended <- x.ask(bare(), e, h2, &call) }()
 		c := <-called
 		defer c.Close()
 		if leaves {
@@ -104,5 +111,35 @@ func TestServerNames(t *testing.T) {
 		if got := <-names; got != want {
 			t.Errorf("%s is asked for %q by HTTP/2", addr, got)
 		}
+	}
+}
+
+// TestConnectionsCloseMeanwhile: an endpoint may leave, and its connections be
+// closed, between the look for one and the request that was to go there.
+func TestConnectionsCloseMeanwhile(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		}
+	}()
+	e := newEndpoint(l.Addr().String(), (&net.Dialer{}).DialContext, mark{})
+	t.Cleanup(e.closeIdle)
+	m := &e.shared[0]
+	r := &h2client.Request{Method: "GET", Authority: "a", Path: "/", End: true, Header: func(func(string, string) bool) {}}
+	if _, err := m.open(t.Context(), bare(), e, h2c, r, &Call{}); err != nil {
+		t.Fatal(err)
+	}
+	r.Header = func(func(string, string) bool) { m.close() }
+	if s, _, err := m.have(r); s != nil || err != nil {
+		t.Errorf("got %v, %v", s, err)
 	}
 }

@@ -219,8 +219,10 @@ func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial)
 func (m *shared) drop(c *h2client.Conn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	list := slices.DeleteFunc(slices.Clone(*m.conns.Load()), func(o *h2client.Conn) bool { return o == c })
-	m.conns.Store(&list)
+	if old := m.conns.Load(); old != nil { // else close has forgotten all
+		list := slices.DeleteFunc(slices.Clone(*old), func(o *h2client.Conn) bool { return o == c })
+		m.conns.Store(&list)
+	}
 }
 
 // close ends all connections as soon as their streams have ended.
