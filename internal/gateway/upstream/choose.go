@@ -97,8 +97,12 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 	if best == nil && cold != nil && cold.admits(now) {
 		best, at = cold, coldAt // nobody else is there
 	}
-	if best == nil {
+	switch {
+	case best != nil:
+	case last != nil:
 		return last
+	default:
+		return cold // another request has just been its trial; nil if all were tried
 	}
 	if n < 2 || !best.healthy() {
 		return best

@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,4 +166,29 @@ func TestSlowStartSessions(t *testing.T) {
 			t.Errorf("persistent %v: %d of 3000 sessions began at the new endpoint, want about 100", persistent, n)
 		}
 	}
+}
+
+// TestSlowStartTrial: while the one endpoint that there is has its trial, and
+// warms up, requests that come at the same moment go to it all the same.
+func TestSlowStartTrial(t *testing.T) {
+	f := newFleet(t, "uid", 1)
+	t.Cleanup(f.set.Close)
+	f.slowStart = time.Minute
+	f.change([]int{1}, nil, nil)
+	e := f.pool.members.Load().endpoints[0]
+	now := time.Now()
+	e.since.Store(now.UnixNano())
+	var askers sync.WaitGroup
+	for range 2 {
+		askers.Go(func() {
+			for range 200_000 {
+				e.ejected.Store(now.Add(-time.Second).UnixNano()) // its time is over
+				if got, err := f.pool.pick(&Choice{}, nil, now); got != e || err != nil {
+					t.Errorf("got %v, %v", got, err)
+					return
+				}
+			}
+		})
+	}
+	askers.Wait()
 }
