@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
@@ -73,8 +74,9 @@ type Dataplane struct {
 	layout      string
 	maps        map[string]*ebpf.Map
 	attachments []*attachment
-	ingress     *ingress // nil without Options.Ingress
-	stop        func()   // of following addresses
+	ingress     *ingress  // nil without Options.Ingress
+	sign        link.Link // that the network namespace is there; nil before programs are attached, and where the kernel has none
+	stop        func()    // of following addresses
 	sweeper     *sweeper
 	// listAddresses lists the node's addresses.
 	listAddresses func() ([]netip.Addr, error)
@@ -313,6 +315,9 @@ func (d *Dataplane) close() {
 	defer d.mu.Unlock()
 	for _, a := range d.attachments {
 		a.close()
+	}
+	if d.sign != nil {
+		_ = d.sign.Close()
 	}
 	closeAll(d.maps)
 }
@@ -706,6 +711,9 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 // attach attaches the programs and removes what is pinned and not wanted any
 // more. It notes what was not attached or pinned.
 func (d *Dataplane) attach(fixed dataplane.Repairs) error {
+	if err := d.hangSign(fixed); err != nil {
+		return err
+	}
 	for _, a := range d.attachments {
 		if err := a.attach(d.pins, fixed); err != nil {
 			return err
@@ -723,7 +731,7 @@ func (d *Dataplane) attach(fixed dataplane.Repairs) error {
 		d.live = true
 		d.log.Info("eBPF: sockets are balanced", "cgroup", d.o.Cgroup, "hostCgroup", d.o.HostCgroup)
 	}
-	return errors.Join(d.pins.removeOtherLinks(d.attachments), d.pins.removeOtherMaps(d.layout))
+	return errors.Join(d.pins.removeOtherLinks(d.attachments), d.pins.removeOtherMaps(d.layout), d.pins.removeStale(d.log))
 }
 
 // SetNode implements dataplane.Dataplane.

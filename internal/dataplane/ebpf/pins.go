@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -27,10 +28,14 @@ const DefaultPins = "/sys/fs/bpf/fairway"
 // bpfMount is where a BPF file system is mounted where there is none.
 const bpfMount = "/sys/fs/bpf"
 
+// namespacePrefix begins the name of the directory for a network namespace; its
+// cookie follows.
+const namespacePrefix = "netns-"
+
 // Within the directory of a network namespace:
 //
 //	maps-<layout>/<name>   the maps
-//	links/<name>           the links of programs, see attachment
+//	links/<name>           the links of programs, see attachment, interfaces and hangSign
 const (
 	mapsPrefix = "maps-"
 	linksDir   = "links"
@@ -45,7 +50,7 @@ func pinsOf(parent string, cookie uint64) pins {
 	if parent == "" {
 		parent = DefaultPins
 	}
-	return pins(filepath.Join(parent, "netns-"+strconv.FormatUint(cookie, 10)))
+	return pins(filepath.Join(parent, namespacePrefix+strconv.FormatUint(cookie, 10)))
 }
 
 // prepare sees to it that the directory exists, on a BPF file system.
@@ -56,7 +61,12 @@ func (p pins) prepare() error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(string(p), linksDir), 0o700); err != nil {
+	err := fs.ErrNotExist
+	for tries := 0; tries < 3 && errors.Is(err, fs.ErrNotExist); tries++ {
+		// Another process may remove the parent at that moment, for it was empty.
+		err = os.MkdirAll(filepath.Join(string(p), linksDir), 0o700)
+	}
+	if err != nil {
 		return fmt.Errorf("directory for pinned BPF objects: %w", err)
 	}
 	if !onBPF(string(p)) {
@@ -188,14 +198,19 @@ func (p pins) remove() error {
 }
 
 // Cleanup removes everything of Fairway's that is pinned for the network
-// namespace, which detaches its programs.
+// namespace, which detaches its programs, and what is left of namespaces that
+// have gone.
 func Cleanup(o Options) error {
 	cookie, err := netnsCookie(o.NetNS)
 	if err != nil {
 		return err
 	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	p := pinsOf(o.Pins, cookie)
-	return errors.Join(removeIngress(o.NetNS, p), p.remove())
+	return errors.Join(p.removeStale(log), removeIngress(o.NetNS, p), p.remove())
 }
 
 // inNetns runs fn on a thread in a network namespace; 0 is the caller's own.
