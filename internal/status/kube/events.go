@@ -43,13 +43,15 @@ type events struct {
 	now     func() time.Time
 	limiter *rate.Limiter
 	written map[model.Problem]time.Time
+	since   map[model.Problem]time.Time // when those without Event appeared
+	settle  time.Duration
 }
 
-func newEvents(client kubernetes.Interface, logger *slog.Logger, now func() time.Time) *events {
+func newEvents(client kubernetes.Interface, logger *slog.Logger, now func() time.Time, settle time.Duration) *events {
 	return &events{
 		client: client, logger: logger, now: now,
 		limiter: rate.NewLimiter(eventsPerSecond, eventBurst),
-		written: map[model.Problem]time.Time{},
+		written: map[model.Problem]time.Time{}, since: map[model.Problem]time.Time{}, settle: settle,
 	}
 }
 
@@ -68,16 +70,21 @@ func (e *events) run(ctx context.Context, newest <-chan map[model.Ref]model.Prob
 		case <-retry:
 		}
 		retry = nil
-		if err := e.write(ctx, problems); err != nil && ctx.Err() == nil {
+		wait, err := e.write(ctx, problems)
+		if err != nil && ctx.Err() == nil {
 			e.logger.Warn("cannot write Events", "error", err, "retryIn", eventRetry)
-			retry = time.After(eventRetry)
+			wait = eventRetry
+		}
+		if wait > 0 {
+			retry = time.After(wait)
 		}
 	}
 }
 
-// write makes the Events of the problems that are new, and forgets those that
-// are cured.
-func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problems) error {
+// write makes the Events of the problems that are new and have stayed, and
+// forgets those that are cured. It returns when to call it again for others, 0
+// if there are none.
+func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problems) (again time.Duration, err error) {
 	present := map[model.Problem]bool{}
 	var fresh []model.Problem
 	now := e.now()
@@ -90,14 +97,30 @@ func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problem
 				continue
 			}
 			present[p] = true
-			if at, ok := e.written[p]; !ok || now.Sub(at) >= renewAfter {
-				fresh = append(fresh, p)
+			at, ok := e.written[p]
+			if ok && now.Sub(at) < renewAfter {
+				continue
 			}
+			if _, known := e.since[p]; !ok && !known {
+				e.since[p] = time.Now()
+			}
+			if left := e.settle - time.Since(e.since[p]); !ok && left > 0 {
+				if again == 0 || left < again {
+					again = left
+				}
+				continue
+			}
+			fresh = append(fresh, p)
 		}
 	}
 	for p := range e.written {
 		if !present[p] {
 			delete(e.written, p)
+		}
+	}
+	for p := range e.since {
+		if !present[p] {
+			delete(e.since, p)
 		}
 	}
 	slices.SortFunc(fresh, func(a, b model.Problem) int {
@@ -108,14 +131,15 @@ func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problem
 	})
 	for _, p := range fresh {
 		if err := e.limiter.Wait(ctx); err != nil {
-			return err
+			return 0, err
 		}
 		if err := e.writeOne(ctx, p, now); err != nil {
-			return fmt.Errorf("write Event for %s: %w", p.Object, err)
+			return 0, fmt.Errorf("write Event for %s: %w", p.Object, err)
 		}
 		e.written[p] = now
+		delete(e.since, p)
 	}
-	return nil
+	return again, nil
 }
 
 // writeOne creates the Event, or renews the one that is there. An Event that

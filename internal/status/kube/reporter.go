@@ -62,7 +62,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		newEvents(r.Client, r.Logger, r.Now).run(ctx, newest)
+		newEvents(r.Client, r.Logger, r.Now, 0).run(ctx, newest)
 	}()
 	defer func() { <-done }()
 	renew := time.NewTicker(recheck)

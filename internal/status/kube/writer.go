@@ -53,6 +53,10 @@ type Options struct {
 	// Events writes an Event for every problem that translation, the cross
 	// check and the allocator find.
 	Events bool
+	// Settle is how long a problem is there before its Event, default 3 s: objects
+	// that are applied together come one after the other, an Ingress before its
+	// Services.
+	Settle time.Duration
 	// Problems returns what else is wrong with objects, to be written as Events
 	// as well, and ProblemsChanged fires when that has changed. Optional.
 	Problems        func() model.Problems
@@ -111,6 +115,7 @@ func New(o Options) (*Writer, error) {
 		o.Now = time.Now
 	}
 	o.LeaseDuration = cmp.Or(o.LeaseDuration, 8*time.Second)
+	o.Settle = cmp.Or(o.Settle, 3*time.Second)
 	return &Writer{Options: o}, nil
 }
 
@@ -133,7 +138,7 @@ func (w *Writer) lead(ctx context.Context) {
 	wg.Go(func() { w.recheck(ctx) })
 	if w.Events || w.Problems != nil {
 		w.problems = make(chan map[model.Ref]model.Problems, 1)
-		wg.Go(func() { newEvents(w.Client, w.Logger, w.Now).run(ctx, w.problems) })
+		wg.Go(func() { newEvents(w.Client, w.Logger, w.Now, w.Settle).run(ctx, w.problems) })
 	}
 	options := reconcile.WatchOptions{Store: w.Store, Logger: w.Logger}
 	_ = reconcile.Watch(ctx, options, func(ctx context.Context, prev, next *state.Snapshot) error {

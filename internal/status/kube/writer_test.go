@@ -91,6 +91,9 @@ func (f *fixture) put(fn func(tx *state.Tx)) {
 func (f *fixture) run(o Options) (*Writer, func()) {
 	f.Helper()
 	o.Client, o.Store, o.Now = f.client, f.store, f.clock.now
+	if o.Settle == 0 {
+		o.Settle = time.Millisecond
+	}
 	o.Logger = slog.New(slog.DiscardHandler)
 	o.Lease = model.Key{Namespace: "kube-system", Name: "fairway-test"}
 	if o.Identity == "" {
@@ -353,6 +356,22 @@ func TestEvents(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// TestEventsSettle: what comes in one apply is no problem for being there one
+// after the other.
+func TestEventsSettle(t *testing.T) {
+	f := newFixture(t)
+	passing, lasting := problem("a", "passing"), problem("a", "lasting")
+	set := func(p ...model.Problem) { f.put(func(tx *state.Tx) { tx.PutProblems(passing.Object, p) }) }
+	set(passing)
+	w, _ := f.run(Options{Events: true, Settle: 2 * time.Second})
+	f.eventually("it is seen", func() bool { return w.sync(ctx, f.store.Snapshot()) == nil })
+	set(lasting)
+	f.eventually("an Event", func() bool { return len(f.events()) > 0 })
+	if got := f.events(); len(got) != 1 || got[0].Message != "spec.x: lasting" {
+		t.Errorf("Events %v", got)
+	}
 }
 
 func TestEventsThatFail(t *testing.T) {
