@@ -411,3 +411,21 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%v allocations per request", got)
 	}
 }
+
+// TestFault: a request that the gateway fails at by a fault of its own gets a
+// 500 that says whom to ask about, and is counted and logged once.
+func TestFault(t *testing.T) {
+	backendServer(t, "10.99.35.30:80", nil)
+	log := &syncBuffer{}
+	w := newWorld(t, func(o *Options) { o.AccessLog = log })
+	w.service("a", "", "10.99.35.30:80")
+	w.route(ingress("main", rule("", "/", "a")))
+	c := *w.g.config.Load()
+	c.router = nil // what would not happen
+	w.g.config.Store(&c)
+	resp, body := w.do("GET", "a", "/", nil)
+	if resp.StatusCode != 500 || !resp.Close || !strings.Contains(string(body), "request id "+resp.Header.Get("X-Request-Id")) {
+		t.Errorf("got %d, %v, %s", resp.StatusCode, resp.Header, body)
+	}
+	w.eventually("it is logged", func() bool { return strings.Count(log.String(), `"status":500`) == 1 })
+}

@@ -147,6 +147,9 @@ func New(o Options) (*Gateway, error) {
 	if o.SilenceTimeout <= 0 {
 		o.SilenceTimeout = time.Hour
 	}
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout = 30 * time.Second
+	}
 	if o.StartTimeout <= 0 {
 		o.StartTimeout = 10 * time.Second
 	}
@@ -323,7 +326,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { g.draining.Store(true) })()
 	defer g.pools.Close()
-	defer g.tracer.Close()
 	for _, s := range g.http {
 		group.Go(func() error {
 			g.awaitRoutes(ctx)
@@ -346,7 +348,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.recheck(ctx)
 		return nil
 	})
-	return group.Wait()
+	var end time.Time
+	group.Go(func() error {
+		<-ctx.Done()
+		end = time.Now().Add(g.options.DrainTimeout)
+		return nil
+	})
+	err := group.Wait()
+	// A receiver that hangs keeps nobody longer than the drain may take.
+	g.tracer.Close(end)
+	return err
 }
 
 func (g *Gateway) awaitRoutes(ctx context.Context) {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"net/http"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
@@ -45,6 +46,14 @@ func (g *Gateway) Refused(c *http1.Conn, err *http1.Error) {
 	h.begin()
 	h.fail(err.Status, err.Reason)
 	h.finished()
+}
+
+// Failed implements http1.Handler's third part: a request gets its answer also
+// where the gateway itself has failed. It is counted already.
+func (g *Gateway) Failed(c *http1.Conn) {
+	if h, ok := c.Scratch.(*http1Client); ok {
+		h.fail(http.StatusInternalServerError, "a fault in the gateway")
+	}
 }
 
 func (g *Gateway) http1Client(c *http1.Conn) *http1Client {

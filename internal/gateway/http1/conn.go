@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime/debug"
@@ -174,11 +175,31 @@ func (c *Conn) handle() {
 	c.served++
 	defer func() {
 		if p := recover(); p != nil {
-			c.faulty, c.shared, c.broken, c.last = true, true, true, true
+			c.faulty, c.shared, c.last = true, true, true
 			c.server.Logger.Error("request failed by a fault in the gateway", "panic", p, "stack", string(debug.Stack()))
+			c.apologise()
 		}
 	}()
 	c.server.Handler.ServeHTTP1(c)
+}
+
+// apologise answers for a handler that panicked, if nothing of an answer has
+// been sent and nobody else is at the connection.
+func (c *Conn) apologise() {
+	defer func() {
+		if recover() != nil {
+			c.broken = true
+		}
+	}()
+	if c.Status != 0 || c.broken || c.pumping != nil {
+		c.broken = true
+		return
+	}
+	if h, ok := c.server.Handler.(interface{ Failed(*Conn) }); ok {
+		h.Failed(c)
+	} else {
+		c.Answer(http.StatusInternalServerError, nil, "a fault in the gateway\n")
+	}
 }
 
 // wait is how long the client has until its next request.

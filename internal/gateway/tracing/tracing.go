@@ -19,10 +19,11 @@ import (
 )
 
 // exportTimeout limits sending a batch of spans, and closeTimeout sending what
-// is left in the end.
+// is left in the end, which has leastTime whatever else has taken long.
 const (
 	exportTimeout = 10 * time.Second
 	closeTimeout  = 5 * time.Second
+	leastTime     = 500 * time.Millisecond
 )
 
 // Options configure a [Tracer].
@@ -90,16 +91,24 @@ func New(o Options) (*Tracer, error) {
 	return t, nil
 }
 
-// Close sends the spans that are left.
-func (t *Tracer) Close() {
+// Close sends the spans that are left, if the receiver takes them within 5 s and
+// until end, which may be zero for no such limit.
+func (t *Tracer) Close(end time.Time) {
 	if t == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeToClose(time.Now(), end))
 	defer cancel()
 	if err := t.provider.Shutdown(ctx); err != nil {
 		t.logger.Warn("the last spans were not sent", "error", err)
 	}
+}
+
+func timeToClose(now, end time.Time) time.Duration {
+	if end.IsZero() {
+		return closeTimeout
+	}
+	return max(min(closeTimeout, end.Sub(now)), leastTime)
 }
 
 // Sent returns how many spans were sent, and Failed how many could not be.
