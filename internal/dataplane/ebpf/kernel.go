@@ -164,6 +164,9 @@ func (d *Dataplane) read() (err error) {
 
 // explain says what to do about an error of a map.
 func (d *Dataplane) explain(err error, name string) error {
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("the kernel has no memory for the map of %s: %w; maps count for the memory limit of the cgroup of fairway node (its container's): raise that, or free memory", name, err)
+	}
 	if !errors.Is(err, unix.E2BIG) && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type kernel struct {
 	families [2]*family
 	conn     *nftables.Conn // nil until needed
 	raw      *netlink.Conn  // nil until needed
+	buffer   int            // of sockets, in bytes; 0 for bufferBytes
 }
 
 const (
@@ -45,7 +47,8 @@ func (k *kernel) open() (*nftables.Conn, error) {
 		if err := c.SetOption(netlink.CapAcknowledge, true); err != nil {
 			return err
 		}
-		return errors.Join(c.SetReadBuffer(bufferBytes), c.SetWriteBuffer(bufferBytes))
+		buffer := cmp.Or(k.buffer, bufferBytes)
+		return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)
@@ -381,7 +384,7 @@ func (k *kernel) write(t *transaction) (err error) {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("nftables: %s: %w", t.describe(), err)
+		return fmt.Errorf("nftables: %s: %w", t.describe(), explain(err, t.create != [2]bool{}))
 	}
 	return nil
 }
