@@ -88,6 +88,6 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 		{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready)
 		}},
-		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
+		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile, nil) }},
 	})
 }

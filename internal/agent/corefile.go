@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -37,8 +38,9 @@ func (n *node) readCorefile() {
 	text, err := readSmall(n.DNSCorefile)
 	if err != nil {
 		if n.corefile != err.Error() {
+			n.refuse("cannot read --dns-corefile: " + err.Error())
+			n.startWithLast(n.corefile == "")
 			n.corefile = err.Error()
-			n.corefilesRefused.Inc()
 			n.Logger.Error("cannot read --dns-corefile; "+n.corefileStays(), "error", err)
 		}
 		return
@@ -77,16 +79,83 @@ func (n *node) readCorefile() {
 	if all == n.corefile {
 		return
 	}
+	first := n.corefile == ""
 	n.corefile = all
 	if err != nil {
-		n.corefilesRefused.Inc()
+		n.refuse(err.Error())
+		n.startWithLast(first)
 		n.Logger.Error("nothing of this Corefile is used, and "+n.corefileStays(), "error", err)
 		return
 	}
 	for _, note := range notes {
 		n.Logger.Warn("a part of the Corefile is left out", "file", note.File, "line", note.Line, "what", note.What, "why", note.Why)
 	}
+	n.refused.Store(nil)
 	n.store.Update(func(tx *state.Tx) { tx.SetDNS(c) })
+}
+
+// refuse counts a Corefile that cannot be read, and keeps why.
+func (n *node) refuse(why string) {
+	n.corefilesRefused.Inc()
+	n.refused.Store(&why)
+}
+
+// startWithLast has the last Corefile of an earlier run in use, where the first one
+// of this run cannot be read.
+func (n *node) startWithLast(first bool) {
+	if !first {
+		return
+	}
+	if last := n.lastCorefile(); last != nil {
+		n.store.Update(func(tx *state.Tx) { tx.SetDNS(last) })
+	}
+}
+
+// lastCorefile is what the Corefile said that an earlier run could read last; nil
+// where that is not known, or where there was none.
+func (n *node) lastCorefile() *model.DNSConfig {
+	if n.StateDir == "" {
+		return nil
+	}
+	last, err := n.lastKnown()
+	if err != nil || last.Snapshot.DNS == nil {
+		return nil // why it cannot be used is logged by who else wants it
+	}
+	n.Logger.Warn("the Corefile cannot be read; the last one that could be, of an earlier run, is in use", "directory", n.StateDir, "trueAt", last.At)
+	return last.Snapshot.DNS
+}
+
+// registerCorefile adds the metrics of Corefiles that cannot be read.
+func (n *node) registerCorefile(registry prometheus.Registerer) {
+	registry.MustRegister(n.corefilesRefused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fairway_dns_corefile_refused", Help: "1 while the Corefile cannot be read, so that the last one that could be, or the defaults, are in use.",
+	}, func() float64 {
+		if n.refused.Load() == nil {
+			return 0
+		}
+		return 1
+	}))
+}
+
+// troubles are sentences about what is wrong with DNS on this node, for fairway status.
+func (n *node) troubles() []string {
+	var list []string
+	if why := n.refused.Load(); why != nil {
+		list = append(list, fmt.Sprintf("the Corefile cannot be read, and %s: %s", n.corefileStays(), *why))
+	}
+	if n.silent == nil {
+		return list
+	}
+	for _, s := range n.silent() {
+		const cure = "give others with --dns-upstream, in the Corefile or in /etc/resolv.conf of the machine"
+		if s.Since.IsZero() {
+			list = append(list, fmt.Sprintf("the upstream name server %s leads back to this node's DNS and is not asked any more; %s", s.Server, cure))
+			continue
+		}
+		list = append(list, fmt.Sprintf("the upstream name server %s has not answered since %s, so that what is asked of it depends on others, or gets SERVFAIL; see that it runs and can be reached from the node, or %s",
+			s.Server, s.Since.UTC().Format("2006-01-02 15:04:05 MST"), cure))
+	}
+	return list
 }
 
 // corefileStays says what is in use where a Corefile cannot be read.
@@ -139,7 +208,12 @@ func (n *node) followCorefile(ctx context.Context) error {
 		problems, _ := snap.Problems.Get(ref)
 		added, _ := snap.Problems.Get(custom)
 		now := map[model.Problem]bool{}
+		var refused *string
 		for _, p := range slices.Concat(problems, added) {
+			if p.Reason == translate.ReasonInvalid {
+				why := fmt.Sprintf("%s, %s: %s", p.Object, p.Field, p.Message)
+				refused = &why
+			}
 			if now[p] = true; !said[p] {
 				if p.Reason == translate.ReasonInvalid {
 					n.corefilesRefused.Inc()
@@ -147,6 +221,7 @@ func (n *node) followCorefile(ctx context.Context) error {
 				n.Logger.Warn("the Corefile", "object", p.Object.String(), "place", p.Field, "problem", p.Message)
 			}
 		}
+		n.refused.Store(refused)
 		said = now
 	}
 }

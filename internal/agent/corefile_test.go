@@ -270,4 +270,39 @@ func corefileInside(t *testing.T) {
 		t.Errorf("with a broken file: %s", got)
 	}
 	node.stop()
+
+	// A node that starts with one that cannot be read goes on with the last one that
+	// could be: of a ConfigMap, and of a file. It does so again the next time.
+	state, ready := t.TempDir(), filepath.Join(t.TempDir(), "ready")
+	keeps := func(o *NodeOptions) { o.StateDir, o.ReadyFile = state, ready }
+	api.Put(configMap(good(second)))
+	node = start(keeps)
+	wants(t, "the Corefile in use", func() bool { return asks("udp", "f.example.") == "192.0.2.2" })
+	node.stop()
+	api.Put(configMap(".:53 {\n forward . nowhere/at/all\n}"))
+	last := func(where string) {
+		wants(t, where+": the last Corefile in use", func() bool { return asks("udp", "f.example.") == "192.0.2.2" })
+		wants(t, where+": it is said", func() bool {
+			text, _ := os.ReadFile(ready)
+			return strings.Contains(string(text), "the Corefile cannot be read, and the last one stays in use: ") &&
+				strings.Contains(node.log.String(), "the last one that could be, of an earlier run, is in use") &&
+				strings.Contains(page("/metrics"), "\nfairway_dns_corefile_refused 1\n")
+		})
+	}
+	for range 2 {
+		node = start(keeps)
+		last("ConfigMap")
+		node.stop()
+	}
+	node = start(func(o *NodeOptions) {
+		keeps(o)
+		o.DNSCorefile = file
+	})
+	last("file")
+	write("Corefile", ". {\n forward . "+first.Addr.String()+"\n}\n")
+	wants(t, "the good file", func() bool {
+		text, _ := os.ReadFile(ready)
+		return asks("udp", "f.example.") == "192.0.2.1" && string(text) == "ready\n" && strings.Contains(page("/metrics"), "\nfairway_dns_corefile_refused 0\n")
+	})
+	node.stop()
 }

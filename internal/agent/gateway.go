@@ -121,7 +121,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 				mux.HandleFunc("GET /debug/state/{part}", g.ServeState)
 			})
 		}},
-		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile) }},
+		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile, nil) }},
 	})
 }
 

@@ -25,7 +25,7 @@ func (n *node) recall(ctx context.Context) error {
 	if n.StateDir == "" {
 		return nil
 	}
-	last, err := lastknown.Load(n.StateDir, n.NodeName, n.config.Host)
+	last, err := n.lastKnown()
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"fairway.dev/fairway/internal/conntrack"
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dns"
+	"fairway.dev/fairway/internal/dns/forward"
 	"fairway.dev/fairway/internal/lastknown"
 	"fairway.dev/fairway/internal/lb/l2"
 	"fairway.dev/fairway/internal/model"
@@ -117,7 +119,13 @@ type node struct {
 	farewell atomic.Pointer[func(context.Context)]
 	corefile string // its text and that of what it imports, as of the last reading
 
+	// lastKnown reads the state of an earlier run, once.
+	lastKnown func() (*lastknown.State, error)
+	// refused is why the Corefile that there is cannot be read; empty for nothing.
+	refused          atomic.Pointer[string]
 	corefilesRefused prometheus.Counter
+	// silent are name servers that DNS has no answer from.
+	silent func() []forward.Silence
 }
 
 // RunNode runs the node role until ctx ends. It serves, beside DNS, once the API has told
@@ -137,9 +145,11 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	}
 	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New(), settle: deferCollections()}
 	defer n.settle()
+	n.lastKnown = sync.OnceValues(func() (*lastknown.State, error) { return lastknown.Load(n.StateDir, n.NodeName, n.config.Host) })
 	options := kube.Options{
 		Config: config, Store: n.store, Logger: o.Logger, Kinds: kube.ForNode,
 		Corefile: o.DNSCorefileConfigMap, ClusterDomain: o.ClusterDomain, ClusterDNS: o.DNSAddresses, NodeDNSPort: uint16(o.DNSPort), Env: os.LookupEnv,
+		LastDNS: n.lastCorefile,
 	}
 	if o.DNSCorefile != "" {
 		options.Corefile = model.Key{}
@@ -197,7 +207,7 @@ func (n *node) serve(ctx context.Context) error {
 			return serveMetrics(ctx, n.Logger, n.MetricsAddress, registry, n.gates, n.serveMode)
 		}},
 		part{"memory", func(ctx context.Context) error { return n.gates.saveMemory(ctx, n.settle) }},
-		part{"ready file", func(ctx context.Context) error { return n.gates.announce(ctx, n.Logger, n.ReadyFile) }},
+		part{"ready file", func(ctx context.Context) error { return n.gates.announce(ctx, n.Logger, n.ReadyFile, n.troubles) }},
 	)
 	return runAll(ctx, n.Logger, n.parts)
 }

@@ -121,7 +121,9 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 		return fmt.Errorf("DNS: %w", err)
 	}
 	n.registerStale(registry)
-	registry.MustRegister(n.corefilesRefused, buildInfo(n.Version))
+	n.silent = server.SilentUpstreams
+	n.registerCorefile(registry)
+	registry.MustRegister(buildInfo(n.Version))
 	n.gates = append(n.gates, gate{"DNS", server.Ready})
 	own := follow(n.store, dnsOf(n.NodeName))
 	endpoints, err := bootstrap.NewDNSEndpoints(bootstrap.DNSEndpointsOptions{

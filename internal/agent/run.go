@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -70,8 +71,10 @@ const heartbeat = time.Second
 
 // announce writes path once every gate is open, for whoever started the role,
 // and from then on sets the file's time again and again until ctx ends: a
-// process that hangs shows by not doing so. An empty path announces nothing.
-func (g gates) announce(ctx context.Context, logger *slog.Logger, path string) error {
+// process that hangs shows by not doing so. Behind its first line the file has
+// what troubles gives, which may be nil: one sentence a line, for people. An empty
+// path announces nothing.
+func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, troubles func() []string) error {
 	start := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -94,7 +97,18 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string) e
 	if path == "" {
 		return nil
 	}
-	if err := writeReadyFile(path); err != nil {
+	text := func() string {
+		if troubles == nil {
+			return readyLine
+		}
+		lines := []string{readyLine}
+		for _, t := range troubles() {
+			lines = append(lines, strings.ReplaceAll(t, "\n", " "))
+		}
+		return strings.Join(lines, "\n")
+	}
+	written := text()
+	if err := writeReadyFile(path, written); err != nil {
 		return err
 	}
 	beat := time.NewTicker(heartbeat)
@@ -105,10 +119,10 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string) e
 			return nil
 		case <-beat.C:
 		}
-		now := time.Now()
+		now, latest := time.Now(), text()
 		err := os.Chtimes(path, now, now)
-		if errors.Is(err, os.ErrNotExist) {
-			err = writeReadyFile(path)
+		if latest != written || errors.Is(err, os.ErrNotExist) {
+			written, err = latest, writeReadyFile(path, latest)
 		}
 		if err != nil {
 			logger.Warn("cannot show that this role is alive", "error", err)
@@ -116,9 +130,12 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string) e
 	}
 }
 
-func writeReadyFile(path string) error {
+// readyLine begins the ready file.
+const readyLine = "ready"
+
+func writeReadyFile(path, text string) error {
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.WriteFile(tmp, []byte("ready\n"), 0o644); err != nil {
+	if err := os.WriteFile(tmp, []byte(text+"\n"), 0o644); err != nil {
 		return fmt.Errorf("write the ready file: %w", err)
 	}
 	return os.Rename(tmp, path)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"fairway.dev/fairway/internal/dns/forward"
+	"fairway.dev/fairway/internal/state"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -48,7 +52,7 @@ func TestReadyFileComesWhenEveryGateIsOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ready")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- g.announce(ctx, quiet, path) }()
+	go func() { done <- g.announce(ctx, quiet, path, nil) }()
 	time.Sleep(60 * time.Millisecond)
 	if _, err := os.Stat(path); err == nil {
 		t.Error("ready before the second gate has opened")
@@ -75,6 +79,55 @@ func TestReadyFileComesWhenEveryGateIsOpen(t *testing.T) {
 	}
 }
 
+// What is wrong stands in the ready file, a line for each, while it is so.
+func TestReadyFileTells(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ready")
+	var now atomic.Pointer[[]string]
+	now.Store(&[]string{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- gates{}.announce(ctx, quiet, path, func() []string { return *now.Load() }) }()
+	for _, want := range []string{"ready\n", "ready\nthis is\nbroken in two\n", "ready\n"} {
+		lines := strings.Split(strings.TrimSuffix(want, "\n"), "\n")[1:]
+		if len(lines) > 1 {
+			lines[1] = "broken\nin two"
+		}
+		now.Store(&lines)
+		eventually(t, fmt.Sprintf("the file has %q", want), func() bool {
+			text, err := os.ReadFile(path)
+			return err == nil && string(text) == want
+		})
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is wrong with DNS is said with the server, since when, and the cure.
+func TestTroublesOfDNS(t *testing.T) {
+	n := &node{NodeOptions: NodeOptions{Common: Common{Logger: quiet}}, store: state.New(), corefilesRefused: newCorefilesRefused()}
+	if list := n.troubles(); len(list) != 0 {
+		t.Errorf("of nothing: %q", list)
+	}
+	n.refuse("line 1: no")
+	n.silent = func() []forward.Silence {
+		return []forward.Silence{{Server: "192.0.2.1:53", Since: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}, {Server: "192.0.2.2:53"}}
+	}
+	got := n.troubles()
+	for i, parts := range [][]string{
+		{"the Corefile cannot be read, and Fairway's defaults stay in use: line 1: no"},
+		{"upstream name server 192.0.2.1:53 has not answered since 2026-05-04 03:02:01 UTC", "--dns-upstream"},
+		{"upstream name server 192.0.2.2:53 leads back to this node's DNS", "--dns-upstream"},
+	} {
+		for _, part := range parts {
+			if len(got) != 3 || !strings.Contains(got[i], part) {
+				t.Errorf("%q without %q", got, part)
+			}
+		}
+	}
+}
+
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
@@ -86,7 +139,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 }
 
 func TestReadyFileThatCannotBeWritten(t *testing.T) {
-	if err := (gates{}).announce(t.Context(), quiet, filepath.Join(t.TempDir(), "no", "such", "directory")); err == nil {
+	if err := (gates{}).announce(t.Context(), quiet, filepath.Join(t.TempDir(), "no", "such", "directory"), nil); err == nil {
 		t.Error("no error")
 	}
 }

@@ -205,6 +205,10 @@ func New(o Options) (*Server, error) {
 // Ready reports whether the server is listening and knows all Services.
 func (s *Server) Ready() bool { return s.listening.Load() != nil && s.zone.Synced() }
 
+// SilentUpstreams returns the name servers for other names that do not answer,
+// or lead back here.
+func (s *Server) SilentUpstreams() []forward.Silence { return s.forward.Silent() }
+
 // Addrs returns the addresses that the server listens on; nil while it does not.
 func (s *Server) Addrs() []netip.AddrPort {
 	if l := s.listening.Load(); l != nil {

@@ -103,6 +103,19 @@ func TestStatusOfSickCluster(t *testing.T) {
 	if got := problems(); !strings.Contains(got, "controller of node-1 runs but does not serve yet") {
 		t.Errorf("problems: %s", got)
 	}
+	tells := dir(l.dataDir).ready(roleNode, "node-1")
+	if err := os.WriteFile(tells, []byte("ready\nthe upstream name server 192.0.2.1:53 has not answered\nand another\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := problems(); !strings.Contains(got, "node of node-1: the upstream name server 192.0.2.1:53 has not answered\nnode of node-1: and another") {
+		t.Errorf("problems: %s", got)
+	}
+	if err := os.WriteFile(tells, []byte("ready\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := problems(); strings.Contains(got, "node of node-1:") {
+		t.Errorf("problems: %s", got)
+	}
 	hanging := l.note("node-node-1").PID
 	l.stop(hanging)
 	past := time.Now().Add(-10 * time.Second)

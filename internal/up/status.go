@@ -160,6 +160,12 @@ func (r *Report) checkRoles(d dir, s *State) {
 		}
 		if silence := time.Since(info.ModTime()); silence > silenceToReport {
 			r.problem("%s of %s (pid %d) has given no sign of life for %s, and will soon be started again", p.Role, p.Node, p.PID, age(silence))
+			continue
+		}
+		text, _ := os.ReadFile(d.ready(p.Role, p.Node)) // what is not there any more was replaced this moment
+		_, troubles, _ := strings.Cut(string(text), "\n")
+		for line := range strings.Lines(troubles) {
+			r.problem("%s of %s: %s", p.Role, p.Node, strings.TrimSpace(line))
 		}
 	}
 }

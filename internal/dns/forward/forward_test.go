@@ -220,6 +220,10 @@ func TestHealth(t *testing.T) {
 	first, second := dnstest.New(t, silent), dnstest.New(t, says(t, "a. 0 IN A 192.0.2.2"))
 	f, _ := newForwarder(t, Options{Timeout: 300 * time.Millisecond}, first, second)
 	q := Query{Name: "a.", Type: dns.TypeA}
+	began := time.Now()
+	if s := f.Silent(); len(s) != 0 {
+		t.Errorf("silent before anybody was asked: %v", s)
+	}
 	for range failuresUntilDown {
 		answer(t, f, q)
 	}
@@ -228,12 +232,18 @@ func TestHealth(t *testing.T) {
 	if first.UDP.Load() != asked {
 		t.Error("a server that is down was asked while another is up")
 	}
+	if s := f.Silent(); len(s) != 1 || s[0].Server != first.Addr.String() || s[0].Since.Before(began) || s[0].Since.After(time.Now()) {
+		t.Errorf("silent since %v: %v", began, s)
+	}
 
 	first.Handle(says(t, "a. 0 IN A 192.0.2.1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
 	eventually(t, func() bool { return answer(t, f, q) == "a.\t0\tIN\tA\t192.0.2.1" })
+	if s := f.Silent(); len(s) != 0 {
+		t.Errorf("silent, although it answers: %v", s)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -359,6 +369,9 @@ func TestLoop(t *testing.T) {
 	defer cancel()
 	go func() { _ = f.Run(ctx) }()
 	eventually(t, func() bool { return len(f.Servers()) == 1 })
+	if s := f.Silent(); len(s) != 1 || s[0].Server != looping.Addr.String() || !s[0].Since.IsZero() {
+		t.Errorf("silent: %v", s)
+	}
 	if got := answer(t, f, query); got != "Www.example.com.\t60\tIN\tA\t192.0.2.1" {
 		t.Errorf("got %q", got)
 	}

@@ -30,6 +30,8 @@ type upstream struct {
 	streams  *streams // of a server by TLS
 	metrics  *metrics
 	failures atomic.Int32
+	// silent is when the first of them was noticed, in Unix nanoseconds.
+	silent atomic.Int64
 	// looped is set when a query to it came back to us.
 	looped atomic.Bool
 	// probed is when it was last asked for a sign of life; of [Forwarder.Run].
@@ -73,7 +75,13 @@ func (u *upstream) down() bool {
 func (u *upstream) answered() { u.failures.Store(0) }
 
 // failed counts an unanswered query; true if the server is now down and was not before.
-func (u *upstream) failed() bool { return int(u.failures.Add(1)) == u.how.maxFails }
+func (u *upstream) failed() bool {
+	n := int(u.failures.Add(1))
+	if n == 1 {
+		u.silent.Store(time.Now().UnixNano())
+	}
+	return n == u.how.maxFails
+}
 
 // errTruncated is an answer by UDP that has to be asked for by TCP.
 var errTruncated = errors.New("answer is truncated")

@@ -118,6 +118,28 @@ func (f *Forwarder) setServers(list []Server) (added []*upstream) {
 	return added
 }
 
+// Silence is a server that is of no use.
+type Silence struct {
+	// Server is written as for [ParseServer].
+	Server string
+	// Since is when it first gave no answer; zero for one that leads back here.
+	Since time.Time
+}
+
+// Silent returns the servers that count as down, and those that lead back here.
+func (f *Forwarder) Silent() []Silence {
+	var list []Silence
+	for _, u := range f.all() {
+		switch {
+		case u.looped.Load():
+			list = append(list, Silence{Server: u.server.String()})
+		case u.down():
+			list = append(list, Silence{Server: u.server.String(), Since: time.Unix(0, u.silent.Load())})
+		}
+	}
+	return list
+}
+
 // revive asks a server that is down for name servers, by default the root's.
 func (f *Forwarder) revive(ctx context.Context, u *upstream) {
 	ctx, cancel := context.WithTimeout(ctx, probeInterval)

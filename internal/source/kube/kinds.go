@@ -236,7 +236,7 @@ func corefile(o *Options) ([]kind, change) {
 	// Changed within transactions only, which are one after the other.
 	have := map[model.Key]*corev1.ConfigMap{}
 	listed := map[model.Key]bool{}
-	nodesListed := o.Kinds&Nodes == 0
+	nodesListed, first := o.Kinds&Nodes == 0, true
 	update := func(tx *state.Tx) {
 		if !listed[key] || !listed[custom] || !nodesListed {
 			return
@@ -249,10 +249,15 @@ func corefile(o *Options) ([]kind, change) {
 			}
 		} else {
 			var config *model.DNSConfig
-			if config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, OwnDNS(tx.Snapshot(), o.NodeDNSPort), o.Env); config != nil {
+			config, problems = translate.Corefile(have[key], have[custom], o.ClusterDomain, o.ClusterDNS, OwnDNS(tx.Snapshot(), o.NodeDNSPort), o.Env)
+			if config == nil && first && o.LastDNS != nil {
+				config = o.LastDNS()
+			}
+			if config != nil {
 				tx.SetDNS(config)
 			}
 		}
+		first = false
 		for _, of := range []model.Key{key, custom} {
 			var own model.Problems
 			for _, p := range problems {

@@ -88,6 +88,9 @@ type Options struct {
 	// NodeDNSPort is the port at the nodes' addresses, which need Nodes, that their
 	// DNS is served on; a Corefile should not forward there either. Optional.
 	NodeDNSPort uint16
+	// LastDNS is what a Corefile said that could be read last, before this process;
+	// it is asked for where the first one cannot be read. It may return nil. Optional.
+	LastDNS func() *model.DNSConfig
 	// Env looks up the variables that a Corefile names. Default: there are none.
 	Env func(name string) (string, bool)
 

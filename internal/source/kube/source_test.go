@@ -423,6 +423,56 @@ func TestCorefile(t *testing.T) {
 	f.eventually("gone", func(*state.Snapshot) bool { return f.store.Snapshot().DNS == nil })
 }
 
+// TestLastCorefile: a process that finds a Corefile that cannot be read begins with
+// the last one that could be; one that finds none, or loses its own, does not.
+func TestLastCorefile(t *testing.T) {
+	key := model.Key{Namespace: "kube-system", Name: "coredns"}
+	configMap := func(text string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Data: map[string]string{"Corefile": text}}
+	}
+	last := func() *model.DNSConfig { return &model.DNSConfig{TTL: 7 * time.Second} }
+	ttl := func(f *fixture) time.Duration {
+		if c := f.store.Snapshot().DNS; c != nil {
+			return c.TTL
+		}
+		return 0
+	}
+	f := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key, LastDNS: last}, configMap(". {\n"))
+	f.start()
+	f.eventually("the last one, and what is wrong with this one", func(s *state.Snapshot) bool {
+		p, _ := s.Problems.Get(model.Ref{Kind: "ConfigMap", Key: key})
+		return f.source.Synced() && ttl(f) == 7*time.Second && len(p) == 1
+	})
+	update := func(text string) {
+		if _, err := f.client.CoreV1().ConfigMaps(key.Namespace).Update(t.Context(), configMap(text), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(". {\n kubernetes {\n ttl 9\n }\n}")
+	f.eventually("the next", func(*state.Snapshot) bool { return ttl(f) == 9*time.Second })
+	if err := f.client.CoreV1().ConfigMaps(key.Namespace).Delete(t.Context(), key.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("gone", func(s *state.Snapshot) bool { return s.DNS == nil })
+	if _, err := f.client.CoreV1().ConfigMaps(key.Namespace).Create(t.Context(), configMap(". {\n"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("a problem", func(s *state.Snapshot) bool {
+		p, _ := s.Problems.Get(model.Ref{Kind: "ConfigMap", Key: key})
+		return len(p) == 1
+	})
+	if ttl(f) != 0 {
+		t.Error("what an earlier process had is back, after there was none")
+	}
+
+	none := newFixture(t, Options{Kinds: Services | Corefile, Corefile: key, LastDNS: last})
+	none.start()
+	none.eventually("all known", func(*state.Snapshot) bool { return none.source.Synced() })
+	if ttl(none) != 0 {
+		t.Error("without a Corefile the last one is used")
+	}
+}
+
 // TestCustomCorefile: what k3s and AKS have users write to a ConfigMap of their own
 // counts as what it is imported for, and what is wrong with it is said of that.
 func TestCustomCorefile(t *testing.T) {
