@@ -82,6 +82,7 @@ func Explain(ctx context.Context, o ExplainOptions) (*explain.Report, error) {
 	for _, a := range node.Addrs {
 		x.Plan.TLSProxy = append(x.Plan.TLSProxy, netip.AddrPortFrom(a, uint16(DefaultTLSPort)))
 	}
+	x.Plan.OwnServer = dnsServersOf(snap, x.Node)
 	read := func() (err error) {
 		x.Plan.SCTP = dataplane.SupportsSCTP()
 		x.Kernel, err = readKernel()

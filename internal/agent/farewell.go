@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"fairway.dev/fairway/internal/bootstrap"
@@ -103,6 +104,24 @@ func dnsServers(snap *state.Snapshot, where func(*model.Endpoint) bool) bool {
 		}
 	}
 	return false
+}
+
+// dnsServersOf returns where a node serves DNS.
+func dnsServersOf(snap *state.Snapshot, node string) (out []netip.AddrPort) {
+	set, ok := snap.Endpoints.Get(bootstrap.DNSService)
+	if !ok {
+		return nil
+	}
+	for i := range set.Endpoints {
+		e := &set.Endpoints[i]
+		if e.Node != node {
+			continue
+		}
+		for _, p := range e.Ports {
+			out = append(out, netip.AddrPortFrom(e.Addr.Unmap(), p.Port))
+		}
+	}
+	return out
 }
 
 // runWhenReady runs a part once ready.

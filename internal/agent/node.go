@@ -113,11 +113,12 @@ type node struct {
 
 	// path is the controller of the data path, mode its name as kube-proxy
 	// gives it at /proxyMode.
-	path     *dataplane.Controller
-	mode     string
-	applied  func() uint64 // the revision that the data path has
-	farewell atomic.Pointer[func(context.Context)]
-	corefile string // its text and that of what it imports, as of the last reading
+	path      *dataplane.Controller
+	mode      string
+	dataplane dataplane.Dataplane
+	applied   func() uint64 // the revision that the data path has
+	farewell  atomic.Pointer[func(context.Context)]
+	corefile  string // its text and that of what it imports, as of the last reading
 
 	// lastKnown reads the state of an earlier run, once.
 	lastKnown func() (*lastknown.State, error)
@@ -227,7 +228,7 @@ func (n *node) listen(port int) []netip.AddrPort {
 }
 
 func (n *node) planOptions() plan.Options {
-	return plan.Options{ExternalIPs: n.ExternalIPs, SCTP: dataplane.SupportsSCTP(), TLSProxy: n.listen(n.TLSPort)}
+	return plan.Options{ExternalIPs: n.ExternalIPs, SCTP: dataplane.SupportsSCTP(), TLSProxy: n.listen(n.TLSPort), OwnServer: n.listen(n.DNSPort)}
 }
 
 func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer) error {
@@ -256,7 +257,7 @@ func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer
 		return err
 	}
 	n.applied = func() uint64 { return controller.Status().Revision }
-	n.path, n.mode = controller, path.mode()
+	n.path, n.mode, n.dataplane = controller, path.mode(), path
 	n.gates = append(n.gates, gate{"the data path", func() bool { return controller.Status().Ready }})
 	n.parts = append(n.parts, part{"data path", controller.Run})
 	return nil

@@ -133,7 +133,9 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 		return err
 	}
 	// Published once it can answer: until then, other nodes' servers do better.
-	n.parts = append(n.parts, part{"DNS", server.Run}, part{"own DNS endpoints", own.run}, part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
+	n.parts = append(n.parts, part{"DNS", server.Run}, part{"own DNS endpoints", own.run},
+		part{"pulse of DNS", runWhenReady(server.Ready, n.pulse(n.listen(n.DNSPort), server))},
+		part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
 	farewell := func(ctx context.Context) { n.handOverDNS(ctx, endpoints, n.applied) }
 	n.farewell.Store(&farewell)
 	return nil

@@ -172,6 +172,8 @@ func (f *fake) Verify(context.Context) error {
 	return errors.New("somebody was here")
 }
 
+func (f *fake) Pulse(time.Duration, []uint64) error { return nil }
+
 // told remembers which Services' flows were looked at.
 type told struct {
 	mu   sync.Mutex

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
@@ -20,6 +21,12 @@ type Dataplane interface {
 	// Verify compares what the kernel holds with what it should hold and
 	// repairs the difference, for when somebody else has changed it.
 	Verify(ctx context.Context) error
+	// Pulse tells that the node's own server (plan.Options.OwnServer) answers, and
+	// is to be called again before valid is over: from then on clients go to those
+	// that stand by, where there are any (plan.Frontend.Standby). They do so before where
+	// the kernel sees that the process, or one of sockets, has ended: these are the
+	// cookies (SO_COOKIE) of those that the server has for UDP. It may be called beside all the others.
+	Pulse(valid time.Duration, sockets []uint64) error
 }
 
 // Node is what a data path has to know of the node and its network. Addresses

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"time"
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
@@ -65,6 +66,11 @@ func (s Stack) SetNode(ctx context.Context, n Node) error {
 // Verify implements Dataplane.
 func (s Stack) Verify(ctx context.Context) error {
 	return s.each(func(d Dataplane) error { return d.Verify(ctx) })
+}
+
+// Pulse implements Dataplane.
+func (s Stack) Pulse(valid time.Duration, sockets []uint64) error {
+	return s.each(func(d Dataplane) error { return d.Pulse(valid, sockets) })
 }
 
 // Successor is a data path that takes over from others: what they have in the

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
@@ -41,6 +42,8 @@ func (n noted) Prune(_ context.Context, wanted iter.Seq2[model.Key, plan.Service
 func (n noted) SetNode(context.Context, dataplane.Node) error { n.note("node"); return n.fail }
 func (n noted) Verify(context.Context) error                  { n.note("verify"); return n.fail }
 
+func (n noted) Pulse(time.Duration, []uint64) error { n.note("pulse"); return n.fail }
+
 func TestStack(t *testing.T) {
 	var calls []string
 	full := errors.New("full")
@@ -51,12 +54,12 @@ func TestStack(t *testing.T) {
 	if failed := s.Apply(ctx, changes); !errors.Is(failed[key], full) {
 		t.Errorf("failures %v", failed)
 	}
-	for _, err := range []error{s.Prune(ctx, all), s.SetNode(ctx, dataplane.Node{}), s.Verify(ctx)} {
+	for _, err := range []error{s.Prune(ctx, all), s.SetNode(ctx, dataplane.Node{}), s.Verify(ctx), s.Pulse(time.Second, nil)} {
 		if !errors.Is(err, full) {
 			t.Errorf("got %v", err)
 		}
 	}
-	want := "packets apply, sockets apply, sockets prune web, packets prune web, packets node, sockets node, packets verify, sockets verify"
+	want := "packets apply, sockets apply, sockets prune web, packets prune web, packets node, sockets node, packets verify, sockets verify, packets pulse, sockets pulse"
 	if got := strings.Join(calls, ", "); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

@@ -118,7 +118,7 @@ func (h *handler) begin(w *worker, packed, buf []byte) (answer []byte, rest late
 	defer h.recovered(w, buf, &answer)
 	err := w.query.Parse(packed)
 	if err == wire.ErrNoQuery {
-		return nil, nil // to answer answers would make loops
+		return pong(w, packed, buf), nil // to answer answers would make loops
 	}
 	if w.query.EDNS.Explain && !h.acl.onNode(w.client.Addr()) {
 		w.query.EDNS.Explain = false // whom we ask is nobody else's affair

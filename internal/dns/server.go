@@ -152,6 +152,7 @@ type Server struct {
 	answering *state.Snapshot
 
 	listening atomic.Pointer[[]netip.AddrPort]
+	cookies   atomic.Pointer[[]uint64]
 }
 
 // New returns a server; Run opens its sockets.
@@ -217,6 +218,15 @@ func (s *Server) Addrs() []netip.AddrPort {
 	return nil
 }
 
+// Sockets returns the cookies (SO_COOKIE) of the sockets that answer by UDP; nil
+// while there are none.
+func (s *Server) Sockets() []uint64 {
+	if c := s.cookies.Load(); c != nil {
+		return *c
+	}
+	return nil
+}
+
 // Run serves until ctx ends; then it returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	sub := s.opts.Store.Subscribe()
@@ -228,9 +238,15 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("dns: %w", err)
 	}
 	var addrs []netip.AddrPort
+	var cookies []uint64
 	for _, l := range sockets {
 		addrs = append(addrs, l.addr)
+		for _, u := range l.udp {
+			cookies = append(cookies, u.Cookie)
+		}
 	}
+	s.cookies.Store(&cookies)
+	defer s.cookies.Store(nil)
 	s.listening.Store(&addrs)
 	defer s.listening.Store(nil)
 	s.log.Info("serving DNS", "addresses", addrs, "domain", s.zone.Domain(), "upstreams", s.forward.Servers())

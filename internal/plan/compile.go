@@ -21,6 +21,9 @@ type Options struct {
 	// TLSProxy are where the node's TLS proxy listens, at most one address of
 	// each family; with none, TLS ports of that family refuse connections.
 	TLSProxy []netip.AddrPort
+	// OwnServer is where a server within the node's agent listens, at most one
+	// address of each family: data paths are told whether it answers. Optional.
+	OwnServer []netip.AddrPort
 }
 
 // Input is all that the frontends of a Service depend on.
@@ -113,7 +116,9 @@ func (c *compiler) port(port model.ServicePort, family func(netip.Addr) bool) {
 		c.out.Frontends = append(c.out.Frontends, f)
 		return &c.out.Frontends[len(c.out.Frontends)-1]
 	}
-	add(ClusterIP, svc.ClusterIPs[i], port.Port)
+	if f := add(ClusterIP, svc.ClusterIPs[i], port.Port); f.AffinityTimeout == 0 {
+		f.Standby = c.standby(list, f.Internal)
+	}
 	if port.NodePort != 0 {
 		add(NodePort, unspecified(svc.ClusterIPs[i]), port.NodePort)
 	}
@@ -165,6 +170,17 @@ func (c *compiler) pools(list []candidate, port model.ServicePort, family func(n
 		}
 	}
 	return [2]Pool{cluster, local}
+}
+
+// standby returns where clients are to go while the node's own server does not
+// answer, if it is all that they have: where they would if it were not there.
+func (c *compiler) standby(list []candidate, p Pool) Pool {
+	if p.Policy != Cluster || p.Action != Forward || len(p.Backends) != 1 || !slices.Contains(c.Options.OwnServer, p.Backends[0].AddrPort) {
+		return Pool{}
+	}
+	own := p.Backends[0].AddrPort
+	others := slices.DeleteFunc(slices.Clone(list), func(c candidate) bool { return c.AddrPort == own })
+	return Pool{Policy: Standby, Backends: clusterBackends(others, topologyOf(others, c.Node))}
 }
 
 // sourceRanges returns who may connect to a load-balancer address. A range

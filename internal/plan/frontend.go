@@ -33,10 +33,12 @@ type Policy uint8
 const (
 	Cluster Policy = iota
 	Local
+	// Standby is no policy of the API's: it is that of [Frontend.Standby].
+	Standby
 )
 
 // String returns the policy as the API spells it.
-func (p Policy) String() string { return [...]string{"Cluster", "Local"}[p] }
+func (p Policy) String() string { return [...]string{"Cluster", "Local", "Standby"}[p] }
 
 // Action is what happens to a connection.
 type Action uint8
@@ -88,6 +90,9 @@ type Frontend struct {
 	// for all others. They differ with externalTrafficPolicy: Local, which does
 	// not bind clients in the cluster ("short-circuit").
 	Internal, External Pool
+	// Standby has, where the one backend is a server of Options.OwnServer, those
+	// of other nodes, for as long as it does not answer; else it has none.
+	Standby Pool
 	// AffinityTimeout is how long after its last new connection a client's
 	// choice of backend holds; 0 for no affinity.
 	AffinityTimeout time.Duration
@@ -106,11 +111,14 @@ type Frontend struct {
 func (f *Frontend) Equal(o *Frontend) bool {
 	return f.Kind == o.Kind && f.Addr == o.Addr && f.Protocol == o.Protocol && f.Port == o.Port &&
 		f.ServicePort == o.ServicePort && f.AffinityTimeout == o.AffinityTimeout && f.Restricted == o.Restricted &&
-		f.Internal.equal(o.Internal) && f.External.equal(o.External) && slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving)
+		f.Internal.equal(o.Internal) && f.External.equal(o.External) && f.Standby.equal(o.Standby) && slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving)
 }
 
 // Split reports whether clients outside the cluster are treated differently.
 func (f *Frontend) Split() bool { return !f.Internal.equal(f.External) }
+
+// StandsBy reports whether there is a Standby.
+func (f *Frontend) StandsBy() bool { return len(f.Standby.Backends) > 0 }
 
 // Service is what a node serves for one Service.
 type Service struct {

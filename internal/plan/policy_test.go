@@ -369,3 +369,39 @@ func TestOthers(t *testing.T) {
 		t.Error("endpoints out of nothing")
 	}
 }
+
+// TestStandby checks where clients of the node's own server go when it does not answer.
+func TestStandby(t *testing.T) {
+	own := netip.MustParseAddrPort("192.0.2.1:80")
+	for _, tt := range []struct {
+		name      string
+		endpoints []string
+		edit      func(*model.Service)
+		want      string
+	}{
+		{"others, each for its node", []string{"192.0.2.1 ready local nodes=node-1", "192.0.2.2 ready nodes=node-2", "192.0.2.3 ready nodes=node-3"}, nil, "192.0.2.2 192.0.2.3"},
+		{"others that are not ready", []string{"192.0.2.1 ready local nodes=node-1", "192.0.2.2 serving terminating nodes=node-2", "192.0.2.3 nodes=node-3"}, nil, "192.0.2.2"},
+		{"nobody else", []string{"192.0.2.1 ready local nodes=node-1"}, nil, ""},
+		{"it is about to end, and others have its clients", []string{"192.0.2.1 serving terminating local nodes=node-1", "192.0.2.2 ready nodes=node-2"}, nil, ""},
+		{"one that is somebody else's", []string{"192.0.2.9 ready local nodes=node-1", "192.0.2.2 ready nodes=node-2"}, nil, ""},
+		{"one of several", []string{"192.0.2.1 ready local", "192.0.2.2 ready"}, nil, ""},
+		{"to stay on the node", []string{"192.0.2.1 ready local nodes=node-1", "192.0.2.2 ready nodes=node-2"}, func(s *model.Service) { s.InternalLocal = true }, ""},
+		{"with affinity", []string{"192.0.2.1 ready local nodes=node-1", "192.0.2.2 ready nodes=node-2"}, func(s *model.Service) { s.AffinityTimeout = 1 }, ""},
+	} {
+		svc := service()
+		if tt.edit != nil {
+			tt.edit(svc)
+		}
+		got := Compile(Input{Service: svc, Endpoints: endpoints(t, tt.endpoints...), Node: &model.Node{Name: "node-1"}, Options: Options{OwnServer: []netip.AddrPort{own}}})
+		for i := range got.Frontends {
+			f := &got.Frontends[i]
+			want := tt.want
+			if f.Kind != ClusterIP {
+				want = ""
+			}
+			if addrs := addrs(f.Standby); addrs != want || f.StandsBy() != (want != "") {
+				t.Errorf("%s: %s stands by with %q, want %q", tt.name, f.Kind, addrs, want)
+			}
+		}
+	}
+}

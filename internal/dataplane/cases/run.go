@@ -65,6 +65,7 @@ func Run(t *testing.T, start Start, kind Kind) {
 			}
 		})
 	}
+	t.Run("the node's own server", func(t *testing.T) { runOwnServer(t, run{n: n, dp: dp, kind: kind, made: made}) })
 	for _, e := range Exceptions {
 		if listed := slices.Contains(e.Kinds, kind); listed && !made[e.Name] && all(t) {
 			t.Errorf("exception %q is listed for %s, which does not make it: take it off the list, and off docs/features/services.md", e.Name, kind)
@@ -183,7 +184,7 @@ func (r *run) endpoints(key model.Key, list string) *model.EndpointSet {
 		name, condition, _ := strings.Cut(word, "/")
 		e := model.Endpoint{Addr: r.addr(name), Ready: true, Serving: true, Node: "node-1"}
 		e.Ports = []model.EndpointPort{{Name: "web", Protocol: r.protocol, Port: serverPort}}
-		if name == "pod-c" {
+		if name == "pod-c" { // the others are on node-1
 			e.Node = "node-2"
 		}
 		switch condition {

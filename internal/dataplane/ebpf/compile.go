@@ -51,6 +51,8 @@ type wantedFrontend struct {
 	pools    [2]uint16
 	actions  [2]uint8
 	affinity uint32
+	// standsBy tells that there is another one at key.standby().
+	standsBy bool
 	// restricted lets in nobody but sources.
 	restricted bool
 	sources    []netip.Prefix
@@ -63,6 +65,9 @@ type wantedFrontend struct {
 // decide returns what the map frontends has for it, where its pools stand in rows.
 func (w *wantedFrontend) decide(id, guard uint32, rows []row) frontend {
 	f := frontend{ID: id, Guard: guard, Affinity: w.affinity, Actions: w.actions, Kind: uint8(w.kind)}
+	if w.standsBy {
+		f.Standby = 1
+	}
 	for class, action := range w.actions {
 		if action == actionForward {
 			f.Pools[class] = rows[w.pools[class]].pool
@@ -85,7 +90,7 @@ func compile(s plan.Service) service {
 		}
 		w := wantedFrontend{
 			key: frontendKeyOf(f), kind: f.Kind, port: portKey{f.ServicePort.Name, f.Protocol, f.Addr.Is6()},
-			affinity: wholeSeconds(f.AffinityTimeout), restricted: f.Restricted, sources: f.SourceRanges, serving: f.Serving,
+			affinity: wholeSeconds(f.AffinityTimeout), standsBy: f.StandsBy(), restricted: f.Restricted, sources: f.SourceRanges, serving: f.Serving,
 		}
 		if out.frontend(w.key) != nil {
 			continue // an address that a Service has twice, say as external IP and as load balancer's
@@ -95,20 +100,30 @@ func compile(s plan.Service) service {
 		}
 		for class, p := range []*plan.Pool{inside: &f.Internal, outside: &f.External} {
 			w.actions[class] = actionOf(p.Action)
-			if p.Action != plan.Forward {
-				continue
+			if p.Action == plan.Forward {
+				w.pools[class] = out.pool(poolKey{w.port, p.Policy}, p.Backends)
 			}
-			name := poolKey{w.port, p.Policy}
-			at := slices.IndexFunc(out.pools, func(p wantedPool) bool { return p.name == name })
-			if at < 0 {
-				at = len(out.pools)
-				out.pools = append(out.pools, wantedPool{name, backendsOf(p.Backends)})
-			}
-			w.pools[class] = uint16(at)
+		}
+		if f.StandsBy() {
+			s := w
+			s.key, s.standsBy = w.key.standby(), false
+			at := out.pool(poolKey{w.port, f.Standby.Policy}, f.Standby.Backends)
+			s.actions, s.pools = [2]uint8{actionForward, actionForward}, [2]uint16{at, at}
+			out.frontends = append(out.frontends, s)
 		}
 		out.frontends = append(out.frontends, w)
 	}
 	return out
+}
+
+// pool returns the place of the pool of that name, with these backends.
+func (s *service) pool(name poolKey, backends []plan.Backend) uint16 {
+	at := slices.IndexFunc(s.pools, func(p wantedPool) bool { return p.name == name })
+	if at < 0 {
+		at = len(s.pools)
+		s.pools = append(s.pools, wantedPool{name, backendsOf(backends)})
+	}
+	return uint16(at)
 }
 
 // frontend returns the one with that key; nil if there is none.

@@ -81,6 +81,7 @@ type Dataplane struct {
 	// listAddresses lists the node's addresses.
 	listAddresses func() ([]netip.Addr, error)
 	closing       sync.Once
+	pulse         pulse
 
 	verifying sync.Mutex // held by Verify as a whole
 	// breathe is called in Verify between two pieces, when the lock is free.

@@ -227,6 +227,7 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 	case !f.Restricted && v.Guard != 0, !slices.Equal(admitted, f.SourceRanges):
 		say("only %v may connect", admitted)
 	}
+	out = append(out, h.standbyDifferences(f, v)...)
 	said := map[backend]bool{}
 	for class, p := range []plan.Pool{inside: f.Internal, outside: f.External} {
 		for _, want := range p.Backends {
@@ -250,4 +251,20 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 		}
 	}
 	return slices.Compact(out)
+}
+
+// standbyDifferences says what is not as planned of where clients go while the
+// node's own server does not answer.
+func (h *Holdings) standbyDifferences(f *plan.Frontend, v frontend) []string {
+	var want, got []netip.AddrPort
+	for _, b := range f.Standby.Backends {
+		want = append(want, b.AddrPort)
+	}
+	if v.Standby != 0 {
+		got = h.pool(h.frontends[frontendKeyOf(f).standby()], inside).Backends
+	}
+	if slices.Equal(got, want) {
+		return nil
+	}
+	return []string{fmt.Sprintf("while this node's server does not answer, clients go to %v, planned is %v", got, want)}
 }

@@ -21,6 +21,7 @@ const (
 	ingressMapBackends       = "backends"
 	ingressMapFrontends      = "frontends"
 	ingressMapProxies        = "proxies"
+	ingressMapPulse          = "pulse"
 	ingressMapRanges         = "ranges"
 	ingressMapSources        = "sources"
 	ingressMapTraffic        = "traffic"
@@ -83,6 +84,7 @@ type ingressMapSpecs struct {
 	Backends   *ebpf.MapSpec `ebpf:"backends"`
 	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
 	Proxies    *ebpf.MapSpec `ebpf:"proxies"`
+	Pulse      *ebpf.MapSpec `ebpf:"pulse"`
 	Ranges     *ebpf.MapSpec `ebpf:"ranges"`
 	Sources    *ebpf.MapSpec `ebpf:"sources"`
 	Traffic    *ebpf.MapSpec `ebpf:"traffic"`
@@ -119,6 +121,7 @@ type ingressMaps struct {
 	Backends   *ebpf.Map `ebpf:"backends"`
 	Frontends  *ebpf.Map `ebpf:"frontends"`
 	Proxies    *ebpf.Map `ebpf:"proxies"`
+	Pulse      *ebpf.Map `ebpf:"pulse"`
 	Ranges     *ebpf.Map `ebpf:"ranges"`
 	Sources    *ebpf.Map `ebpf:"sources"`
 	Traffic    *ebpf.Map `ebpf:"traffic"`
@@ -131,6 +134,7 @@ func (m *ingressMaps) Close() error {
 		m.Backends,
 		m.Frontends,
 		m.Proxies,
+		m.Pulse,
 		m.Ranges,
 		m.Sources,
 		m.Traffic,

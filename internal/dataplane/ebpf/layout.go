@@ -41,6 +41,15 @@ type frontendKey struct {
 	Zero     uint8
 }
 
+// protocolStandby is PROTOCOL_STANDBY of bpf/maps.h.
+const protocolStandby = 0x80
+
+// standby is where those stand that serve while the node's own server does not answer.
+func (k frontendKey) standby() frontendKey {
+	k.Protocol |= protocolStandby
+	return k
+}
+
 func frontendKeyOf(f *plan.Frontend) frontendKey {
 	return frontendKey{Addr: addressOf(f.Addr), Port: portOf(f.Port), Protocol: protocolNumber(f.Protocol)}
 }
@@ -105,7 +114,7 @@ type frontend struct {
 	Affinity uint32
 	Actions  [2]uint8
 	Kind     uint8
-	Zero     uint8
+	Standby  uint8
 }
 
 const backendLocal = 1

@@ -24,7 +24,9 @@ const (
 	socketMapFrontends      = "frontends"
 	socketMapNamespaces     = "namespaces"
 	socketMapProxies        = "proxies"
+	socketMapPulse          = "pulse"
 	socketMapRanges         = "ranges"
+	socketMapServerSockets  = "server_sockets"
 	socketMapSources        = "sources"
 	socketMapTraffic        = "traffic"
 	socketMapUnconnected    = "unconnected"
@@ -99,18 +101,20 @@ type socketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type socketMapSpecs struct {
-	Addresses    *ebpf.MapSpec `ebpf:"addresses"`
-	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Connected    *ebpf.MapSpec `ebpf:"connected"`
-	ConnectedUdp *ebpf.MapSpec `ebpf:"connected_udp"`
-	Frontends    *ebpf.MapSpec `ebpf:"frontends"`
-	Namespaces   *ebpf.MapSpec `ebpf:"namespaces"`
-	Proxies      *ebpf.MapSpec `ebpf:"proxies"`
-	Ranges       *ebpf.MapSpec `ebpf:"ranges"`
-	Sources      *ebpf.MapSpec `ebpf:"sources"`
-	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
-	Unconnected  *ebpf.MapSpec `ebpf:"unconnected"`
+	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Connected     *ebpf.MapSpec `ebpf:"connected"`
+	ConnectedUdp  *ebpf.MapSpec `ebpf:"connected_udp"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Namespaces    *ebpf.MapSpec `ebpf:"namespaces"`
+	Proxies       *ebpf.MapSpec `ebpf:"proxies"`
+	Pulse         *ebpf.MapSpec `ebpf:"pulse"`
+	Ranges        *ebpf.MapSpec `ebpf:"ranges"`
+	ServerSockets *ebpf.MapSpec `ebpf:"server_sockets"`
+	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	Traffic       *ebpf.MapSpec `ebpf:"traffic"`
+	Unconnected   *ebpf.MapSpec `ebpf:"unconnected"`
 }
 
 // socketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -142,18 +146,20 @@ func (o *socketObjects) Close() error {
 //
 // It can be passed to loadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type socketMaps struct {
-	Addresses    *ebpf.Map `ebpf:"addresses"`
-	Affinities   *ebpf.Map `ebpf:"affinities"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Connected    *ebpf.Map `ebpf:"connected"`
-	ConnectedUdp *ebpf.Map `ebpf:"connected_udp"`
-	Frontends    *ebpf.Map `ebpf:"frontends"`
-	Namespaces   *ebpf.Map `ebpf:"namespaces"`
-	Proxies      *ebpf.Map `ebpf:"proxies"`
-	Ranges       *ebpf.Map `ebpf:"ranges"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	Traffic      *ebpf.Map `ebpf:"traffic"`
-	Unconnected  *ebpf.Map `ebpf:"unconnected"`
+	Addresses     *ebpf.Map `ebpf:"addresses"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Connected     *ebpf.Map `ebpf:"connected"`
+	ConnectedUdp  *ebpf.Map `ebpf:"connected_udp"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Namespaces    *ebpf.Map `ebpf:"namespaces"`
+	Proxies       *ebpf.Map `ebpf:"proxies"`
+	Pulse         *ebpf.Map `ebpf:"pulse"`
+	Ranges        *ebpf.Map `ebpf:"ranges"`
+	ServerSockets *ebpf.Map `ebpf:"server_sockets"`
+	Sources       *ebpf.Map `ebpf:"sources"`
+	Traffic       *ebpf.Map `ebpf:"traffic"`
+	Unconnected   *ebpf.Map `ebpf:"unconnected"`
 }
 
 func (m *socketMaps) Close() error {
@@ -166,7 +172,9 @@ func (m *socketMaps) Close() error {
 		m.Frontends,
 		m.Namespaces,
 		m.Proxies,
+		m.Pulse,
 		m.Ranges,
+		m.ServerSockets,
 		m.Sources,
 		m.Traffic,
 		m.Unconnected,

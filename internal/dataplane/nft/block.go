@@ -112,6 +112,15 @@ func (b block) value(set setID, key string) (string, bool) {
 	return "", false
 }
 
+// ownServer returns the value of the element in ownServer, whose set is the first.
+func (b block) ownServer() (string, bool) {
+	if len(b) == 0 || b[0] != byte(ownServer) {
+		return "", false
+	}
+	p, _ := b.next()
+	return p.value, true
+}
+
 // slots returns the backends in the places of a map of endpoints.
 func (b block) slots(set setID) []netip.AddrPort {
 	found := map[string]netip.AddrPort{}

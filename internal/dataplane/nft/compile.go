@@ -103,7 +103,13 @@ func (c *serviceCompiler) frontend(f *plan.Frontend) {
 	if f.Kind == plan.ClusterIP {
 		c.add(front.fam, clusterIPs, front.key[:len(front.key)-len(protocolWord(0))-len(portWord(0))])
 	}
-	c.scope(f, &f.Internal, internalScope, front)
+	inside := &f.Internal
+	if f.StandsBy() {
+		c.part(ownServer, "", addrPort(inside.Backends[0].AddrPort))
+		c.local(inside.Backends, front.fam)
+		inside = &f.Standby
+	}
+	c.scope(f, inside, internalScope, front)
 	if f.Split() {
 		c.scope(f, &f.External, externalScope, front)
 	}
@@ -153,11 +159,16 @@ func (c *serviceCompiler) scope(f *plan.Frontend, p *plan.Pool, in scope, front 
 			c.part(in.sticky, backend, "")
 		}
 	}
-	for _, b := range p.Backends {
+	c.local(p.Backends, front.fam)
+}
+
+// local adds which of the backends are on this node.
+func (c *serviceCompiler) local(backends []plan.Backend, f fam) {
+	for _, b := range backends {
 		if b.Local {
 			addr := addrBytes(b.Addr())
-			c.add(front.fam, localEndpoints, addr)
-			c.add(front.fam, hairpin, addr+addr)
+			c.add(f, localEndpoints, addr)
+			c.add(f, hairpin, addr+addr)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type Dataplane struct {
 	log     *slog.Logger
 	repairs *dataplane.RepairCounter
 	kernel  kernel
+	pulse   *pulse
 
 	mu sync.Mutex
 	// have is what the kernel holds, claims what is wanted: a subject may be
@@ -43,6 +44,8 @@ type Dataplane struct {
 	have   holding
 	claims claims
 	tables [2]tableState
+	// own is what have has in the map ownServer, by frontend.
+	own    map[element]string
 	owners map[model.Key]*owner
 	// node claims the settings; nodeKnown is true once there are any.
 	node      *owner
@@ -85,10 +88,10 @@ func New(o Options) (*Dataplane, error) {
 	}
 	d := &Dataplane{
 		log: o.Logger, repairs: o.Repairs, kernel: kernel{netns: o.NetNS, families: families()},
-		claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
+		pulse: newPulse(o.NetNS), claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
 	}
 	var err error
-	if d.generation, err = d.kernel.generation(); err != nil {
+	if d.generation, err = d.seen(); err != nil {
 		return nil, err
 	}
 	if err := d.read(); err != nil {
@@ -106,15 +109,15 @@ func New(o Options) (*Dataplane, error) {
 // Cleanup removes Fairway's tables from the kernel.
 func Cleanup(o Options) error {
 	k := kernel{netns: o.NetNS, families: families()}
-	return k.removeTables()
+	return errors.Join(k.removeTables(tableName), k.removeTables(pulseTable))
 }
 
-// Close closes the sockets to the kernel. What the kernel holds stays; d may be
-// used again.
+// Close closes the sockets to the kernel. What the kernel holds stays, but that
+// the node's own server answers; d may be used again.
 func (d *Dataplane) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.kernel.close()
+	return errors.Join(d.pulse.close(), d.kernel.close())
 }
 
 // read makes have what the kernel has.
@@ -124,8 +127,40 @@ func (d *Dataplane) read() error {
 		return err
 	}
 	d.tables, d.have = tables, group(have)
+	d.readOwn()
 	return nil
 }
+
+// readOwn makes own what have has.
+func (d *Dataplane) readOwn() {
+	d.own = map[element]string{}
+	for e, value := range d.have {
+		if own, ok := block(value).ownServer(); ok && e.set == frontends {
+			d.own[e] = own
+		}
+	}
+	d.setPulse()
+}
+
+// setPulse tells which frontends have the node's own server. Where that fails,
+// their clients go to other nodes until the next pulse.
+func (d *Dataplane) setPulse() {
+	if err := d.pulse.set(d.own); err != nil {
+		d.log.Warn("nftables: clients of this node's own server go to those of other nodes for a moment", "error", err)
+	}
+}
+
+// seen is the kernel's number of changes that all rules of the network namespace
+// have seen, but for those of the pulse.
+func (d *Dataplane) seen() (uint32, error) {
+	d.pulse.mu.Lock()
+	defer d.pulse.mu.Unlock()
+	g, err := d.kernel.generation()
+	return g - d.pulse.changes, err
+}
+
+// Pulse implements dataplane.Dataplane. The kernel sees to it when the process ends.
+func (d *Dataplane) Pulse(valid time.Duration, _ []uint64) error { return d.pulse.beat(valid) }
 
 // Apply implements reconcile.Target. When the kernel refuses a batch, what it
 // holds is read again and each Service is tried by itself.
@@ -320,6 +355,7 @@ func (d *Dataplane) write(t *transaction) error {
 		return err
 	}
 	d.note(t)
+	d.noteOwn(t)
 	return d.forget()
 }
 
@@ -346,7 +382,7 @@ func (d *Dataplane) forget() error {
 // something as well, the generation stays behind and Verify looks what it was.
 func (d *Dataplane) noteGeneration() {
 	d.changes++
-	if g, err := d.kernel.generation(); err == nil && g == d.generation+1 {
+	if g, err := d.seen(); err == nil && g == d.generation+1 {
 		d.generation = g
 	}
 }
@@ -372,6 +408,32 @@ func (d *Dataplane) note(t *transaction) {
 	}
 	maps.Copy(d.have, t.becomes)
 	d.noteGeneration()
+}
+
+// noteOwn has the clients of the node's own server led there, or no longer.
+func (d *Dataplane) noteOwn(t *transaction) {
+	changed := false
+	for _, e := range t.gone {
+		if _, had := d.own[e]; had {
+			delete(d.own, e)
+			changed = true
+		}
+	}
+	for e, value := range t.becomes {
+		own, has := block(value).ownServer()
+		has = has && e.set == frontends
+		had, ok := d.own[e]
+		switch {
+		case has && own != had:
+			d.own[e], changed = own, true
+		case !has && ok:
+			delete(d.own, e)
+			changed = true
+		}
+	}
+	if changed {
+		d.setPulse()
+	}
 }
 
 // compare orders elements by family and set, so that a set's are sent
@@ -666,7 +728,7 @@ func (d *Dataplane) compare() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now, err := d.kernel.generation()
+	now, err := d.seen()
 	if err != nil {
 		return err
 	}
@@ -686,7 +748,7 @@ func (d *Dataplane) verifyDue() (changes uint64, now uint32, due bool, err error
 	if d.staged {
 		return 0, 0, false, nil
 	}
-	now, err = d.kernel.generation()
+	now, err = d.seen()
 	return d.changes, now, now != d.generation, err
 }
 
@@ -700,5 +762,6 @@ func (d *Dataplane) adopt(tables [2]tableState, have holding, changes uint64, no
 	}
 	before := d.tables
 	d.tables, d.have, d.generation = tables, have, now
+	d.readOwn()
 	return true, d.repair(before)
 }

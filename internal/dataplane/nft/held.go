@@ -79,6 +79,11 @@ func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
 	if !ok {
 		return dataplane.Held{}, false
 	}
+	if own, ok := have.ownServer(); ok {
+		if b, ok := parseAddrPort(own); ok {
+			internal.Backends = []netip.AddrPort{b}
+		}
+	}
 	external, ok := have.pool(externalScope)
 	if !ok {
 		external = internal // outside clients have entries only where they differ
@@ -129,6 +134,15 @@ func (h holdings) Differences(f *plan.Frontend) []string {
 		m, _ := parseMemory(chain)
 		if want := wholeSeconds(f.AffinityTimeout); m.seconds != want {
 			out = append(out, fmt.Sprintf("clients stay with their endpoint for %d s, planned are %d s", m.seconds, want))
+		}
+	}
+	if f.StandsBy() {
+		var planned []netip.AddrPort
+		for _, b := range f.Standby.Backends {
+			planned = append(planned, b.AddrPort)
+		}
+		if standby, _ := have.pool(internalScope); !slices.Equal(standby.Backends, planned) {
+			out = append(out, fmt.Sprintf("while this node's server does not answer, clients go to %v, planned is %v", standby.Backends, planned))
 		}
 	}
 	var want, got []part

@@ -427,13 +427,18 @@ func (f *family) addChain(conn *nftables.Conn, c chain) {
 // NFT_CT_DST, whose length libnftables does not know, so that it aborts. The
 // library cannot encode these keys with a direction, hence this detour.
 func (f *family) knowLength(conn *nftables.Conn) {
-	field := reflect.ValueOf(conn).Elem().FieldByName("messages")
-	messages := *(*[]netlink.Message)(field.Addr().UnsafePointer())
-	last := &messages[len(messages)-1]
+	last := lastMessage(conn)
 	key := func(k expr.CtKey) []byte {
 		return binary.BigEndian.AppendUint32([]byte{8, 0, unix.NFTA_CT_KEY, 0}, uint32(k))
 	}
 	last.Data = bytes.ReplaceAll(last.Data, key(expr.CtKeyDST), key(f.ctDst))
+}
+
+// lastMessage is what the library has added to a transaction last.
+func lastMessage(conn *nftables.Conn) *netlink.Message {
+	field := reflect.ValueOf(conn).Elem().FieldByName("messages")
+	messages := *(*[]netlink.Message)(field.Addr().UnsafePointer())
+	return &messages[len(messages)-1]
 }
 
 func (k *kernel) removeElements(conn *nftables.Conn, all *batch) error {
@@ -657,19 +662,20 @@ func visitElements(message []byte, visit func(walked)) error {
 	return ad.Err()
 }
 
-// removeTables removes both tables, if they are there.
-func (k *kernel) removeTables() (err error) {
+// removeTables removes both tables of that name, if they are there.
+func (k *kernel) removeTables(name string) (err error) {
 	defer func() { err = errors.Join(err, k.close()) }()
 	conn, err := k.open()
 	if err != nil {
 		return err
 	}
 	for _, f := range k.families {
-		conn.AddTable(f.table)
-		conn.DelTable(f.table)
+		table := &nftables.Table{Name: name, Family: f.table.Family}
+		conn.AddTable(table)
+		conn.DelTable(table)
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("nftables: removing tables: %w", err)
+		return fmt.Errorf("nftables: removing tables %s: %w", name, err)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ const tableName = "fairway"
 
 // layoutChain names the version of the shape: it changes with every change of
 // sets, of base chains or of what a picking chain does.
-const layoutChain = "layout-2"
+const layoutChain = "layout-3"
 
 // family is what differs between IPv4 and IPv6.
 type family struct {
@@ -47,7 +47,8 @@ func families() [2]*family {
 type setID uint8
 
 const (
-	frontends setID = iota
+	ownServer setID = iota // the node's own server, where endpoints are those that stand by; see pulse
+	frontends
 	frontendsExternal
 	endpoints
 	endpointsExternal
@@ -72,7 +73,7 @@ const (
 )
 
 var setNames = [setCount]string{
-	frontends: "frontends", frontendsExternal: "frontends-external", endpoints: "endpoints", endpointsExternal: "endpoints-external",
+	ownServer: "own-server", frontends: "frontends", frontendsExternal: "frontends-external", endpoints: "endpoints", endpointsExternal: "endpoints-external",
 	forwarded: "forwarded", memories: "memories", sticky: "sticky", stickyExternal: "sticky-external",
 	affinity: "affinity", affinityExternal: "affinity-external", guarded: "guarded", sourceRanges: "source-ranges",
 	clusterIPs: "cluster-ips", localEndpoints: "local-endpoints", hairpin: "hairpin", insideClients: "inside-clients",
@@ -122,6 +123,9 @@ func (f *family) set(id setID) *nftables.Set {
 	case frontends, frontendsExternal, memories:
 		key(addr, proto, port)
 		s.IsMap, s.DataType = true, nftables.TypeVerdict
+	case ownServer:
+		key(addr, proto, port)
+		value(addr, port)
 	case forwarded, guarded:
 		key(addr, proto, port)
 	case endpoints, endpointsExternal:

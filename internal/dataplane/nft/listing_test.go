@@ -35,6 +35,11 @@ func everyShape() (dataplane.Node, []plan.Service) {
 		endpoint("10.244.0.2", "node-1"), endpoint("10.244.0.3", "node-1"), endpoint("10.244.1.2", "node-2"),
 		endpoint("fd00:10:244::2", "node-1"), endpoint("fd00:10:244::3", "node-1"), endpoint("fd00:10:244:1::2", "node-2"),
 	}
+	own := []netip.AddrPort{netip.MustParseAddrPort("10.244.0.2:53"), netip.MustParseAddrPort("[fd00:10:244::2]:53")}
+	hinted := func(e model.Endpoint) model.Endpoint {
+		e.Hints = &model.Hints{Nodes: []string{e.Node}}
+		return e
+	}
 	service := func(i byte, edit func(*model.Service), endpoints ...model.Endpoint) plan.Service {
 		v6 := netip.MustParseAddr("fd00:10:96::").As16()
 		v6[15] = i
@@ -55,7 +60,7 @@ func everyShape() (dataplane.Node, []plan.Service) {
 		}
 		return plan.Compile(plan.Input{
 			Service: svc, Endpoints: &model.EndpointSet{Key: svc.Key, Endpoints: endpoints}, Node: &model.Node{Name: "node-1"},
-			CertificateReady: svc.TLS != nil, Options: plan.Options{ExternalIPs: true, TLSProxy: settings.TLSProxy},
+			CertificateReady: svc.TLS != nil, Options: plan.Options{ExternalIPs: true, TLSProxy: settings.TLSProxy, OwnServer: own},
 		})
 	}
 	local := func(s *model.Service) { s.ExternalLocal, s.InternalLocal = true, true }
@@ -70,6 +75,7 @@ func everyShape() (dataplane.Node, []plan.Service) {
 		}, all[0], all[3]),
 		service(7, func(s *model.Service) { s.TLS = &model.ServiceTLS{} }, all...),
 		service(8, func(s *model.Service) { s.ExternalIPs = []netip.Addr{netip.MustParseAddr("192.0.2.8")} }, all...),
+		service(9, nil, hinted(all[0]), hinted(all[2]), hinted(all[3]), hinted(all[5])),
 	}
 }
 
@@ -95,6 +101,9 @@ func TestListing(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.put(services...)
+	if err := n.dp.Pulse(time.Hour, nil); err != nil {
+		t.Fatal(err)
+	}
 	have := n.kernel()
 	for _, f := range []fam{v4, v6} {
 		for id := range setCount {
@@ -110,7 +119,7 @@ func TestListing(t *testing.T) {
 	for _, command := range []string{
 		"nft list tables", "nft list ruleset", "nft -a -n -y list ruleset", "nft -j list ruleset", "nft -s list chains", "nft list maps",
 		"nft list table ip fairway", "nft list table ip6 fairway",
-		"nft list map ip fairway frontends", "nft list chain ip6 fairway postrouting",
+		"nft list table ip fairway-own-server", "nft list map ip fairway frontends", "nft list chain ip6 fairway postrouting",
 		"iptables-nft-save", "ip6tables-nft-save", "iptables-nft -t nat -S",
 	} {
 		t.Run(command, func(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 type Socket struct {
 	// Addr is where it is bound.
 	Addr netip.AddrPort
+	// Cookie is the number by which the kernel knows it (SO_COOKIE).
+	Cookie uint64
 
 	file   *os.File
 	raw    syscall.RawConn // does not wait
@@ -104,7 +106,12 @@ func open(addr netip.AddrPort, first bool, receiveBuffer int) (*Socket, error) {
 	case *unix.SockaddrInet6:
 		port = uint16(b.Port)
 	}
-	s := &Socket{Addr: netip.AddrPortFrom(addr.Addr(), port), file: os.NewFile(uintptr(fd), "udp "+addr.String())}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("getsockopt SO_COOKIE", err)
+	}
+	s := &Socket{Addr: netip.AddrPortFrom(addr.Addr(), port), Cookie: cookie, file: os.NewFile(uintptr(fd), "udp "+addr.String())}
 	if s.raw, err = s.file.SyscallConn(); err == nil {
 		err = s.poll(fd)
 	}

@@ -199,6 +199,7 @@ static __always_inline int serve(struct __sk_buff *skb, int pod)
 		return redirect(skb, &p);
 	}
 	count_connection(f.id);
+	stand_by(&key, &f);
 	return forward(skb, &p, &f, class, pod || client & RANGE_LOCAL_PODS);
 }
 

@@ -233,6 +233,26 @@ static __always_inline struct backend *choose_backend(const struct frontend *f, 
 	return backend_at(&p, f->affinity ? choose_again(f, class, client, number) : number % p.count);
 }
 
+static __always_inline int server_answers(void)
+{
+	__u32 only = 0;
+	__u64 *until = bpf_map_lookup_elem(&pulse, &only);
+
+	return until && bpf_ktime_get_ns() < *until;
+}
+
+/* Puts those that stand by in the place of a frontend whose backend is the
+ * node's own server, while that does not answer. */
+static __always_inline void stand_by(const struct frontend_key *key, struct frontend *f)
+{
+	struct frontend_key other = *key;
+
+	if (!f->standby || server_answers())
+		return;
+	other.protocol |= PROTOCOL_STANDBY;
+	frontend_at(&other, f);
+}
+
 static __always_inline struct counters *counters_of(__u32 id)
 {
 	struct counters zero = {}, *c = bpf_map_lookup_elem(&traffic, &id);

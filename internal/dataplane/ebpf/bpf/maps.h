@@ -22,7 +22,7 @@ struct address {
 struct frontend_key {
 	struct address addr;
 	__be16 port;
-	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP, and PROTOCOL_STANDBY */
 	__u8 zero;
 };
 
@@ -55,8 +55,13 @@ struct frontend {
 	__u32 affinity;   /* seconds; 0 for none */
 	__u8 actions[2]; /* enum action, by enum class */
 	__u8 kind;       /* plan.Kind */
-	__u8 zero;
+	/* 1 where the backend is the node's own server, and those of other nodes are
+	 * to be had under the same key with PROTOCOL_STANDBY. */
+	__u8 standby;
 };
+
+/* Added to the protocol of a key that no client can dial. */
+#define PROTOCOL_STANDBY 0x80
 
 #define BACKEND_LOCAL 1 /* on this node */
 
@@ -169,6 +174,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct backend);
 } proxies SEC(".maps");
+
+/* Until when the node's own server counts as one that answers, by
+ * bpf_ktime_get_ns; the agent puts it off while it does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} pulse SEC(".maps");
 
 /* By frontend.id; an entry is made with the first connection. */
 struct {

@@ -65,6 +65,15 @@ struct {
 	__type(value, struct flow);
 } connected_udp SEC(".maps");
 
+/* By cookie, the sockets by which the node's own server answers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u8);
+} server_sockets SEC(".maps");
+
 /* The latest frontends that an unconnected UDP socket sent to. */
 #define FLOWS 8
 struct flows {
@@ -192,6 +201,7 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, int v6)
 	}
 	if (f.actions[CLASS_INSIDE] != ACTION_FORWARD)
 		return 1;
+	stand_by(&key, &f);
 	client = client_netns(netns);
 	b = choose_backend(&f, CLASS_INSIDE, &client, bpf_get_prandom_u32());
 	if (!b)
@@ -276,6 +286,7 @@ static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
 		return 1;
 	if (f.guard || f.actions[CLASS_INSIDE] != ACTION_FORWARD)
 		return 1;
+	stand_by(&key, &f);
 	all = bpf_sk_storage_get(&unconnected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!all)
 		return 1;
@@ -344,6 +355,19 @@ static __always_inline int receiving(struct bpf_sock_addr *ctx, int v6)
 	return 1;
 }
 
+/* The server has closed a socket, as it does when it is killed: clients need not
+ * wait until it has been silent for long. Should it be there all the same, it will
+ * say so. */
+static __always_inline void server_ended(__u64 cookie)
+{
+	__u32 only = 0;
+	__u64 *until = bpf_map_lookup_elem(&pulse, &only);
+
+	bpf_map_delete_elem(&server_sockets, &cookie);
+	if (until)
+		*until = 0;
+}
+
 SEC("cgroup/connect4") int connect4(struct bpf_sock_addr *ctx) { return connecting(ctx, 0); }
 SEC("cgroup/connect6") int connect6(struct bpf_sock_addr *ctx) { return connecting(ctx, 1); }
 SEC("cgroup/sendmsg4") int sendmsg4(struct bpf_sock_addr *ctx) { return sending(ctx, 0); }
@@ -360,7 +384,8 @@ SEC("cgroup/sock_release") int sock_release(struct bpf_sock *sk)
 	if (sk->protocol != IPPROTO_UDP)
 		return 1;
 	cookie = bpf_get_socket_cookie(sk);
-	bpf_map_delete_elem(&connected_udp, &cookie);
+	if (bpf_map_delete_elem(&connected_udp, &cookie) && bpf_map_lookup_elem(&server_sockets, &cookie))
+		server_ended(cookie);
 	return 1;
 }
 
