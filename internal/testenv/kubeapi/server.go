@@ -45,8 +45,10 @@ type object struct {
 	fields  fields.Set
 	raw     json.RawMessage
 	version uint64
-	// protobuf is the same in the other form, made when it is first asked for.
-	protobuf func() []byte
+	// protobuf is the same in the other form, and added the event that it was
+	// added in that form, each made when it is first asked for: an API server
+	// keeps them as well, and shall not be what is measured.
+	protobuf, added func() []byte
 }
 
 type event struct {
@@ -147,6 +149,7 @@ func (s *Server) store(resource schema.GroupVersionResource, o map[string]any) *
 		panic(fmt.Sprintf("kubeapi: %v: %v", n, err))
 	}
 	stored.protobuf = sync.OnceValue(func() []byte { return toProtobuf(stored.raw) })
+	stored.added = sync.OnceValue(func() []byte { return frame(watch.Added, stored.protobuf()) })
 	of := s.objects[resource]
 	if of == nil {
 		of = map[name]*object{}
@@ -385,7 +388,7 @@ func merge(into, patch map[string]any) {
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, q request) {
 	query := r.URL.Query()
 	after, _ := strconv.ParseUint(query.Get("resourceVersion"), 10, 64)
-	send := streamTo(w, r)
+	send, flush := streamTo(w, r)
 	s.mu.Lock()
 	next := 0
 	if query.Get("sendInitialEvents") == "true" || after == 0 {
@@ -406,7 +409,6 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, q request) {
 			return int(int64(e.object.version) - int64(v))
 		})
 	}
-	flush := http.NewResponseController(w)
 	for {
 		news, changed := s.history[next:], s.changed
 		next = len(s.history)
@@ -430,7 +432,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, q request) {
 				return
 			}
 		}
-		if flush.Flush() != nil {
+		if flush() != nil {
 			return
 		}
 		select {

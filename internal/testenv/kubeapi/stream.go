@@ -1,6 +1,7 @@
 package kubeapi
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -19,33 +20,49 @@ import (
 
 const protobufType = "application/vnd.kubernetes.protobuf"
 
-// streamTo begins the answer to a watch and returns what sends an event: as
-// protobuf where the client likes that best, else as JSON.
-func streamTo(w http.ResponseWriter, r *http.Request) func(kind watch.EventType, o *object) error {
+// streamTo begins the answer to a watch and returns what sends an event, as
+// protobuf where the client likes that best, else as JSON, and what sees to it
+// that all of them leave.
+func streamTo(w http.ResponseWriter, r *http.Request) (send func(kind watch.EventType, o *object) error, flush func() error) {
+	buffer := bufio.NewWriterSize(w, 64<<10)
+	flush = func() error {
+		if err := buffer.Flush(); err != nil {
+			return err
+		}
+		return http.NewResponseController(w).Flush()
+	}
 	if !strings.HasPrefix(r.Header.Get("Accept"), protobufType) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusOK)
-		out := json.NewEncoder(w)
+		out := json.NewEncoder(buffer)
 		return func(kind watch.EventType, o *object) error {
 			return out.Encode(struct {
 				Type   watch.EventType `json:"type"`
 				Object json.RawMessage `json:"object"`
 			}{kind, o.raw})
-		}
+		}, flush
 	}
 	w.Header().Set("Content-Type", protobufType+";stream=watch")
 	w.WriteHeader(http.StatusOK)
 	return func(kind watch.EventType, o *object) error {
-		e := metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: o.protobuf()}}
-		frame := make([]byte, 4, 4+e.Size())
-		binary.BigEndian.PutUint32(frame, uint32(e.Size()))
-		data, err := e.Marshal()
-		if err != nil {
+		if kind == watch.Added {
+			_, err := buffer.Write(o.added())
 			return err
 		}
-		_, err = w.Write(append(frame, data...))
+		_, err := buffer.Write(frame(kind, o.protobuf()))
 		return err
+	}, flush
+}
+
+// frame is an event as it travels.
+func frame(kind watch.EventType, object []byte) []byte {
+	e := metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: object}}
+	out := make([]byte, 4+e.Size())
+	binary.BigEndian.PutUint32(out, uint32(len(out)-4))
+	if _, err := e.MarshalTo(out[4:]); err != nil {
+		panic(fmt.Sprintf("kubeapi: %v", err)) // the room is what it asked for
 	}
+	return out
 }
 
 // Warm makes what is else made when the first client asks for it, so that no
@@ -63,7 +80,7 @@ func (s *Server) Warm() {
 	for part := range slices.Chunk(all, 1000) {
 		wg.Go(func() {
 			for _, o := range part {
-				o.protobuf()
+				o.added()
 			}
 		})
 	}
