@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Backend is a connection to a backend, kept between exchanges.
@@ -71,6 +73,24 @@ func (b *Backend) Close() { _ = b.conn.Close() }
 
 // IdleSince returns when the last exchange ended.
 func (b *Backend) IdleSince() time.Time { return b.idle }
+
+// detach closes b and returns its connection as a Socket, which the runtime's
+// poller does not know; nil if it is not plain.
+func (b *Backend) detach() *Socket {
+	if b.wire == nil {
+		return nil
+	}
+	raw, err := b.tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	fd := -1
+	if raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }) != nil || err != nil {
+		return nil
+	}
+	b.Close()
+	return &Socket{fd: fd}
+}
 
 // Alive asks the kernel whether an idle connection is still open: nothing has
 // come, not even its end.

@@ -94,6 +94,8 @@ type Conn struct {
 	seen, since      int64        // the janitor's: until when it waits for a request, and since when that is so
 	waiting          atomic.Int64 // since when for a backend; 0 if not
 	backend          atomic.Pointer[Backend]
+	tunnel           atomic.Pointer[tunnel]
+	isCut            atomic.Bool                        // before tunnel was looked at
 	cancel           atomic.Pointer[context.CancelFunc] // ends an exchange that has no Backend
 }
 
@@ -569,6 +571,10 @@ func (c *Conn) wasAsked(next int32) bool {
 func (c *Conn) cut() {
 	_ = c.sock.SetDeadline(past)
 	c.abandon(ErrGone)
+	c.isCut.Store(true)
+	if t := c.tunnel.Load(); t != nil {
+		t.cut()
+	}
 }
 
 // abandon ends the exchange under way at the backend.

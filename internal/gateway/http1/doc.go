@@ -8,7 +8,8 @@
 // hexadecimal number. Answers of backends are held to the same rules.
 //
 // A goroutine serves a connection while it is in use. One that pauses is parked,
-// without goroutine and buffers, until its client goes on.
+// without goroutine and buffers, until its client goes on. Messages of tunnels
+// between plain connections are carried by a few goroutines for all of them.
 //
 // It must not know of routes, filters or endpoints: a [Handler] decides what
 // happens to a request. Strings in a [Request] or [Response] are views into a

@@ -515,9 +515,18 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	sent := make(chan error, 1)
 	begun := c.Body.src.buf
 	c.Body.src.buf = nil
+	if !c.ferried(b, begun) {
+		c.carried(b, begun)
+	}
+	c.broken = true // nothing of HTTP goes on from here
+	return nil
+}
+
+// carried carries a tunnel by two goroutines.
+func (c *Conn) carried(b *Backend, begun []byte) {
+	sent := make(chan error, 1)
 	go func() {
 		_, err := b.conn.Write(begun)
 		if err == nil {
@@ -536,8 +545,28 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 		_ = c.sock.SetDeadline(past)
 	}
 	<-sent
-	c.broken = true // nothing of HTTP goes on from here
-	return nil
+}
+
+// ferried has a ferry carry a tunnel between two plain connections, of which
+// the runtime's poller knows nothing any more then. False if they are not plain.
+func (c *Conn) ferried(b *Backend, begun []byte) bool {
+	if c.front == nil || !c.sock.unpoll() {
+		return false
+	}
+	c.front.wire.raw = nil
+	far := b.detach()
+	if far == nil {
+		return false
+	}
+	defer far.Close()
+	t := newTunnel(c.sock, far)
+	c.tunnel.Store(t)
+	defer c.tunnel.Store(nil)
+	if c.isCut.Load() {
+		t.cut()
+	}
+	c.Bytes += t.carry(&c.server.ferries, begun)
+	return true
 }
 
 func appendStatus(out []byte, status int, reason string) []byte {

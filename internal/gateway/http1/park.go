@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -58,14 +57,11 @@ type lot struct {
 }
 
 func newLot() (*lot, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err == nil {
-		err = unix.SetNonblock(fd, true) // else the runtime's poller would not take it
-	}
+	epoll, fd, err := newPoller()
 	if err != nil {
-		return nil, fmt.Errorf("create an epoll: %w", err)
+		return nil, err
 	}
-	return &lot{epoll: os.NewFile(uintptr(fd), "epoll"), fd: fd, conns: map[int32]*parked{}}, nil
+	return &lot{epoll: epoll, fd: fd, conns: map[int32]*parked{}}, nil
 }
 
 // watch makes the kernel tell when a socket has something, once.

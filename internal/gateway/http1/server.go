@@ -48,7 +48,8 @@ type Server struct {
 	stop     context.CancelFunc
 	old      sync.Pool // of *Conn whose connections have ended
 
-	lot *lot
+	lot     *lot
+	ferries ferries
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
@@ -172,6 +173,7 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 	s.stop()
 	_ = s.lot.epoll.Close()
+	s.ferries.close()
 }
 
 // janitor ends what takes too long, and exchanges whose client is gone.

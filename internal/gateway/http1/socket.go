@@ -130,6 +130,25 @@ func (s *Socket) polledLocked() (*os.File, error) {
 	return f, nil
 }
 
+// unpoll takes the socket from the runtime's poller. Nobody else may read or
+// write it meanwhile; false if that fails.
+func (s *Socket) unpoll() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.file.Load()
+	if s.closed || f == nil {
+		return !s.closed
+	}
+	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	s.fd, s.own, s.watched = fd, nil, false
+	s.file.Store(nil)
+	_ = f.Close()
+	return true
+}
+
 // SyscallConn implements syscall.Conn.
 func (s *Socket) SyscallConn() (syscall.RawConn, error) {
 	f, err := s.polled()

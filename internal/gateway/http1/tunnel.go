@@ -37,7 +37,7 @@ func Copy(dst, src net.Conn) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	t := tunnel{to: newWire(out)}
+	t := direction{to: newWire(out)}
 	for {
 		t.bulk = false
 		if err := in.Read(t.turn); err != nil {
@@ -120,8 +120,8 @@ func splice(to, from syscall.RawConn, most int) (int64, error) {
 	return int64(total), nil
 }
 
-// tunnel carries one direction of a tunnel.
-type tunnel struct {
+// direction carries one direction of a tunnel.
+type direction struct {
 	to    *wire
 	ask   inquiry
 	asked bool // whether the kernel tells what is left to be read
@@ -133,7 +133,7 @@ type tunnel struct {
 // turn is what the runtime calls when there may be something to read. See
 // Conn.takeTurn for why it goes on as long as it can. It returns true when the
 // tunnel ends, or has bytes in bulk.
-func (t *tunnel) turn(fd uintptr) bool {
+func (t *direction) turn(fd uintptr) bool {
 	for {
 		buf := tunnelBuffers.Get().(*[]byte)
 		var n int

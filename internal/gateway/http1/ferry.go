@@ -1,0 +1,289 @@
+package http1
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// turns is how many full buffers a tunnel may have carried in a row until it
+// goes its own way, as one that carries bulk.
+const turns = 4
+
+// ferries carry tunnels of messages: each is a goroutine that waits, by a
+// poller of its own, for the sockets of many. A goroutine for each direction
+// costs more time, for it is woken for every message, and more memory; and that
+// poller tells with what has come whether its end has come as well, for which a
+// goroutine has to ask. Made with the first tunnel.
+type ferries struct {
+	once sync.Once
+	list []*ferry
+	next atomic.Uint32
+}
+
+// pick returns the ferry for another tunnel; nil if there is none.
+func (f *ferries) pick() *ferry {
+	f.once.Do(func() {
+		for range runtime.GOMAXPROCS(0) {
+			one, err := newFerry()
+			if err != nil {
+				return // tunnels can do without
+			}
+			f.list = append(f.list, one)
+		}
+	})
+	if len(f.list) == 0 {
+		return nil
+	}
+	return f.list[int(f.next.Add(1))%len(f.list)]
+}
+
+// close ends the ferries, which carry nothing any more.
+func (f *ferries) close() {
+	f.once.Do(func() {})
+	for _, one := range f.list {
+		_ = one.epoll.Close()
+	}
+}
+
+type ferry struct {
+	epoll *os.File
+	fd    int
+
+	mu    sync.Mutex
+	banks map[int32]*bank // by file descriptor
+}
+
+// tunnel is two connections whose bytes go from one to the other.
+type tunnel struct {
+	banks [2]bank
+	// left gets one value, once the ferry does not know of the tunnel any more.
+	left chan remainder
+}
+
+// bank is one side of a tunnel. The ferry's alone while that carries it.
+type bank struct {
+	sock   *Socket
+	tunnel *tunnel
+	to     *bank
+	n      int64 // bytes that came from here and were sent on
+	ended  bool  // nothing more comes from here, and the other side has been told
+}
+
+// remainder is what is left to be done for a tunnel by others: nothing if from
+// is nil. Bytes came from there, and are to be sent on before what follows.
+type remainder struct {
+	from  *bank
+	bytes []byte
+}
+
+func newTunnel(a, b *Socket) *tunnel {
+	t := &tunnel{left: make(chan remainder, 1)}
+	t.banks[0] = bank{sock: a, tunnel: t, to: &t.banks[1]}
+	t.banks[1] = bank{sock: b, tunnel: t, to: &t.banks[0]}
+	return t
+}
+
+// carry carries a tunnel until both sides have ended, and returns how many bytes
+// went from the second to the first. Begun has come from that already.
+func (t *tunnel) carry(fleet *ferries, begun []byte) int64 {
+	r := remainder{&t.banks[0], begun}
+	if len(begun) > 0 {
+		if n, errno := send(uintptr(t.banks[1].sock.fd), begun); errno == 0 {
+			t.banks[0].n, r.bytes = int64(n), begun[n:]
+		}
+	}
+	if f := fleet.pick(); len(r.bytes) == 0 && f != nil && f.take(t) {
+		r = <-t.left
+	}
+	if r.from != nil {
+		t.finish(r)
+	}
+	return t.banks[1].n
+}
+
+// finish carries what a ferry does not.
+func (t *tunnel) finish(r remainder) {
+	from := func(b *bank, begun []byte) {
+		if b.ended {
+			return
+		}
+		to := b.to.sock
+		written, err := to.Write(begun)
+		b.n += int64(written)
+		if err == nil {
+			var n int64
+			n, err = Copy(to, b.sock)
+			b.n += n
+		}
+		_ = to.CloseWrite()
+		if err != nil {
+			t.cut()
+		}
+	}
+	var other sync.WaitGroup
+	other.Go(func() { from(r.from.to, nil) })
+	from(r.from, r.bytes)
+	other.Wait()
+}
+
+// cut ends a tunnel from outside: both sides end.
+func (t *tunnel) cut() {
+	for i := range t.banks {
+		t.banks[i].sock.with(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	}
+}
+
+func newFerry() (*ferry, error) {
+	epoll, fd, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := epoll.SyscallConn()
+	if err != nil {
+		_ = epoll.Close()
+		return nil, err
+	}
+	f := &ferry{epoll: epoll, fd: fd, banks: map[int32]*bank{}}
+	go f.run(raw)
+	return f, nil
+}
+
+// newPoller returns an epoll that the runtime's own poller knows.
+func newPoller() (*os.File, int, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // else the runtime's poller would not take it
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("create an epoll: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "epoll"), fd, nil
+}
+
+// take has the ferry carry a tunnel; false if it cannot.
+func (f *ferry) take(t *tunnel) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range t.banks {
+		b := &t.banks[i]
+		// One that has been told of is told of again only when there is more.
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(b.sock.fd)}
+		if unix.EpollCtl(f.fd, unix.EPOLL_CTL_ADD, b.sock.fd, &event) != nil {
+			f.forget(t)
+			return false
+		}
+		f.banks[int32(b.sock.fd)] = b
+	}
+	return true
+}
+
+// forget strikes a tunnel off; mu is held.
+func (f *ferry) forget(t *tunnel) {
+	for i := range t.banks {
+		fd := t.banks[i].sock.fd
+		if b := f.banks[int32(fd)]; b != nil && b.tunnel == t {
+			delete(f.banks, int32(fd))
+			_ = unix.EpollCtl(f.fd, unix.EPOLL_CTL_DEL, fd, nil)
+		}
+	}
+}
+
+// leave strikes a tunnel off and says what is left to be done.
+func (f *ferry) leave(t *tunnel, r remainder) {
+	f.mu.Lock()
+	f.forget(t)
+	f.mu.Unlock()
+	t.left <- r
+}
+
+// run carries until the epoll is closed.
+func (f *ferry) run(raw syscall.RawConn) {
+	var (
+		events [128]unix.EpollEvent
+		banks  [len(events)]*bank
+		buf    = make([]byte, tunnelBuffer)
+	)
+	_ = raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+			if errno == syscall.EINTR {
+				continue
+			}
+			if errno != 0 || n == 0 {
+				return false
+			}
+			f.mu.Lock()
+			for i := range events[:n] {
+				banks[i] = f.banks[events[i].Fd]
+			}
+			f.mu.Unlock()
+			for i := range events[:n] {
+				// One that left by an event before this has been struck off, and by
+				// now may have been closed.
+				if b := banks[i]; b != nil && !f.carry(b, events[i].Events, buf) {
+					for j := range banks[i:n] {
+						if o := banks[i+j]; o != nil && o.tunnel == b.tunnel {
+							banks[i+j] = nil
+						}
+					}
+				}
+			}
+			clear(banks[:n])
+			if int(n) < len(events) {
+				return false // what comes from here on, the runtime is told
+			}
+		}
+	})
+}
+
+// carry sends on what has come from one side; false if the tunnel leaves the
+// ferry by that.
+func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
+	if b.ended {
+		// The other side has gone as well, but what it sent comes before that.
+		return true
+	}
+	for turn := 0; ; turn++ {
+		n, errno := receive(uintptr(b.sock.fd), buf)
+		switch {
+		case errno == syscall.EAGAIN:
+			return true
+		case errno != 0:
+			b.tunnel.cut()
+			f.leave(b.tunnel, remainder{})
+			return false
+		case n == 0:
+			b.ended = true
+			_ = unix.Shutdown(b.to.sock.fd, unix.SHUT_WR)
+			if b.to.ended {
+				f.leave(b.tunnel, remainder{})
+				return false
+			}
+			return true
+		}
+		sent, errno := send(uintptr(b.to.sock.fd), buf[:n])
+		switch {
+		case errno == syscall.EAGAIN:
+			sent = 0
+		case errno != 0:
+			b.tunnel.cut()
+			f.leave(b.tunnel, remainder{})
+			return false
+		}
+		b.n += int64(sent)
+		if rest := buf[sent:n]; len(rest) > 0 || n == len(buf) && turn >= turns {
+			f.leave(b.tunnel, remainder{b, append([]byte(nil), rest...)})
+			return false
+		}
+		if n < len(buf) && events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+			return true // that was all, and the poller tells of more, be it the end
+		}
+	}
+}

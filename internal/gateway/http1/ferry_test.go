@@ -1,0 +1,300 @@
+package http1
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ferryTest is a tunnel that a ferry carries: what is written to one end comes
+// out at the other.
+type ferryTest struct {
+	ends   [2]*net.TCPConn
+	tunnel *tunnel
+	fleet  *ferries
+	over   chan int64 // gets what carry returned
+}
+
+func newFerryTest(t *testing.T, begun string) *ferryTest {
+	t.Helper()
+	f := &ferryTest{fleet: new(ferries), over: make(chan int64, 1)}
+	t.Cleanup(f.fleet.close)
+	a, nearA := tcpPair(t)
+	b, nearB := tcpPair(t)
+	f.ends = [2]*net.TCPConn{a, b}
+	socks := [2]*Socket{socketOf(t, nearA), socketOf(t, nearB)}
+	_, _ = nearA.Close(), nearB.Close()
+	f.tunnel = newTunnel(socks[0], socks[1])
+	go func() {
+		n := f.tunnel.carry(f.fleet, []byte(begun))
+		_, _ = socks[0].Close(), socks[1].Close()
+		f.over <- n
+	}()
+	return f
+}
+
+// waits reports whether bytes have come to a side that nobody has taken.
+func (f *ferryTest) waits(side int) bool {
+	n := 0
+	f.tunnel.banks[side].sock.with(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	return n > 0
+}
+
+// ended waits for the end of the tunnel and returns how much went from the
+// second end to the first.
+func (f *ferryTest) ended(t *testing.T) int64 {
+	t.Helper()
+	select {
+	case n := <-f.over:
+		return n
+	case <-time.After(30 * time.Second):
+		t.Fatal("the tunnel did not end")
+		return 0
+	}
+}
+
+func (f *ferryTest) says(t *testing.T, from int, data []byte) {
+	t.Helper()
+	go func() { _, _ = f.ends[from].Write(data) }()
+	got := make([]byte, len(data))
+	if n, err := io.ReadFull(f.ends[1-from], got); err != nil {
+		t.Fatalf("after %d of %d bytes: %v", n, len(data), err)
+	}
+	if !bytes.Equal(got, data) {
+		t.Fatalf("%d bytes came out as others", len(data))
+	}
+}
+
+func random(n int) []byte {
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(rand.Uint32())
+	}
+	return data
+}
+
+func wantEnd(t *testing.T, c net.Conn) {
+	t.Helper()
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("read %d bytes and %v in place of the end", n, err)
+	}
+}
+
+// TestFerry carries messages of all sizes both ways, more than a ferry carries
+// by itself among them, and then half-closes one side after the other.
+func TestFerry(t *testing.T) {
+	for _, bulk := range []bool{false, true} {
+		f := newFerryTest(t, "begun")
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(f.ends[1], got); err != nil || string(got) != "begun" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		sizes := []int{1, 64, tunnelBuffer - 1, tunnelBuffer, tunnelBuffer + 1, 7}
+		if bulk {
+			sizes = append(sizes, 3*tunnelBulk+5, 1, 2, tunnelBulk, 3)
+		}
+		sum := int64(0)
+		for _, n := range sizes {
+			f.says(t, 0, random(n))
+			f.says(t, 1, random(n))
+			sum += int64(n)
+		}
+		_ = f.ends[0].CloseWrite()
+		wantEnd(t, f.ends[1])
+		f.says(t, 1, []byte("still there"))
+		sum += int64(len("still there"))
+		_ = f.ends[1].CloseWrite()
+		wantEnd(t, f.ends[0])
+		if n := f.ended(t); n != sum {
+			t.Errorf("bulk %t: %d bytes, want %d", bulk, n, sum)
+		}
+	}
+}
+
+// TestFerryEndWithBytes has the end come together with the last bytes: it is
+// not to wait for anything.
+func TestFerryEndWithBytes(t *testing.T) {
+	for range 50 {
+		f := newFerryTest(t, "")
+		f.says(t, 0, []byte("x"))
+		f.says(t, 1, []byte("y"))
+		_, _ = f.ends[0].Write([]byte("bye"))
+		_ = f.ends[0].CloseWrite()
+		if got, err := io.ReadAll(f.ends[1]); err != nil || string(got) != "bye" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		_, _ = f.ends[1].Write([]byte("bye"))
+		_ = f.ends[1].Close()
+		if got, err := io.ReadAll(f.ends[0]); err != nil || string(got) != "bye" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		f.ended(t)
+	}
+}
+
+// TestFerrySlow has a side that takes nothing for a while: nothing is lost, and
+// nobody else waits for it.
+func TestFerrySlow(t *testing.T) {
+	f, other := newFerryTest(t, ""), newFerryTest(t, "")
+	f.says(t, 0, []byte("x"))
+	f.tunnel.banks[1].sock.with(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 64<<10) })
+	data := random(2 << 20) // more than the sockets hold
+	full := make(chan struct{})
+	go func() {
+		defer func() { _ = f.ends[0].CloseWrite() }()
+		taken := true // one by one, as long as somebody takes them, so that it is no bulk
+		for piece := range slices.Chunk(data, 3000) {
+			if _, err := f.ends[0].Write(piece); err != nil {
+				return
+			}
+			for since := time.Now(); taken && f.waits(0); time.Sleep(time.Millisecond) {
+				if taken = time.Since(since) < time.Second; !taken {
+					close(full)
+				}
+			}
+		}
+	}()
+	for range 100 {
+		other.says(t, 0, []byte("a message"))
+		f.says(t, 1, []byte("the other way"))
+	}
+	<-full
+	got, err := io.ReadAll(f.ends[1])
+	if err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("%d of %d bytes, equal %t, %v", len(got), len(data), bytes.Equal(got, data), err)
+	}
+	_ = f.ends[1].Close()
+	f.ended(t)
+	other.tunnel.cut()
+	other.ended(t)
+}
+
+// TestFerryEnds ends tunnels by a reset of either side, and from outside.
+func TestFerryEnds(t *testing.T) {
+	for name, end := range map[string]func(*ferryTest){
+		"reset by the first":  func(f *ferryTest) { _ = f.ends[0].SetLinger(0); _ = f.ends[0].Close() },
+		"reset by the second": func(f *ferryTest) { _ = f.ends[1].SetLinger(0); _ = f.ends[1].Close() },
+		"cut":                 func(f *ferryTest) { f.tunnel.cut() },
+	} {
+		for _, bulk := range []bool{false, true} {
+			f := newFerryTest(t, "")
+			f.says(t, 0, []byte("x"))
+			if bulk {
+				f.says(t, 1, random(tunnelBulk))
+			}
+			end(f)
+			f.ended(t)
+			if t.Failed() {
+				t.Log(name, bulk)
+			}
+		}
+	}
+}
+
+// TestFerryLeaves has a ferry know nothing of tunnels that have ended.
+func TestFerryLeaves(t *testing.T) {
+	f := newFerryTest(t, "")
+	f.says(t, 0, []byte("x"))
+	_, _ = f.ends[0].Close(), f.ends[1].Close()
+	f.ended(t)
+	for _, one := range f.fleet.list {
+		one.mu.Lock()
+		if len(one.banks) != 0 {
+			t.Errorf("%d banks are left", len(one.banks))
+		}
+		one.mu.Unlock()
+	}
+}
+
+// tunneller has requests upgraded by the backend at an address.
+type tunneller string
+
+// ServeHTTP1 implements Handler.
+func (to tunneller) ServeHTTP1(c *Conn) {
+	conn, err := net.Dial("tcp", string(to))
+	if err != nil {
+		c.Answer(502, nil, err.Error())
+		return
+	}
+	b := NewBackend(conn)
+	defer b.Close()
+	if err := c.Send(b, []byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"), Timeouts{}); err != nil {
+		c.Answer(502, nil, err.Error())
+		return
+	}
+	_ = c.Tunnel(b, nil)
+}
+
+// TestTunnelCut upgrades a connection whose client was waited for, has it
+// closed by a half, and ends another at the end of the server's patience.
+func TestTunnelCut(t *testing.T) {
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		for {
+			c, err := echo.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				r := bufio.NewReader(c)
+				for line := ""; line != "\r\n"; {
+					if line, err = r.ReadString('\n'); err != nil {
+						return
+					}
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+				_, _ = io.Copy(c, r)
+			}()
+		}
+	}()
+	l := openLobby(t, Options{Handler: tunneller(echo.Addr().String())}, nil)
+	upgraded := func() (*net.TCPConn, *bufio.Reader) {
+		c, err := net.Dial("tcp", l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n")
+		time.Sleep(10 * time.Millisecond) // most likely somebody waits for the rest by then
+		_, _ = io.WriteString(c, "Connection: Upgrade\r\nUpgrade: echo\r\n\r\nat once\n")
+		r := bufio.NewReader(c)
+		for _, want := range []string{"HTTP/1.1 101 Switching Protocols\r\n", "Upgrade: echo\r\n", "Connection: Upgrade\r\n", "\r\n", "at once\n"} {
+			if line, err := r.ReadString('\n'); err != nil || line != want {
+				t.Fatalf("%q, %v, want %q", line, err, want)
+			}
+		}
+		return c.(*net.TCPConn), r
+	}
+	c, r := upgraded()
+	_, _ = io.WriteString(c, "bye")
+	_ = c.CloseWrite()
+	if rest, err := io.ReadAll(r); err != nil || string(rest) != "bye" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	await(t, "the first is counted out", func() bool { return l.ended.Load() == 1 })
+	c, r = upgraded()
+	_, _ = io.WriteString(c, "hello\n")
+	if line, err := r.ReadString('\n'); err != nil || line != "hello\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	l.Drain(ctx)
+	if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
