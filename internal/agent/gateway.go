@@ -114,6 +114,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	return runAll(ctx, o.Logger, []part{
 		{"source", source.Run},
 		{"gateway", g.Run},
+		{"memory", gateway.CollectRarely},
 		{"status", writer.Run},
 		{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready, func(mux *http.ServeMux) {

@@ -184,5 +184,6 @@ func serveFairway(ctx context.Context, hosts int) error {
 	if err != nil {
 		return err
 	}
+	go func() { _ = gateway.CollectRarely(ctx) }() // as fairway gateway does
 	return g.Run(ctx)
 }
