@@ -338,7 +338,13 @@ func (x *Exchange) Next() ([]byte, error) {
 }
 
 // NextReady is like Next, but if it would have to wait it returns nothing.
-func (x *Exchange) NextReady() ([]byte, error) { return x.stream.NextReady() }
+func (x *Exchange) NextReady() ([]byte, error) {
+	data, err := x.stream.NextReady()
+	if len(data) > 0 {
+		x.active.Store(x.clock.Load()) // a slow client may never have to wait in Next
+	}
+	return data, err
+}
 
 // Trailer returns the answer's trailers, once Next has returned io.EOF.
 func (x *Exchange) Trailer() []hpack.HeaderField { return x.stream.Trailer() }

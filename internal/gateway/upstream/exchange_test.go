@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"testing"
 	"time"
 
@@ -142,4 +143,47 @@ func TestConnectionsCloseMeanwhile(t *testing.T) {
 	if s, _, err := m.have(r); s != nil || err != nil {
 		t.Errorf("got %v, %v", s, err)
 	}
+}
+
+// TestSlowClientIsNotSilence: an answer that goes on is no silent one, also if
+// its client is so slow that it never has to be waited for.
+func TestSlowClientIsNotSilence(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := make(chan struct{})
+	server := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "some")
+		_ = http.NewResponseController(w).Flush()
+		<-more
+	})}
+	server.Protocols.SetUnencryptedHTTP2(true)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	e := newEndpoint(l.Addr().String(), (&net.Dialer{}).DialContext, mark{})
+	t.Cleanup(e.closeIdle)
+	x := &Exchange{Request: h2client.Request{Method: "GET", Authority: "a", Path: "/", Header: func(func(string, string) bool) {}}}
+	clock := &http1.Clock{}
+	x.Begin(clock)
+	x.silence = time.Minute
+	if err := x.ask(bare(), e, h2c, &Call{}); err != nil {
+		t.Fatal(err)
+	}
+	clock.Store(int64(2 * time.Minute)) // that is how long the client has taken to read what came before
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		data, err := x.NextReady()
+		if string(data) == "some" {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%q, %v", data, err)
+		}
+	}
+	x.Sweep(clock.Load())
+	close(more)
+	if data, err := x.Next(); err != io.EOF {
+		t.Errorf("%q, %v", data, err)
+	}
+	x.stop()
 }
