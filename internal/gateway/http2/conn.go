@@ -77,6 +77,7 @@ type Conn struct {
 	mu      sync.Mutex
 	streams map[uint32]*Stream
 	last    uint32   // the latest stream; changed by the one who reads
+	final   uint32   // the last stream that is served, once the connection has left
 	open    int      // streams that are not reset
 	running int      // handlers
 	closed  []uint32 // the latest that were closed early
@@ -117,20 +118,21 @@ func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	c.in = c.small[:]
 	c.decoder = hpack.NewDecoder(4096, c.field)
 	c.decoder.SetMaxStringLength(s.MaxHeaderBytes)
+	// Nothing may come before it, nor does: who else knows the connection adds to it.
+	out := c.output()
+	out.b = appendSettings(out.b,
+		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(s.MaxStreams)},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(s.StreamWindow)},
+		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(s.MaxHeaderBytes)})
+	if more := s.ConnectionWindow - firstWindow; more > 0 {
+		out.b = appendWindowUpdate(out.b, 0, int(more))
+	}
 	return c
 }
 
 // serve reads the connection to its end.
 func (c *Conn) serve() {
 	c.mu.Lock()
-	out := c.output()
-	out.b = appendSettings(out.b,
-		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.server.MaxStreams)},
-		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.server.StreamWindow)},
-		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.server.MaxHeaderBytes)})
-	if more := c.server.ConnectionWindow - firstWindow; more > 0 {
-		out.b = appendWindowUpdate(out.b, 0, int(more))
-	}
 	c.flush()
 	if c.server.draining.Load() {
 		c.leave()
@@ -591,7 +593,7 @@ func (c *Conn) goAway() {
 	if c.leaving == left || c.failed != nil {
 		return
 	}
-	c.leaving = left
+	c.leaving, c.final = left, c.last
 	out := c.output()
 	out.b = appendGoAway(out.b, c.last, http2.ErrCodeNo, "")
 	c.endIfDone()
@@ -633,8 +635,12 @@ func (c *Conn) end(err error) {
 	case c.failed != nil:
 	case errors.As(err, &broke):
 		c.server.Logger.LogAttrs(context.Background(), slog.LevelDebug, "HTTP/2 connection ended", slog.String("client", c.Peer.String()), slog.String("error", err.Error()))
+		last := c.last
+		if c.leaving == left {
+			last = c.final // which may never grow (6.8)
+		}
 		out := c.output()
-		out.b = appendGoAway(out.b, c.last, broke.code, broke.reason)
+		out.b = appendGoAway(out.b, last, broke.code, broke.reason)
 	}
 	for _, s := range c.streams {
 		s.abandon(http1.ErrGone)

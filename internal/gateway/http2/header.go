@@ -105,6 +105,7 @@ func (c *Conn) classify(id uint32) error {
 	switch {
 	case c.leaving == left:
 		b.what = discarded // it was told to go elsewhere
+		c.remember(id)     // and what follows of the request is ignored (6.8)
 	case c.open >= c.server.MaxStreams || c.running >= 2*c.server.MaxStreams:
 		b.what, b.code = discarded, http2.ErrCodeRefusedStream
 	default:

@@ -808,6 +808,109 @@ func TestDrain(t *testing.T) {
 	<-drained
 }
 
+// TestDrainAtTheStart: a connection that is told to end before it has said
+// anything says its SETTINGS first all the same (RFC 9113, 3.4).
+func TestDrainAtTheStart(t *testing.T) {
+	_, server := start(t, Options{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newConn(server, far, false)
+	c.Leave()
+	_ = near.SetDeadline(time.Now().Add(30 * time.Second))
+	f := reader(near)
+	frame, err := f.ReadFrame()
+	if _, ok := frame.(*http2.SettingsFrame); !ok {
+		t.Errorf("got %v, %v", frame, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		c.serve()
+		close(done)
+	}()
+	_ = near.Close()
+	<-done
+}
+
+// TestAfterTheLast: what a client sends of requests beyond the last one that is
+// served is no error, and GOAWAY never tells that more are served after all.
+func TestAfterTheLast(t *testing.T) {
+	held, release := make(chan struct{}), make(chan struct{})
+	dial, server := start(t, Options{Handler: handle(func(s *Stream) {
+		close(held)
+		<-release
+		s.Begin(200)
+		_ = s.SendHead()
+		_ = s.End()
+	})})
+	conn := dial()
+	s := newScript()
+	s.request(1, true, plainly()...)
+	_, _ = conn.Write(s.Bytes())
+	<-held
+	drained := make(chan struct{})
+	go func() {
+		server.Drain(context.Background())
+		close(drained)
+	}()
+	defer func() {
+		close(release)
+		_ = conn.Close()
+		<-drained
+	}()
+	f := reader(conn)
+	next := func() string {
+		for {
+			frame, err := f.ReadFrame()
+			switch f := frame.(type) {
+			case *http2.GoAwayFrame:
+				return fmt.Sprintf("GOAWAY %d %v", f.LastStreamID, f.ErrCode)
+			case *http2.MetaHeadersFrame:
+				return fmt.Sprintf("answer %d", f.StreamID)
+			case *http2.RSTStreamFrame:
+				return fmt.Sprintf("reset %d %v", f.StreamID, f.ErrCode)
+			case *http2.PingFrame:
+				return string(f.Data[:])
+			}
+			if err != nil {
+				return err.Error()
+			}
+		}
+	}
+	expect := func(want string) {
+		t.Helper()
+		if got := next(); got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	}
+	expect(fmt.Sprintf("GOAWAY %d NO_ERROR", maxWindow))
+	expect(string(leavePing[:]))
+	s.Reset()
+	_ = s.WritePing(true, leavePing)
+	s.request(3, false, plainly()...)
+	_ = s.WriteData(3, false, []byte("body"))
+	s.request(3, true, "trailer", "x")
+	_ = s.WritePing(false, [8]byte{'d', 'o', 'n', 'e', '?', '?', '?', '?'})
+	_, _ = conn.Write(s.Bytes())
+	expect("GOAWAY 1 NO_ERROR")
+	expect("done????")
+	s.Reset()
+	_ = s.WriteRawFrame(http2.FramePing, 0, 0, []byte("short"))
+	_, _ = conn.Write(s.Bytes())
+	expect("GOAWAY 1 FRAME_SIZE_ERROR")
+}
+
 // TestStreamsAtOnce refuses more than there may be, so that they can be asked
 // for again.
 func TestStreamsAtOnce(t *testing.T) {
