@@ -911,6 +911,47 @@ func TestAfterTheLast(t *testing.T) {
 	expect("GOAWAY 1 FRAME_SIZE_ERROR")
 }
 
+// TestNothingBeginsAfterTheCut: a connection that comes when the time for what
+// is under way is over is not served: its requests would have no limit.
+func TestNothingBeginsAfterTheCut(t *testing.T) {
+	held, gone, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	dial, server := start(t, Options{Handler: handle(func(s *Stream) {
+		if s.Request.Target == "/held" {
+			close(held)
+			for !s.Gone() {
+				time.Sleep(time.Millisecond)
+			}
+			close(gone)
+			<-release
+			return
+		}
+		s.Begin(200)
+		_ = s.SendHead()
+		_ = s.End()
+	})})
+	s := newScript()
+	s.request(1, true, ":method", "GET", ":scheme", "http", ":path", "/held", ":authority", "a")
+	_, _ = dial().Write(s.Bytes())
+	<-held
+	drained := make(chan struct{})
+	go func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		server.Drain(ctx)
+		close(drained)
+	}()
+	<-gone
+	conn := dial()
+	s = newScript()
+	s.request(1, true, plainly()...)
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(reader(conn), 1); got != "closed" {
+		t.Errorf("got %s", got)
+	}
+	close(release)
+	<-drained
+}
+
 // TestStreamsAtOnce refuses more than there may be, so that they can be asked
 // for again.
 func TestStreamsAtOnce(t *testing.T) {
