@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"os"
@@ -61,7 +62,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 			o.Addresses.Reserved[ipam.PortKey{Protocol: protocol, Port: uint16(port)}] = "the gateway"
 		}
 	}
-	review := &planReview{store: store, logger: o.Logger, changed: make(chan struct{}, 1)}
+	review := &planReview{store: store, logger: o.Logger, domain: cmp.Or(o.ClusterDomain, "cluster.local"), changed: make(chan struct{}, 1)}
 	writer, err := status.New(status.Options{
 		Config: config, Store: store, Logger: o.Logger, Events: true, Addresses: &o.Addresses,
 		Problems: review.problems, ProblemsChanged: review.changed,

@@ -34,6 +34,11 @@ func TestControllerEvents(t *testing.T) {
 		}
 		return s
 	}
+	alias := func(to string) func(*corev1.Service) {
+		return func(s *corev1.Service) {
+			s.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: to + ".default.svc.cluster.local"}
+		}
+	}
 	protocol, number, empty := corev1.ProtocolTCP, int32(8080), ""
 	api := kubeapi.New()
 	api.Put(
@@ -50,6 +55,9 @@ func TestControllerEvents(t *testing.T) {
 		service("portless", func(s *corev1.Service) { s.Spec.Ports = nil }),
 		service("icmp", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = "ICMP" }),
 		service("bad-endpoint", nil),
+		service("round-a", alias("round-b")),
+		service("round-b", alias("round-a")),
+		service("alias", alias("good")),
 		&discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "bad-endpoint-1", Labels: map[string]string{discoveryv1.LabelServiceName: "bad-endpoint"}},
 			AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &empty, Port: &number, Protocol: &protocol}},
@@ -102,6 +110,8 @@ func TestControllerEvents(t *testing.T) {
 		"portless NoPorts":                  "at least one port",
 		"icmp InvalidValue":                 "is no protocol of a port",
 		"icmp NoPorts":                      "at least one port",
+		"round-a InvalidValue":              `"round-b.default.svc.cluster.local" leads round in a circle (default/round-a, default/round-b, default/round-a), so that DNS answers SERVFAIL`,
+		"round-b InvalidValue":              "(default/round-b, default/round-a, default/round-b)",
 		"bad-endpoint EndpointInvalid":      "169.254.9.9 is a link-local address",
 	}
 	wants(t, "all Events", func() bool { return len(events()) >= len(want) })

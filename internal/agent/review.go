@@ -17,6 +17,7 @@ import (
 type planReview struct {
 	store   *state.Store
 	logger  *slog.Logger
+	domain  string // of the cluster
 	changed chan struct{}
 
 	mu    sync.Mutex
@@ -32,12 +33,16 @@ func (r *planReview) problems() model.Problems {
 
 func (r *planReview) run(ctx context.Context) error {
 	var review plan.Review
+	var aliases model.Problems
 	// What a node leaves out by its flags or for its kernel, that node tells.
 	view := plan.View{Options: plan.Options{ExternalIPs: true, SCTP: true}}
 	options := reconcile.WatchOptions{Store: r.store, Logger: r.logger}
 	return reconcile.Watch(ctx, options, func(_ context.Context, prev, next *state.Snapshot) error {
 		review.Follow(view, prev, next)
-		found := review.Problems()
+		if aliasesDiffer(prev, next) {
+			aliases = astray(next, r.domain)
+		}
+		found := slices.Concat(review.Problems(), aliases)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if slices.Equal(found, r.found) {
