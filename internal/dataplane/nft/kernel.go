@@ -457,36 +457,19 @@ func (k *kernel) removeElements(conn *nftables.Conn, all *batch) error {
 	return nil
 }
 
+// addElements is where a first load spends its time, so the elements are encoded
+// here: the library makes several copies of every part of each.
 func (k *kernel) addElements(conn *nftables.Conn, all *batch) error {
-	elems := make([]nftables.SetElement, 0, messageElements)
 	for list := range all.all() {
 		for run := range slices.Chunk(list, messageElements) {
-			elems = elems[:0]
-			for _, a := range run {
-				elems = append(elems, a.toSet())
-			}
-			if err := conn.SetAddElements(k.families[run[0].fam].set(run[0].set), elems); err != nil {
+			set := k.families[run[0].fam].set(run[0].set)
+			if err := conn.SetAddElements(set, nil); err != nil {
 				return fmt.Errorf("nftables: %s: %w", run[0].element, err)
 			}
+			lastMessage(conn).Data = encodeElements(set, run)
 		}
 	}
 	return nil
-}
-
-// toSet is the element as the library wants it.
-func (a *addition) toSet() nftables.SetElement {
-	out := nftables.SetElement{Key: []byte(a.key), IntervalEnd: a.end}
-	switch {
-	case !a.set.verdicts():
-		out.Val = []byte(a.value)
-	case a.value == verdictDrop:
-		out.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
-	case a.set == memories:
-		out.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: a.value}
-	default:
-		out.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: a.value}
-	}
-	return out
 }
 
 // forget removes what is remembered of clients whose endpoint is not current
