@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"fairway.dev/fairway/internal/agent"
 	"fairway.dev/fairway/internal/up"
 )
 
@@ -22,6 +24,8 @@ const dataDirEnv = "FAIRWAY_DATA_DIR"
 
 func newUpCommand() *cobra.Command {
 	var o up.Options
+	var dns agent.NodeOptions
+	var dnsClients []string
 	var detach bool
 	var progressPipe string
 	cmd := &cobra.Command{
@@ -33,6 +37,7 @@ Everything is kept in one data directory and in what fairway up adds to the netw
 Stop it with Ctrl-C or fairway down; the objects stay for the next start.`,
 		Example: `  fairway up
   fairway up --detach --nodes 3 --zones a,b,c
+  fairway up --dns-upstream 192.0.2.53 --dns-stub corp.example=192.0.2.54 --dns-log 1%
   fairway up --image nginx:*=/usr/sbin/nginx --http-port 8080 --https-port 8443`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,6 +49,9 @@ Stop it with Ctrl-C or fairway down; the objects stay for the next start.`,
 				return err
 			}
 			o.BinDir = filepath.Dir(executable)
+			if o.DNSFlags, err = givenDNSFlags(cmd.Flags(), dns, dnsClients); err != nil {
+				return err
+			}
 			switch {
 			case progressPipe != "":
 				return upDetached(cmd.Context(), o, progressPipe == "terminal")
@@ -69,6 +77,7 @@ Stop it with Ctrl-C or fairway down; the objects stay for the next start.`,
 	f.StringVar(&o.ServiceCIDR, "service-cidr", "", "range of ClusterIPs: CIDR[,CIDR] (default 10.96.0.0/16,fd00:10:96::/112 where free)")
 	f.StringVar(&o.PodCIDR, "pod-cidr", "", "range of Pods: CIDR[,CIDR] (default 10.244.0.0/16,fd00:10:244::/48 where free)")
 	f.StringVar(&o.NodeCIDR, "node-cidr", "", "range of the nodes' own addresses: CIDR[,CIDR] (default 10.245.0.0/24,fd00:10:245::/112 where free)")
+	dnsFlags(f, &dns, &dnsClients)
 	f.BoolVar(&detach, "detach", false, "return when everything is ready and go on in the background")
 	f.StringVar(&progressPipe, "progress-pipe", "", "internal: run as the background part of --detach")
 	_ = f.MarkHidden("progress-pipe") // fails only for a flag that does not exist
@@ -142,8 +151,13 @@ func upAndLeave(cmd *cobra.Command, executable string, o up.Options) error {
 	if isTerminal(cmd.OutOrStdout()) {
 		kind = "terminal"
 	}
-	// The last of two equal flags counts.
+	// The last of two equal flags counts. Paths are relative to another directory there.
 	args := append(append([]string{}, os.Args[1:]...), "--data-dir="+o.DataDir, "--progress-pipe="+kind)
+	for _, flag := range o.DNSFlags {
+		if strings.HasPrefix(flag, "--dns-corefile=") {
+			args = append(args, flag)
+		}
+	}
 	return up.Detach(executable, args, o.DataDir, cmd.OutOrStdout(), ctx.Done())
 }
 

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -106,6 +107,26 @@ func (n *node) dnsOptions(listen []netip.AddrPort, registry prometheus.Registere
 		TTL:           n.DNSTTL, ClientRate: n.DNSClientRate, Upstreams: upstreams, Stubs: stubs, UpstreamPolicy: forward.Policy(n.DNSPolicy), Autopath: n.DNSAutopath,
 		AllowFrom: n.dnsClients(), QueryLog: queries, Registerer: registry, Logger: n.Logger,
 	}, nil
+}
+
+// CheckDNS returns what is wrong with the options of DNS, by their flags, for
+// whoever hands them on to a node role that is yet to start.
+func CheckDNS(o NodeOptions) error {
+	switch {
+	case o.DNSTTL != 0 && (o.DNSTTL < time.Second || o.DNSTTL > 24*time.Hour):
+		return fmt.Errorf("--dns-ttl %v: want 1s to 24h", o.DNSTTL)
+	case o.DNSClientRate < 0 || o.DNSClientRate > 1e6:
+		return fmt.Errorf("--dns-client-rate %d: want a number from 0 to 1000000", o.DNSClientRate)
+	case !slices.Contains([]string{"", string(forward.Sequential), string(forward.RoundRobin), string(forward.Random)}, o.DNSPolicy):
+		return fmt.Errorf("--dns-policy %q: want sequential, round_robin or random", o.DNSPolicy)
+	}
+	if o.DNSCorefile != "" {
+		if _, err := readSmall(o.DNSCorefile); err != nil {
+			return fmt.Errorf("--dns-corefile: %w; give a file that can be read, of at most 1 MiB", err)
+		}
+	}
+	_, err := (&node{NodeOptions: o}).dnsOptions(nil, nil)
+	return err
 }
 
 func (n *node) wireDNS(registry prometheus.Registerer) error {

@@ -105,6 +105,7 @@ func (p *plan) nodeRole(i int, cgroup supervise.Cgroup) child {
 		"--state-dir", dir(p.o.DataDir).nodeState(p.nodes[i].Name),
 		"--run-dir", dir(p.o.DataDir).path("run"),
 	}
+	args = append(args, p.o.DNSFlags...)
 	if cgroup != "" {
 		args = append(args, "--cgroup", string(p.podCgroup(i, cgroup)), "--covered-interfaces", podInterfaces)
 	}

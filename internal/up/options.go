@@ -38,6 +38,8 @@ type Options struct {
 	LBPool string
 	// Dataplane is handed to the node role: auto, ebpf or nft. Required.
 	Dataplane string
+	// DNSFlags are handed to the node role of each node, as --dns-NAME=VALUE. Optional.
+	DNSFlags []string
 	// ServiceCIDR, PodCIDR and NodeCIDR are one CIDR per family with a comma between; empty for what the data directory
 	// remembers, or else a free range.
 	ServiceCIDR, PodCIDR, NodeCIDR string
