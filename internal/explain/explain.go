@@ -112,6 +112,9 @@ type Frontend struct {
 	SourceRanges []string `json:"sourceRanges,omitempty"`
 	// Affinity is how long a client stays with its endpoint; empty for no affinity.
 	Affinity string `json:"affinity,omitempty"`
+	// Standby are the endpoints in the place of the node's own server while that
+	// does not answer.
+	Standby []string `json:"standby,omitempty"`
 	// TakenBy is the Service that has the address instead.
 	TakenBy string  `json:"takenBy,omitempty"`
 	Clients []Class `json:"clients"`
@@ -309,6 +312,9 @@ func (x *explainer) frontend(f *plan.Frontend, served bool) Frontend {
 	}
 	if f.AffinityTimeout > 0 {
 		out.Affinity = f.AffinityTimeout.String()
+	}
+	for _, b := range f.Standby.Backends {
+		out.Standby = append(out.Standby, b.String())
 	}
 	if owner, _, ok := x.index.Find(netip.AddrPortFrom(f.Addr, f.Port), f.Protocol); ok && owner.Key != x.Service {
 		out.TakenBy = owner.Key.String()

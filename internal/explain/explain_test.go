@@ -203,6 +203,18 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 			tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: []model.Endpoint{
 				{Addr: addr("10.244.1.3"), Ready: true, Serving: true, Node: "node-2", Ports: []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 1}}}}})
 		}, Options{}, []string{"ClusterIP all Local no answer: no endpoint on this node serves the port, but others do"}, nil},
+		{"the node's own server", func(s *model.Service, tx *state.Tx) {
+			s.Ports = s.Ports[:1]
+			tx.DeleteSlice(web)
+			var both []model.Endpoint
+			for a, node := range map[string]string{"10.244.0.2": "node-1", "10.244.1.3": "node-2"} {
+				both = append(both, model.Endpoint{
+					Addr: addr(a), Ready: true, Serving: true, Node: node, Hints: &model.Hints{Nodes: []string{node}},
+					Ports: []model.EndpointPort{{Name: "http", Protocol: model.TCP, Port: 10053}},
+				})
+			}
+			tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: both})
+		}, Options{Plan: plan.Options{OwnServer: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.2:10053")}}}, []string{"ClusterIP all Cluster 10.244.0.2:10053 (while it does not answer, 10.244.1.3:10053)"}, nil},
 		{"headless", func(s *model.Service, _ *state.Tx) { s.Headless, s.ClusterIPs = true, nil }, Options{}, []string{"is headless"}, []string{"ClusterIP all"}},
 		{"another proxy's", func(s *model.Service, _ *state.Tx) { s.NotProxied = true }, Options{}, []string{"leaves the Service to another proxy"}, []string{"ClusterIP all"}},
 		{"ExternalName", func(s *model.Service, tx *state.Tx) {

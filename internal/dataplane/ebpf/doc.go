@@ -26,6 +26,10 @@
 // then replaces the frontends that have it, each at once; the old row stays for
 // as long as a program may still read it.
 //
+// Where a frontend leads to the node's own server (plan.Frontend.Standby), those of
+// other nodes are a frontend beside it, that takes its place from when the time
+// in the map pulse is over, or a socket of the server was closed.
+//
 // Maps, programs and their links are pinned: what an earlier process left goes
 // on working, and the next one takes over from it.
 //

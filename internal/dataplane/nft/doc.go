@@ -1,8 +1,8 @@
 // Package nft is the data path by nftables, written over netlink; it needs no
-// nft program. It owns the tables "ip fairway" and "ip6 fairway" and nothing
-// else in the kernel.
+// nft program. It owns the tables "ip fairway" and "ip6 fairway", and, of the same
+// families, "fairway-own-server" (see below), and nothing else in the kernel.
 //
-// Both tables have the same fixed shape: base chains, and maps in which all
+// The former two have the same fixed shape: base chains, and maps in which all
 // that changes is elements. A Service is a few elements, so its cost does not
 // grow with the number of Services, and loading many is cheap:
 //
@@ -35,6 +35,12 @@
 // A connection is masqueraded only when its reply would otherwise not come
 // back this way: the endpoint is on another node and the client is not a Pod
 // of this node; or an endpoint talks to itself.
+//
+// Where a frontend leads to the node's own server (plan.Frontend.Standby), its
+// endpoints are those of other nodes. The way to the own one is in a table of its own, at an
+// earlier priority, which the kernel removes with the process, and whose elements
+// expire unless Pulse renews them. The map own-server has them for good, so that a process
+// that starts knows them before it knows any Service.
 //
 // The kernel's tables are read at the start and after an error and only
 // differences are written, so a restart interrupts nothing. Elements that
