@@ -475,6 +475,42 @@ func TestConnectionWindow(t *testing.T) {
 	}
 }
 
+// TestLengthOfNothing: answers that cannot have a body do not tell of its length
+// (RFC 9110, 8.6); some clients take that for malformed.
+func TestLengthOfNothing(t *testing.T) {
+	c, b := pipe(t)
+	for _, status := range []string{"204", "304"} {
+		s := open(t, c, get("/"))
+		id := b.of(http2.FrameHeaders).id
+		b.answer(id, false, ":status", "103", "content-length", "5", "link", "</x>")
+		b.answer(id, true, ":status", status, "content-length", "5", "etag", "x")
+		for _, want := range []int{1, map[string]int{"204": 1, "304": 2}[status]} {
+			if h, err := s.Head(nil); err != nil || len(h.Fields) != want {
+				t.Errorf("got %+v, %v", h, err)
+			}
+		}
+	}
+}
+
+// TestHeaderAfterTheEnd: what comes behind the end of an answer is no part of it.
+func TestHeaderAfterTheEnd(t *testing.T) {
+	c, b := pipe(t)
+	s := open(t, c, &Request{Method: "POST", Authority: "a", Path: "/", Header: header()})
+	id := b.of(http2.FrameHeaders).id
+	b.answer(id, false, ":status", "200")
+	b.answer(id, true, "grpc-status", "0")
+	b.answer(id, true, "grpc-status", "5")
+	if f := b.of(http2.FrameRSTStream); f.id != id {
+		t.Errorf("got %+v", f)
+	}
+	if got := outcome(s); got != "200 " {
+		t.Errorf("got %q", got)
+	}
+	if tr := s.Trailer(); len(tr) != 1 || tr[0].Value != "0" {
+		t.Errorf("trailers %v", tr)
+	}
+}
+
 // TestRefusals is what becomes of requests that the backend does not process.
 func TestRefusals(t *testing.T) {
 	t.Run("REFUSED_STREAM", func(t *testing.T) {

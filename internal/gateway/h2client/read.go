@@ -330,6 +330,7 @@ func (r *reader) field(f hpack.HeaderField) {
 	case f.Name == "" || !all(f.Name, lowerByte) || !all(f.Value, valueByte):
 		r.problem = malformed("header field " + strconv.Quote(f.Name))
 	case isHop(f.Name):
+	case f.Name == "content-length" && (r.status < 200 || r.status == 204): // may not stand there, nor in trailers
 	default:
 		if r.fields == nil {
 			r.fields = make([]hpack.HeaderField, 0, 8)

@@ -280,6 +280,10 @@ func (s *Stream) takeHeader(status int, fields []hpack.HeaderField, end bool) ma
 			return "trailers that are not the end"
 		}
 		s.mu.Lock()
+		if s.ended {
+			s.mu.Unlock()
+			return "a header after the end"
+		}
 		s.trailer = fields
 		problem := s.complete()
 		s.mu.Unlock()
@@ -309,7 +313,7 @@ func (s *Stream) takeHeader(status int, fields []hpack.HeaderField, end bool) ma
 			continue
 		}
 		n, err := strconv.ParseUint(f.Value, 10, 63)
-		if err != nil || h.Length >= 0 && h.Length != int64(n) || f.Value[0] == '+' {
+		if err != nil || h.Length >= 0 && h.Length != int64(n) {
 			return "a Content-Length that is not one number"
 		}
 		h.Length = int64(n)
