@@ -40,7 +40,7 @@ const (
 const (
 	tick       = 5 * time.Second
 	pingAfter  = 3  // of silence, after something was sent
-	pingAgain  = 62 // gRPC servers take a PING each 5 minutes at most
+	pingAgain  = 62 // unless it has answered since: more makes gRPC servers end the connection
 	deadAfter  = 3  // of silence after a PING
 	stuckAfter = 6  // for one write
 	idleAfter  = 12 // without a stream: less than the 75 s after which nginx closes
@@ -88,9 +88,9 @@ type Conn struct {
 	pinging    bool   // no frame has come since
 	timer      *time.Timer
 
-	heard atomic.Bool // something was read since the last tick
-	// silent is in which tick the last frame came.
-	silent uint32
+	heard   atomic.Bool // something was read since the last tick
+	silent  uint32      // in which tick that was last so
+	unheard uint32      // ticks in a row since, with a stream that may wait for something
 
 	r reader
 }
@@ -386,8 +386,13 @@ func (c *Conn) roomAgain() {
 func (c *Conn) tick() {
 	c.mu.Lock()
 	c.ticks++
-	if c.heard.Swap(false) {
-		c.silent, c.pinging = c.ticks, false
+	switch {
+	case c.heard.Swap(false):
+		c.silent, c.unheard, c.pinging = c.ticks, 0, false
+	case len(c.streams) > 0 && c.sent+1 >= c.silent:
+		c.unheard++
+	default:
+		c.unheard = 0
 	}
 	c.r.chores.Store(0)
 	var dead *ConnError
@@ -404,8 +409,9 @@ func (c *Conn) tick() {
 			c.closing = true
 			c.closeIfDone()
 		}
-	case !c.pinging && c.sent+1 >= c.silent && c.ticks-max(c.silent, c.sent) > pingAfter && (c.pinged == 0 || c.ticks-(c.pinged-1) > pingAgain):
+	case !c.pinging && c.unheard > pingAfter && (c.pinged == 0 || c.ticks-(c.pinged-1) > pingAgain || c.r.answered.Load()):
 		c.pinged, c.pinging = c.ticks+1, true
+		c.r.answered.Store(false)
 		c.out = binary.BigEndian.AppendUint64(appendFrame(c.out, 8, pingFrame, 0, 0), uint64(c.ticks))
 		c.kick()
 	}

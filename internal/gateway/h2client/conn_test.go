@@ -909,6 +909,40 @@ func TestDeadConnections(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("also while requests go on to be sent", func(t *testing.T) {
+		c, b := pipe(t)
+		await(t, "it was heard", c.heard.Load)
+		dead := func() {
+			t.Helper()
+			for range 2 + pingAfter {
+				open(t, c, get("/"))
+				b.of(http2.FrameHeaders)
+				ticks(c, 1)
+			}
+		}
+		dead()
+		f := b.of(http2.FramePing)
+		b.do(b.WritePing(true, f.ping))
+		await(t, "it has answered", c.heard.Load)
+		// One that goes on to answer need not be spared of PING.
+		s := open(t, c, get("/last"))
+		for f = b.of(http2.FrameHeaders); f.value(":path") != "/last"; {
+			f = b.of(http2.FrameHeaders)
+		}
+		b.answer(f.id, true, ":status", "200")
+		if got := outcome(s); got != "200 " {
+			t.Errorf("got %q", got)
+		}
+		dead()
+		b.of(http2.FramePing)
+		for range deadAfter + 1 {
+			_, _ = c.Open(get("/"))
+			ticks(c, 1)
+		}
+		if !c.Closing() {
+			t.Error("it is not given up")
+		}
+	})
 	t.Run("a stream may be silent for ever", func(t *testing.T) {
 		c, b := pipe(t)
 		s := open(t, c, get("/"))

@@ -27,7 +27,8 @@ const maxSettings = 32
 // maxInterim is how many interim answers one request may get.
 const maxInterim = 32
 
-// reader reads what the backend sends. All is its goroutine's, but for chores.
+// reader reads what the backend sends. All is its goroutine's, but for
+// chores and answered.
 type reader struct {
 	c       *Conn
 	buf     []byte
@@ -50,7 +51,8 @@ type reader struct {
 	regular   bool // fields that are no pseudo fields have come
 	forgetful bool // nobody wants the fields
 
-	chores atomic.Int64
+	chores   atomic.Int64
+	answered atomic.Bool // some of an answer has come since the last PING
 }
 
 // run reads until the connection ends.
@@ -225,13 +227,21 @@ func (r *reader) data(flags byte, stream uint32, p []byte) *ConnError {
 			return err
 		}
 	default:
-		r.earn(1 + len(p)/1024)
+		r.brings(1 + len(p)/1024)
 	}
 	if problem, code := s.takeData(p, all, end); problem != "" {
 		s.spoil(code, problem)
 	}
 	r.touch(s)
 	return nil
+}
+
+// brings notes a piece of an answer.
+func (r *reader) brings(n int) {
+	if !r.answered.Load() {
+		r.answered.Store(true)
+	}
+	r.earn(n)
 }
 
 // earn makes up for chores.
@@ -295,7 +305,7 @@ func (r *reader) fragment(flags byte, p []byte) *ConnError {
 	case s == nil:
 		return r.chore(headersFrame)
 	}
-	r.earn(4)
+	r.brings(4)
 	if r.problem == "" {
 		r.problem = s.takeHeader(r.status, r.fields, r.end)
 	}
