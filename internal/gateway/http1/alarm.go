@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"context"
 	"net"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,24 @@ type clock struct{ atomic.Int64 }
 
 // Clock is a clock that another engine's janitor sets: see [Question.Sweep].
 type Clock = clock
+
+// Run has the clock go on from where it is, and calls f four times a second
+// with the time, until ctx ends. That somebody sets the machine's clock is no
+// time that passes: no limit ends by it.
+func (c *clock) Run(ctx context.Context, f func(now int64)) {
+	from, begun := c.Load(), time.Now()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			c.Store(from + int64(now.Sub(begun)))
+			f(c.Load())
+		}
+	}
+}
 
 // alarm is a limit on one read or write. Its owner sets and clears it; the
 // janitor makes it ring, by a deadline in the past. Short limits get a deadline

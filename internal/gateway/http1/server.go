@@ -77,7 +77,7 @@ func NewServer(o Options) (*Server, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{Options: o, stop: stop, lot: lot, conns: map[*Conn]struct{}{}}
 	s.clock.Store(time.Now().UnixNano())
-	go s.janitor(ctx)
+	go s.clock.Run(ctx, s.look)
 	go s.attend()
 	return s, nil
 }
@@ -176,20 +176,11 @@ func (s *Server) Drain(ctx context.Context) {
 	s.ferries.close()
 }
 
-// janitor ends what takes too long, and exchanges whose client is gone.
-func (s *Server) janitor(ctx context.Context) {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			s.clock.Store(now.UnixNano())
-			s.sweep(now.UnixNano())
-			s.sweepParked(now.UnixNano())
-		}
-	}
+// look is the janitor's: it ends what takes too long, and exchanges whose client
+// is gone.
+func (s *Server) look(now int64) {
+	s.sweep(now)
+	s.sweepParked(now)
 }
 
 func (s *Server) sweep(now int64) {

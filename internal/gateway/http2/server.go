@@ -49,8 +49,6 @@ type Options struct {
 }
 
 const (
-	// tick is how often the janitor looks at all connections.
-	tick = 250 * time.Millisecond
 	// shortWait is how long a connection may be without request while memory is short.
 	shortWait = 5 * time.Second
 	// maxSpare is how many goroutines wait for requests: one that has served
@@ -100,7 +98,7 @@ func NewServer(o Options) (*Server, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Server{Options: o, stop: stop, conns: map[*Conn]struct{}{}}
 	s.Clock.Store(time.Now().UnixNano())
-	go s.janitor(ctx)
+	go s.Clock.Run(ctx, s.sweep)
 	return s, nil
 }
 
@@ -177,21 +175,7 @@ func (s *Server) Drain(ctx context.Context) {
 	s.spare = nil
 }
 
-// janitor ends what takes too long.
-func (s *Server) janitor(ctx context.Context) {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			s.Clock.Store(now.UnixNano())
-			s.sweep(now.UnixNano())
-		}
-	}
-}
-
+// sweep is the janitor's: it ends what takes too long.
 func (s *Server) sweep(now int64) {
 	idle := s.IdleTimeout
 	if s.Short != nil && s.Short() {

@@ -21,6 +21,9 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 )
 
+// tick is how often a server looks at its connections.
+const tick = 250 * time.Millisecond
+
 // handle is a Handler.
 type handle func(s *Stream)
 

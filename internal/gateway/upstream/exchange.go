@@ -15,6 +15,9 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 )
 
+// lag is how far the clock of an exchange may be behind.
+const lag = 250 * time.Millisecond
+
 // bodyPiece is how much of a body is sent at once.
 const bodyPiece = 16 << 10
 
@@ -39,14 +42,14 @@ type Exchange struct {
 	send  time.Duration // between two writes
 
 	silence time.Duration // without anything either way
-	active  atomic.Int64  // since when there was nothing, in Unix nanoseconds
+	active  atomic.Int64  // since when there was nothing, by the clock
 
 	began   bool        // the client has had an interim answer
 	taken   atomic.Bool // some of Content has been read
 	pumping chan error  // gets the end of its sending; nil while there is none
 	clock   *http1.Clock
-	over    int64        // when all has to be over, in Unix nanoseconds; 0 for never
-	readBy  atomic.Int64 // when the read under way has to be, 0 for none
+	over    int64        // when all has to be over, by the clock; 0 for never
+	readBy  atomic.Int64 // when the read under way has to be, by the clock; 0 for none
 	sendBy  atomic.Int64 // the same of the write
 
 	mu       sync.Mutex
@@ -106,7 +109,7 @@ func (x *Exchange) Begin(clock *http1.Clock) {
 // by starts a limit on a read or write.
 func (x *Exchange) by(limit *atomic.Int64, d time.Duration) {
 	if d > 0 {
-		limit.Store(x.clock.Load() + int64(d))
+		limit.Store(x.clock.Load() + int64(d+lag))
 	}
 }
 
@@ -118,7 +121,7 @@ func (p *Pool) Exchange(x *Exchange, call Call) error {
 	x.read, x.send = call.ReadTimeout, call.SendTimeout
 	x.mu.Lock()
 	if x.silence = call.Silence; !call.Deadline.IsZero() {
-		x.over = call.Deadline.UnixNano()
+		x.over = x.clock.Load() + int64(time.Until(call.Deadline)+lag)
 	}
 	x.mu.Unlock()
 	var space [maxTries]*endpoint

@@ -187,3 +187,16 @@ func TestSlowClientIsNotSilence(t *testing.T) {
 	}
 	x.stop()
 }
+
+// TestLimitsAreNotEarly: a limit is as long as it says, although the clock that
+// it is measured by is that of the last tick.
+func TestLimitsAreNotEarly(t *testing.T) {
+	var x Exchange
+	clock := &http1.Clock{}
+	clock.Store(int64(time.Hour))
+	x.Begin(clock)
+	x.by(&x.readBy, time.Second)
+	if left := time.Duration(x.readBy.Load() - clock.Load()); left < time.Second+lag {
+		t.Errorf("a second may be %s", left)
+	}
+}
