@@ -362,15 +362,25 @@ func TestEvents(t *testing.T) {
 // after the other.
 func TestEventsSettle(t *testing.T) {
 	f := newFixture(t)
+	e := newEvents(f.client, slog.New(slog.DiscardHandler), time.Now, time.Hour)
 	passing, lasting := problem("a", "passing"), problem("a", "lasting")
-	set := func(p ...model.Problem) { f.put(func(tx *state.Tx) { tx.PutProblems(passing.Object, p) }) }
-	set(passing)
-	w, _ := f.run(Options{Events: true, Settle: 2 * time.Second})
-	f.eventually("it is seen", func() bool { return w.sync(ctx, f.store.Snapshot()) == nil })
-	set(lasting)
-	f.eventually("an Event", func() bool { return len(f.events()) > 0 })
-	if got := f.events(); len(got) != 1 || got[0].Message != "spec.x: lasting" {
-		t.Errorf("Events %v", got)
+	write := func(p ...model.Problem) time.Duration {
+		t.Helper()
+		again, err := e.write(ctx, map[model.Ref]model.Problems{passing.Object: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return again
+	}
+	if again := write(passing, lasting); again <= 0 || again > time.Hour || len(f.events()) > 0 {
+		t.Errorf("again in %v, Events %v", again, f.events())
+	}
+	e.since[lasting] = e.since[lasting].Add(-2 * time.Hour)
+	if again := write(lasting); again != 0 || len(f.events()) != 1 || f.events()[0].Message != "spec.x: lasting" {
+		t.Errorf("again in %v, Events %v", again, f.events())
+	}
+	if again := write(passing, lasting); again <= 0 || len(f.events()) != 1 {
+		t.Errorf("one that has come back: again in %v, Events %v", again, f.events())
 	}
 }
 
