@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairway.dev/fairway/internal/agent"
+	"fairway.dev/fairway/internal/explain"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -21,7 +22,7 @@ what each class of clients gets, and whether the kernel holds just that now. The
 
 Of one HTTP request, given as a URL with its scheme, it tells what the gateway makes of it: how host and path are read, which rule of which
 Ingress takes it and why the others do not, certificate and redirects, filters, what the backend is sent, and which endpoints there are. Nothing
-is sent anywhere. The exit status is 1 when some or all such requests would not reach a backend.
+is sent but a question to the gateway of this machine, what it knows of the endpoints' health. The exit status is 1 when some or all such requests would not reach a backend.
 
 ` + inspectionLong + `
 Reading the kernel needs root, and in a cluster of several machines has to be done on the node.`,
@@ -42,6 +43,7 @@ Reading the kernel needs root, and in a cluster of several machines has to be do
 	f.StringVarP(&c.method, "request", "X", "GET", "`method` of the HTTP request")
 	f.StringArrayVarP(&c.header, "header", "H", nil, "header of the HTTP request, as `name: value`; may be given several times")
 	f.BoolVar(&c.serveNginx, "serve-nginx-class", false, "for a URL: gateways run with this flag, and serve Ingresses of ingress-nginx's class too")
+	f.StringVar(&c.metricsAddress, "metrics-address", defaultMetricsAddress, "for a URL: `address` that the gateway here has for /metrics, to ask it how the endpoints are now; empty to ask none")
 	f.Uint16Var(&c.httpsPort, "https-port", 443, "for a URL: `port` for HTTPS that gateways run with, for redirects")
 	return cmd
 }
@@ -55,6 +57,8 @@ type explainCommand struct {
 	header     []string
 	serveNginx bool
 	httpsPort  uint16
+
+	metricsAddress string
 }
 
 func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
@@ -63,7 +67,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 		return err
 	}
 	// Flags that are for the other of the two would be ignored in silence.
-	others, why := []string{"request", "header", "serve-nginx-class", "https-port"}, "is for a URL, and "+arg+" is a Service"
+	others, why := []string{"request", "header", "serve-nginx-class", "https-port", "metrics-address"}, "is for a URL, and "+arg+" is a Service"
 	if asked.url != "" {
 		others, why = []string{"port", "all"}, "is for a Service"
 		if cmd.Flags().Changed("port") {
@@ -87,6 +91,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 		if err != nil {
 			return err
 		}
+		c.live(cmd, in, report)
 		return c.tell(cmd, report, report.Reaches)
 	}
 	// The kernel of a node of fairway up is that of its network namespace.
@@ -98,6 +103,22 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 		return err
 	}
 	return c.tell(cmd, report, !report.Kernel.Differs)
+}
+
+// defaultMetricsAddress is the gateway's.
+const defaultMetricsAddress = "127.0.0.1:10254"
+
+// live adds what the gateway here knows of the endpoints now, if there is one.
+func (c *explainCommand) live(cmd *cobra.Command, in *inspected, report *explain.RequestReport) {
+	if c.metricsAddress == "" {
+		return
+	}
+	services, err := agent.GatewayServices(cmd.Context(), c.metricsAddress, in.enterFirst())
+	if err != nil {
+		report.Notes = append(report.Notes, fmt.Sprintf("how the endpoints are now is not known here: %v (--metrics-address)", err))
+		return
+	}
+	report.Live(services)
 }
 
 // explained is what is asked about: a Service, or a request.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"fairway.dev/fairway/internal/gateway/gatewaytest"
+	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
@@ -84,6 +87,16 @@ contexts: [{name: shop, context: {cluster: shop, user: shop, namespace: shop}}]
 // TestExplainRequest runs the command against an API.
 func TestExplainRequest(t *testing.T) {
 	kubeconfig, dataDir := clusterOfShop(t), t.TempDir()
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/debug/state/services" || !strings.HasPrefix(r.Host, "127.0.0.1:") {
+			http.Error(w, r.URL.Path, http.StatusForbidden)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"services": []upstream.PoolState{{Service: "shop/web", Port: "80/TCP",
+			Endpoints: []upstream.EndpointState{{Address: "10.244.0.9:8080", State: "unhealthy", Check: "status 500"}}}}})
+	}))
+	defer gateway.Close()
+	live := strings.TrimPrefix(gateway.URL, "http://")
 	for _, test := range []struct {
 		args string
 		code int
@@ -94,6 +107,9 @@ func TestExplainRequest(t *testing.T) {
 			"does not  Ingress shop/young", "Ingress shop/shop has the same host and path, and the older object goes first",
 			"problem: Ingress shop/young: ", // what its Event says
 		}},
+		{"http://shop.test/a --metrics-address " + live, 0, []string{"NOW", "ready  UNHEALTHY: status 500"}},
+		{"http://shop.test/a --metrics-address 127.0.0.1:1", 0, []string{"how the endpoints are now is not known here: no gateway answers", "ready"}},
+		{"svc/web --metrics-address " + live, 1, []string{"! --metrics-address is for a URL"}},
 		{"http://shop.test/a --from cart", 0, []string{"from 10.244.3.4,", "goes to Service shop/web"}},
 		{"http://shop.test/a --from shop/outsider", 1, []string{"the gateway answers 403 Forbidden"}},
 		{"http://shop.test/a --from 203.0.113.7 -X POST -H X-A:b", 1, []string{"POST http://shop.test/a", "from 203.0.113.7,"}},

@@ -45,6 +45,15 @@ type inspected struct {
 	enter     func(node string, f func() error) error
 }
 
+// enterFirst returns what runs a function where the gateway of fairway up is; nil
+// for this machine's network namespace.
+func (i *inspected) enterFirst() func(func() error) error {
+	if i.enter == nil {
+		return nil
+	}
+	return func(f func() error) error { return i.enter(i.firstNode, f) }
+}
+
 // find finds the cluster, and refuses flags that make no sense.
 func (i *inspection) find() (*inspected, error) {
 	if i.output != "" && i.output != "json" {

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"fairway.dev/fairway/internal/agent"
+	"fairway.dev/fairway/internal/explain"
 	"fairway.dev/fairway/internal/up"
+	"fairway.dev/fairway/internal/up/supervise"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -31,7 +35,15 @@ func newStatusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writeReport(cmd.OutOrStdout(), report, output == "json"); err != nil {
+			whole := clusterReport{report, nil}
+			if nodes, err := up.OpenNodes(dir); err == nil && nodes != nil && slices.ContainsFunc(report.Processes, gatewayRuns) {
+				enter := func(f func() error) error { return nodes.Do(nodes.First(), f) }
+				// Where it cannot be asked, that is no news: its process is told of.
+				if services, err := agent.GatewayServices(cmd.Context(), defaultMetricsAddress, enter); err == nil {
+					whole.Endpoints = explain.Unwell(services)
+				}
+			}
+			if err := writeReport(cmd.OutOrStdout(), whole, output == "json"); err != nil {
 				return err
 			}
 			if len(report.Problems) > 0 {
@@ -45,9 +57,23 @@ func newStatusCommand() *cobra.Command {
 	return cmd
 }
 
-func writeReport(w io.Writer, report up.Report, asJSON bool) error {
+// clusterReport is what is told of the cluster, with the endpoints that its
+// gateway leaves out or gives less than their share. Those are no problem of
+// the cluster's own.
+type clusterReport struct {
+	up.Report
+	Endpoints []string `json:"endpoints,omitempty"`
+}
+
+func gatewayRuns(p supervise.Status) bool { return p.Role == "gateway" && p.State == supervise.Running }
+
+func writeReport(w io.Writer, report clusterReport, asJSON bool) error {
 	if !asJSON {
-		_, err := io.WriteString(w, report.Text(time.Now()))
+		text := report.Text(time.Now())
+		for _, e := range report.Endpoints {
+			text += "\n- " + e + "\n"
+		}
+		_, err := io.WriteString(w, text)
 		return err
 	}
 	encoder := json.NewEncoder(w)

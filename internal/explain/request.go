@@ -155,6 +155,9 @@ type RequestEndpoint struct {
 	Node    string `json:"node,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	Standing
+	// Now is how a gateway that runs has it; empty if none was asked, or it has
+	// not got it.
+	Now string `json:"now,omitempty"`
 }
 
 // someClient stands for a client of which nothing is known (RFC 5737).

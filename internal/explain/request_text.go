@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -175,9 +176,17 @@ func (b *RequestBackend) text(w *strings.Builder) {
 	if len(b.Endpoints) == 0 {
 		return
 	}
+	live := slices.ContainsFunc(b.Endpoints, func(e RequestEndpoint) bool { return e.Now != "" })
 	rows := [][]string{{"ENDPOINT", "POD", "NODE", "ZONE", "", "WHY"}}
+	if live {
+		rows[0] = append(rows[0], "NOW")
+	}
 	for _, e := range b.Endpoints {
-		rows = append(rows, []string{e.Address, e.Pod, e.Node, e.Zone, inOut(e.In), e.Why})
+		row := []string{e.Address, e.Pod, e.Node, e.Zone, inOut(e.In), e.Why}
+		if live {
+			row = append(row, e.Now)
+		}
+		rows = append(rows, row)
 	}
 	table(w, rows)
 }
