@@ -27,6 +27,10 @@ const (
 	farewellTime = time.Second
 	// farewellBytes is how much of what it goes on to send is read meanwhile.
 	farewellBytes = 1 << 20
+	// maxString is what the strings of a header block decode to at most, of which a
+	// bit pattern of 5 may become a byte: one that is too large for a header costs
+	// its request and not the connection, whose table stays right.
+	maxString = (1 + maxContinuations) * maxFrame * 8 / 5
 	// maxSettings bounds one SETTINGS frame; there are seven in use.
 	maxSettings = 100
 	// forgotten is how many streams are remembered that were closed before their
@@ -117,7 +121,7 @@ func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	c.idleWriter = sync.NewCond(&c.mu)
 	c.in = c.small[:]
 	c.decoder = hpack.NewDecoder(4096, c.field)
-	c.decoder.SetMaxStringLength(s.MaxHeaderBytes)
+	c.decoder.SetMaxStringLength(maxString)
 	// Nothing may come before it, nor does: who else knows the connection adds to it.
 	out := c.output()
 	out.b = appendSettings(out.b,
