@@ -179,6 +179,7 @@ func newGatewayCommand() *cobra.Command {
 	f.StringVar(&o.AccessLog, "access-log", "", "`file` for an access log; - for standard output (default: none)")
 	f.StringVar(&o.AccessLogSample, "access-log-sample", "all", "requests to log: all, errors (status 400 and more, and what broke off), or errors and a `share` of all such as 1%")
 	f.StringVar(&o.AccessLogFormat, "access-log-format", "json", "json or combined")
+	f.StringVar(&o.StateDir, "state-dir", "", "`directory` of this gateway alone, where OCSP proofs of certificates are kept for the next start (default: none are kept)")
 	f.StringVar(&o.TraceEndpoint, "trace-endpoint", "", "`URL` of an OTLP receiver (HTTP) to send traces to, such as http://collector:4318 (default: none)")
 	f.StringVar(&o.TraceSample, "trace-sample", "1%", "`share` of the traces begun here that are kept; where the client began one it decides")
 	return cmd

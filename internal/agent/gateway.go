@@ -53,6 +53,9 @@ type GatewayOptions struct {
 	// AccessLogSample says which requests are logged, in the form of
 	// NodeOptions.DNSLog: all, errors, or a share such as 1%, with all errors.
 	AccessLogSample string
+	// StateDir is a directory of this gateway alone, for what is to outlive it;
+	// empty to keep nothing.
+	StateDir string
 	// TraceEndpoint is the URL of an OTLP receiver; empty for no traces.
 	// TraceSample is the share of those begun here that are kept, such as 1%.
 	TraceEndpoint, TraceSample string
@@ -86,8 +89,8 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		Store: store, Logger: o.Logger, NodeName: o.NodeName, Version: o.Version, Registerer: registry,
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
-		MaxConnectionsPerClient: o.MaxConnectionsPerClient,
-		AccessLogSkip:           100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
+		MaxConnectionsPerClient: o.MaxConnectionsPerClient, StateDir: o.StateDir,
+		AccessLogSkip: 100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
 	}
 	if options.Shedder, err = newShedder(o); err != nil {
 		return err

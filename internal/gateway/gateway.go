@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +52,9 @@ type Options struct {
 	// StreamHost is the address that TCP and UDP ports are opened at; empty
 	// for all.
 	StreamHost string
+	// StateDir is a directory of this gateway alone, for what is to outlive it:
+	// proofs that certificates are not revoked (OCSP). Optional.
+	StateDir string
 	// Version is the program's, for people. Optional.
 	Version string
 	// NodeName is the node that the gateway runs on, for topology hints. Optional.
@@ -178,7 +182,11 @@ func New(o Options) (*Gateway, error) {
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
 		return nil, err
 	}
-	g.stapler = staple.New(staple.Options{Logger: o.Logger, OnFetch: g.metrics.proofFetched})
+	proofs := staple.Options{Logger: o.Logger, OnFetch: g.metrics.proofFetched}
+	if o.StateDir != "" {
+		proofs.Dir = filepath.Join(o.StateDir, "ocsp")
+	}
+	g.stapler = staple.New(proofs)
 	g.pools = upstream.NewSet(upstream.Options{
 		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
 		OnCheck: g.metrics.checked, OnHealth: g.healthChanged,

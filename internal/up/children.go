@@ -124,6 +124,7 @@ func (p *plan) gatewayRole() child {
 		"--https-port", strconv.Itoa(p.o.HTTPSPort),
 		"--node-name", p.nodes[0].Name,
 		"--publish-address", join(p.nodes[0].IPs),
+		"--state-dir", dir(p.o.DataDir).gatewayState(),
 	)
 }
 

@@ -95,6 +95,9 @@ func (d dir) ready(role, node string) string { return d.path("run", file(role, n
 // nodeState is where a node keeps what it last knew, for a start of its role while the API is away.
 func (d dir) nodeState(node string) string { return d.path("state", node) }
 
+// gatewayState is where the gateway keeps what is to outlive it. The name is none that a node can have.
+func (d dir) gatewayState() string { return d.path("gateway-state") }
+
 // id is a short name for the data directory that is the same in every run and distinct from that of others.
 func (d dir) id() string {
 	sum := sha256.Sum256([]byte(d))

@@ -47,6 +47,10 @@ type Options struct {
 	// first time, and the shortest between two; default 1 minute. For
 	// certificates that clients refuse without a proof it is a tenth.
 	Retry time.Duration
+	// Dir is a directory of this stapler's alone, where proofs are kept for the
+	// next start; optional. Without it certificates that clients refuse without a
+	// proof are refused after a start until their responders have answered.
+	Dir string
 }
 
 // Stapler keeps proofs. Make one with [New] and call Run.
@@ -92,6 +96,7 @@ func New(o Options) *Stapler {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	s.ready.Store(&map[*tls.Certificate]*proof{})
+	s.tidy(time.Now())
 	return s
 }
 
@@ -157,6 +162,7 @@ func (s *Stapler) Use(list []*tls.Certificate) {
 			e.err = errors.New("the issuer is not in the Secret")
 		}
 		s.entries[cert] = e
+		s.recall(e)
 	}
 	for cert := range s.entries {
 		if _, ok := used[cert]; !ok {
@@ -273,17 +279,16 @@ func (s *Stapler) ask(ctx context.Context, e *entry) {
 	if s.options.OnFetch != nil {
 		s.options.OnFetch(err)
 	}
+	if err == nil {
+		s.keep(e, raw)
+	}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.asking, e.err = false, err
-	retry := s.options.Retry
-	if e.must {
-		retry /= 10
-	}
 	if err != nil {
 		e.failures++
-		e.next = now.Add(jitter(min(retry<<min(e.failures-1, 6), time.Hour)))
+		e.next = now.Add(jitter(min(s.retry(e)<<min(e.failures-1, 6), time.Hour)))
 		level := slog.LevelInfo
 		if e.must {
 			level = slog.LevelWarn
@@ -295,6 +300,15 @@ func (s *Stapler) ask(ctx context.Context, e *entry) {
 		return
 	}
 	e.failures = 0
+	s.accept(e, answer, raw, now)
+	if s.entries[e.cert] == e {
+		s.publishLocked()
+	}
+}
+
+// accept makes an answer the proof of a certificate, and sets the time for the
+// next question.
+func (s *Stapler) accept(e *entry, answer *ocsp.Response, raw []byte, now time.Time) {
 	stapled := *e.cert
 	stapled.OCSPStaple = raw
 	until := answer.NextUpdate
@@ -302,10 +316,14 @@ func (s *Stapler) ask(ctx context.Context, e *entry) {
 		until = now.Add(longestWait) // newer ones are there at any time
 	}
 	e.proof = &proof{&stapled, until}
-	e.next = now.Add(max(retry, jitter(min(answer.ThisUpdate.Add(until.Sub(answer.ThisUpdate)/2).Sub(now), longestWait))))
-	if s.entries[e.cert] == e {
-		s.publishLocked()
+	e.next = now.Add(max(s.retry(e), jitter(min(answer.ThisUpdate.Add(until.Sub(answer.ThisUpdate)/2).Sub(now), longestWait))))
+}
+
+func (s *Stapler) retry(e *entry) time.Duration {
+	if e.must {
+		return s.options.Retry / 10
 	}
+	return s.options.Retry
 }
 
 // jitter takes up to a tenth off: many certificates are of one responder.
@@ -347,19 +365,27 @@ func (s *Stapler) fetch(ctx context.Context, e *entry) (*ocsp.Response, []byte, 
 	if len(raw) > maxAnswer {
 		return nil, nil, errors.New("the answer is too long")
 	}
-	answer, err := ocsp.ParseResponseForCert(raw, e.leaf, e.issuer)
-	now := time.Now()
-	switch {
-	case err != nil:
+	answer, err := judge(raw, e, time.Now())
+	if err != nil {
 		return nil, nil, err
-	case answer.Status == ocsp.Revoked:
-		return nil, nil, fmt.Errorf("the certificate was revoked at %s: get another one", answer.RevokedAt.UTC().Format(time.RFC3339))
-	case answer.Status != ocsp.Good:
-		return nil, nil, errors.New("the responder does not know the certificate")
-	case answer.ThisUpdate.After(now.Add(clockSkew)):
-		return nil, nil, fmt.Errorf("the answer is of %s, which is to come: is the clock right?", answer.ThisUpdate.UTC().Format(time.RFC3339))
-	case !answer.NextUpdate.IsZero() && !answer.NextUpdate.After(now):
-		return nil, nil, fmt.Errorf("the answer expired at %s", answer.NextUpdate.UTC().Format(time.RFC3339))
 	}
 	return answer, raw, nil
+}
+
+// judge reports whether an answer proves that a certificate is good now.
+func judge(raw []byte, e *entry, now time.Time) (*ocsp.Response, error) {
+	answer, err := ocsp.ParseResponseForCert(raw, e.leaf, e.issuer)
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.Status == ocsp.Revoked:
+		return nil, fmt.Errorf("the certificate was revoked at %s: get another one", answer.RevokedAt.UTC().Format(time.RFC3339))
+	case answer.Status != ocsp.Good:
+		return nil, errors.New("the responder does not know the certificate")
+	case answer.ThisUpdate.After(now.Add(clockSkew)):
+		return nil, fmt.Errorf("the answer is of %s, which is to come: is the clock right?", answer.ThisUpdate.UTC().Format(time.RFC3339))
+	case !answer.NextUpdate.IsZero() && !answer.NextUpdate.After(now):
+		return nil, fmt.Errorf("the answer expired at %s", answer.NextUpdate.UTC().Format(time.RFC3339))
+	}
+	return answer, nil
 }

@@ -1,6 +1,8 @@
 package staple
 
 import (
+	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,6 +15,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -298,6 +302,58 @@ func TestMustStapleFirst(t *testing.T) {
 }
 
 // TestWhoIsNotAsked: no responder on the machine itself, and none without the issuer.
+// TestKept: the next start shows what this one was told, before anybody is
+// asked; but nothing that is no proof, or another certificate's.
+func TestKept(t *testing.T) {
+	a := newAuthority(t, "10.99.80.20:80")
+	a.answers(a.good(ocsp.Response{NextUpdate: time.Now().Add(time.Hour)}))
+	dir := filepath.Join(t.TempDir(), "ocsp")
+	start := func() *Stapler { return New(Options{Logger: slog.New(slog.DiscardHandler), Dir: dir}) }
+	s := start()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	cert, other := a.issue(20, true, a.url), a.issue(21, true, "http://10.99.80.21")
+	s.Use([]*tls.Certificate{cert})
+	eventually(t, "the certificate is stapled", func() bool { return shown(t, s, cert) != nil })
+	eventually(t, "it is kept", func() bool { _, err := os.Stat(s.path(s.entries[cert])); return err == nil })
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(s.path(s.entries[cert]))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s = start() // and nobody asks
+	s.Use([]*tls.Certificate{cert, other})
+	if !bytes.Equal(shown(t, s, cert), raw) || shown(t, s, other) != nil {
+		t.Error("after a start the proof is not there")
+	}
+	if until, err := s.State(cert); err != nil || !until.After(time.Now()) {
+		t.Errorf("%v, %v", until, err)
+	}
+	if list, _ := s.due(time.Now()); len(list) != 1 || list[0].cert != other {
+		t.Errorf("%d responders are to be asked at once", len(list))
+	}
+	if err := os.WriteFile(s.path(s.entries[other]), raw, 0o600); err != nil { // of the other one
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path(s.entries[cert]), raw[:len(raw)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = start()
+	s.Use([]*tls.Certificate{cert, other})
+	if shown(t, s, cert) != nil || shown(t, s, other) != nil {
+		t.Error("what is no proof is shown")
+	}
+	s.tidy(time.Now().Add(keptFor + time.Hour))
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+		t.Errorf("%v are left for ever", left)
+	}
+}
+
 func TestWhoIsNotAsked(t *testing.T) {
 	a := newAuthority(t, "127.0.0.1:8099")
 	s, failed := run(t, time.Millisecond)
