@@ -55,7 +55,7 @@ func (n *netClient) ask(t *transaction, b *backend, call upstream.Call) {
 	t.endpoint = lease.Endpoint
 	err = n.relay(t, lease.Backend)
 	q.Release()
-	b.pool.Done(lease, err)
+	b.pool.Done(lease, err, t.g.clock.now())
 	if err != nil {
 		t.failure = err.Error()
 		panic(http.ErrAbortHandler) // the answer cannot be finished

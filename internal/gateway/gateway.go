@@ -119,6 +119,7 @@ type Gateway struct {
 	http     []*listener.HTTP
 	http3    bool // is served
 	metrics  *metrics
+	clock    clock
 	access   *accessLog
 	trust    filter.Trust
 	shed     *shed.Shedder

@@ -113,7 +113,8 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	} else {
 		err = c.Relay(lease.Backend, t.extra(h.own[:0]))
 	}
-	b.pool.Done(lease, err)
+	t.over = t.g.clock.now()
+	b.pool.Done(lease, err, t.over)
 	if err != nil {
 		t.proxyFailed(err)
 	}

@@ -177,7 +177,7 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 	t.endpoint = lease.Endpoint
 	trailers, err := h.relay(t, lease.Backend)
 	q.Release()
-	b.pool.Done(lease, err)
+	b.pool.Done(lease, err, t.g.clock.now())
 	h.finish(t, trailers, err)
 }
 

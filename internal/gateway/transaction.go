@@ -50,7 +50,9 @@ type transaction struct {
 	g      *Gateway
 	client client
 	start  time.Time
+	over   time.Time // when the answer had been sent; zero until somebody has asked
 	view   request.View
+	queued bool // it may have waited since start
 	// target is the request target, and protocol the version, as the client
 	// sent them.
 	target, protocol string
@@ -74,7 +76,7 @@ type transaction struct {
 // begin readies a transaction for a request, of which the engine has filled in
 // what it knows.
 func (t *transaction) begin() {
-	t.start = time.Now()
+	t.start = t.g.clock.now()
 	t.g.metrics.inFlight.Inc()
 	t.g.trust.Resolve(&t.view)
 	var ok bool
@@ -125,7 +127,10 @@ func (t *transaction) done() {
 // finished counts and logs a request that is done.
 func (t *transaction) finished() {
 	t.g.metrics.inFlight.Dec()
-	took := time.Since(t.start)
+	if t.over.IsZero() {
+		t.over = t.g.clock.now()
+	}
+	took := t.over.Sub(t.start)
 	status, bytes := t.client.sent()
 	if t.status != 0 {
 		status = t.status
@@ -216,6 +221,7 @@ func (t *transaction) forward(c *config) {
 		return
 	}
 	defer ticket.Leave()
+	t.queued = ticket != upstream.Ticket{}
 	filter.Forward(&t.exchange)
 	t.client.proxy(t, b)
 }
@@ -426,6 +432,9 @@ func (t *transaction) call(b *backend) upstream.Call {
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
 		ReadTimeout: x.Read, SendTimeout: x.Send, Silence: max(t.g.options.SilenceTimeout, x.Read, x.Send),
 		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed},
+	}
+	if !t.queued {
+		c.Now = t.start
 	}
 	if x.Session != nil {
 		c.Choice.Session = &t.session

@@ -431,7 +431,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // write sends bytes to the client.
 func (c *Conn) write(p []byte) error {
-	if c.broken {
+	if c.broken || c.isCut.Load() {
+		c.broken, c.last = true, true
 		return ErrGone
 	}
 	c.writing.set(&c.server.clock, c.server.WriteTimeout, c.conn.SetWriteDeadline)

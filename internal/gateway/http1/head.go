@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -101,6 +102,25 @@ var class = func() (t [256]uint8) {
 	}
 	return t
 }()
+
+// plainText reports whether there are only bytes in b that a field value may
+// have, and no tab: eight at a time.
+func plainText(b []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(b) >= 8; b = b[8:] {
+		x := binary.LittleEndian.Uint64(b)
+		del := x ^ ones*0x7f
+		if ((x-ones*' ')&^x|(del-ones)&^del)&highs != 0 { // one below space, or DEL
+			return false
+		}
+	}
+	for _, c := range b {
+		if c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
 
 func all(b []byte, want uint8) bool {
 	for _, c := range b {
@@ -330,7 +350,7 @@ func parseField(line []byte, answer bool) (Field, error) {
 	if !all(name, tokenByte) || len(name) == 0 {
 		return Field{}, errName
 	}
-	if !all(value, valueByte) {
+	if !plainText(value) && !all(value, valueByte) {
 		if line[len(line)-1] == '\n' {
 			return Field{}, errBareLF
 		}

@@ -390,3 +390,21 @@ func FuzzResponse(f *testing.F) {
 		}
 	})
 }
+
+// TestPlainText looks for every byte at every place of values of some lengths.
+func TestPlainText(t *testing.T) {
+	for n := range 26 {
+		for at := range n {
+			for c := range 256 {
+				b := bytes.Repeat([]byte{'x'}, n)
+				b[at] = byte(c)
+				if want := c != '\t' && class[c]&valueByte != 0; plainText(b) != want {
+					t.Fatalf("%q: %t", b, !want)
+				}
+			}
+		}
+	}
+	if !plainText([]byte("\u00e9\xff ~ and 0x20 beside 0x80: \x80 ")) {
+		t.Error("a byte beyond ASCII, or a space, is refused")
+	}
+}

@@ -359,7 +359,7 @@ func (f *front) Read(p []byte) (int, error) {
 // Write implements net.Conn.
 func (f *front) Write(p []byte) (int, error) {
 	done := 0
-	for f.file.Load() == nil && done < len(p) {
+	for done < len(p) {
 		n, errno := send(uintptr(f.fd), p[done:])
 		if errno == syscall.EAGAIN {
 			break

@@ -47,7 +47,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 	tried := space[:0]
 	var lastErr error
 	for len(tried) < maxTries {
-		now := time.Now()
+		now := call.now()
 		e, err := p.pick(&call.Choice, tried, now)
 		if err != nil {
 			if lastErr == nil {
@@ -91,7 +91,7 @@ func (p *Pool) Ask(q *http1.Question, call Call) (l Lease, err error) {
 	var space [maxTries]*endpoint
 	tried := space[:0]
 	for len(tried) < maxTries {
-		now := time.Now()
+		now := call.now()
 		e, pickErr := p.pick(&call.Choice, tried, now)
 		if pickErr != nil || e == nil {
 			if err == nil {
@@ -180,10 +180,9 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 	}
 }
 
-// Done ends a lease; err is how the answer ended. Its connection is kept if it
-// can serve again.
-func (p *Pool) Done(l Lease, err error) {
-	now := time.Now()
+// Done ends a lease now; err is how the answer ended. Its connection is kept if
+// it can serve again.
+func (p *Pool) Done(l Lease, err error, now time.Time) {
 	if l.Response.Status != http.StatusSwitchingProtocols {
 		p.ended(l.endpoint, err, l.begun)
 	}

@@ -34,6 +34,18 @@ type Call struct {
 	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
 	// takes it from the request's context instead.
 	Deadline time.Time
+	// Now is the time, where the caller has just asked for it. Optional.
+	Now time.Time
+}
+
+// now returns the time, the first time as the caller knew it.
+func (c *Call) now() time.Time {
+	now := c.Now
+	if now.IsZero() {
+		return time.Now()
+	}
+	c.Now = time.Time{}
+	return now
 }
 
 // over reports whether there is no time left.
