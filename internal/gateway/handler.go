@@ -92,7 +92,7 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	c, x := h.conn, &t.exchange
 	upgrade := mayUpgrade(c.Request.Upgrade)
 	call := t.call(b)
-	if !b.pool.HTTP1(call, upgrade) {
+	if !b.pool.HTTP1(b.protocol, upgrade) {
 		h.adapt(t, b)
 		return
 	}

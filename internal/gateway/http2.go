@@ -155,7 +155,7 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 		content = &h.content
 	}
 	h.forward = http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs}
-	if !b.pool.HTTP1(call, false) {
+	if !b.pool.HTTP1(b.protocol, false) {
 		h.exchange2(t, b, call, body, content)
 		return
 	}

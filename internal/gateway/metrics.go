@@ -118,8 +118,10 @@ func (m *metrics) request(t *transaction, code int, took time.Duration) {
 	}
 	route := t.rule.Ref().Key
 	// A route that went meanwhile must not get its series back.
-	if _, ok := t.g.config.Load().live[route]; !ok {
-		route = model.Key{}
+	if now := t.g.config.Load(); now != t.config {
+		if _, ok := now.live[route]; !ok {
+			route = model.Key{}
+		}
 	}
 	t.site.series.get(m, route, method, code).observe(took)
 }

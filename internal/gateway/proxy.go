@@ -149,7 +149,7 @@ func (n *netClient) answer(_ *transaction, status int, header []http1.Field, bod
 func (n *netClient) proxy(t *transaction, b *backend) {
 	x, r := &t.exchange, n.request
 	call := t.call(b)
-	if n.mayAsk() && b.pool.HTTP1(call, false) {
+	if n.mayAsk() && b.pool.HTTP1(b.protocol, false) {
 		n.ask(t, b, call)
 		return
 	}
@@ -165,7 +165,7 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		defer cancel()
 	}
 	r = r.WithContext(ctx)
-	if timed, ok := r.Body.(interface{ Timed() }); ok && b.pool.HTTP1(call, false) {
+	if timed, ok := r.Body.(interface{ Timed() }); ok && b.pool.HTTP1(b.protocol, false) {
 		timed.Timed()
 	}
 	if r.Body != nil && r.Body != http.NoBody {

@@ -63,6 +63,7 @@ type transaction struct {
 	idSpace  [32]byte
 	rule     *router.Rule
 	site     *site
+	config   *config // that it is from
 	pool     *upstream.Pool
 	session  upstream.Session
 	cookie   *router.Rule // whose path the session's cookie has
@@ -181,7 +182,7 @@ func (t *transaction) admit() *config {
 		return nil
 	}
 	t.rule = match.Rule
-	t.site = &c.sites[match.Rule.ID]
+	t.site, t.config = &c.sites[match.Rule.ID], c
 	t.exchange = filter.Exchange{
 		View: &t.view, Match: match, BodyLength: t.bodyLength, RequestID: t.id,
 		Path: t.view.Path, Query: t.view.Query, Header: t.exchange.Header[:0],

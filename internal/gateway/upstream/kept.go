@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/model"
 )
 
 // tlsHandshakeTimeout limits a handshake with a backend.
@@ -33,8 +34,8 @@ type Lease struct {
 // HTTP1 reports whether the pool's endpoints are spoken to by HTTP/1.1, so
 // that [Pool.Send] can be used. A client that wants to switch protocols needs
 // HTTP/1.1 whatever the endpoints speak.
-func (p *Pool) HTTP1(call Call, upgrade bool) bool {
-	return upgrade || !protocolOf(call.Protocol, p.members.Load().appProtocol).http2()
+func (p *Pool) HTTP1(asked model.BackendProtocol, upgrade bool) bool {
+	return upgrade || !protocolOf(asked, p.members.Load().appProtocol).http2()
 }
 
 // Send sends the request of c, whose head is given, to an endpoint, and waits
@@ -59,7 +60,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 			break
 		}
 		tried = append(tried, e)
-		l, err := p.sendTo(e, c, head, call, limits, now)
+		l, err := p.sendTo(e, c, head, &call, limits, now)
 		e.measure(&call.Choice, now)
 		if err == nil {
 			e.succeeded()
@@ -151,7 +152,7 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 
 // sendTo tries one endpoint; a kept connection that turns out dead does not
 // count against it.
-func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
+func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limits http1.Timeouts, now time.Time) (Lease, error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
@@ -161,7 +162,7 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call Call, limits
 		b := e.kept(proto, c.Repeatable(), fresh, now)
 		if b == nil {
 			var err error
-			if b, err = e.openFor(c, proto, call); err != nil {
+			if b, err = e.openFor(c, proto, *call); err != nil {
 				e.release()
 				return Lease{}, err
 			}

@@ -23,6 +23,8 @@ type page struct {
 
 // costs says where Fairway's time goes in rows that are known to be behind.
 var costs = map[string]string{
+	"HTTP/1.1 kept, 100 B":                      "two sends and two receives are two thirds of it, in the kernel, whichever proxy asks; parsing, routing and the request's new head are most of the rest",
+	"HTTP/1.1 kept, 10 KB":                      "two sends and two receives, with the copies and the acknowledgement, are two thirds of it, in the kernel, whichever proxy asks",
 	"TLS 1.3, a full handshake each (P-256)":    "the signature, the key exchange and the system calls of a new connection cost about the same everywhere",
 	"TLS 1.3, a full handshake each (RSA 2048)": "Go signs by RSA in about twice OpenSSL's time; a certificate with a key of P-256 avoids it",
 }
