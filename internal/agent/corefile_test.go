@@ -18,7 +18,9 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -168,6 +170,29 @@ func corefileInside(t *testing.T) {
 			}
 			return false
 		}
+	}
+
+	// The DNS Service, and the node's endpoints of it, are put back when somebody takes
+	// them away; without being told neither would be looked at for minutes.
+	for what, o := range map[string]interface {
+		runtime.Object
+		metav1.Object
+	}{
+		"Service":       &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns"}},
+		"EndpointSlice": &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns-node-1-ipv4"}},
+	} {
+		there := func() bool {
+			var err error
+			if what == "Service" {
+				_, err = client.CoreV1().Services(o.GetNamespace()).Get(t.Context(), o.GetName(), metav1.GetOptions{})
+			} else {
+				_, err = client.DiscoveryV1().EndpointSlices(o.GetNamespace()).Get(t.Context(), o.GetName(), metav1.GetOptions{})
+			}
+			return err == nil
+		}
+		wants(t, what+" kube-dns is there", there)
+		api.Delete(o)
+		wants(t, what+" kube-dns is there again", there)
 	}
 
 	for name, want := range map[string]string{

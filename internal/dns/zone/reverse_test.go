@@ -6,6 +6,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"fairway.dev/fairway/internal/dns/wire"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
@@ -32,10 +33,29 @@ func TestReverseOfClusterIP(t *testing.T) {
 	if !ours || len(a.Answer) != 1 || a.Answer[0].(*dns.PTR).Ptr != "web.shop.svc.cluster.local." {
 		t.Errorf("%+v", a)
 	}
+	if key := serviceOf(t, z, q); key != (model.Key{Namespace: "shop", Name: "web"}) {
+		t.Errorf("the answer is said to be of %s", key)
+	}
 	// Without the Service the address is an endpoint's as any other.
 	s.Update(func(tx *state.Tx) { tx.DeleteService(model.Key{Namespace: "shop", Name: "web"}) })
 	z.Update(s.Snapshot())
 	if a, _ := z.Answer(q); len(a.Answer) != 3 {
 		t.Errorf("without the Service: %+v", a)
 	}
+}
+
+// serviceOf is the Service that an answer is said to be of.
+func serviceOf(t *testing.T, z *Zone, q dns.Question) model.Key {
+	t.Helper()
+	packed, err := (&dns.Msg{Question: []dns.Question{q}}).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var query wire.Query
+	if err := query.Parse(packed); err != nil {
+		t.Fatal(err)
+	}
+	var b wire.Builder
+	b.Reset(nil, &query, wire.MaxSize)
+	return z.Write(&query, &b).Service()
 }

@@ -17,8 +17,9 @@ const (
 	// heartbeatEvery is how often the API is asked whether it is there, as often
 	// as each kubelet renews its lease.
 	heartbeatEvery = 10 * time.Second
-	// heartbeatTimeout is how long it may take to say so.
-	heartbeatTimeout = 5 * time.Second
+	// heartbeatTimeout is how long it may take to say so. With the longest pause it
+	// is the 15 s within which an API that hangs is told of.
+	heartbeatTimeout = 4 * time.Second
 )
 
 // heartbeat finds out that the API hangs. Watches that bring nothing look the same

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
 // TestHangingAPI: an API that hangs, or that says it is not well, counts as away;
@@ -23,9 +24,10 @@ func TestHangingAPI(t *testing.T) {
 	var code, asked atomic.Int64
 	code.Store(http.StatusOK)
 	end := make(chan struct{})
+	objects := kubeapi.New() // these it always gives
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/livez" {
-			http.NotFound(w, r)
+			objects.ServeHTTP(w, r)
 			return
 		}
 		asked.Add(1)
@@ -48,10 +50,13 @@ func TestHangingAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if longest := s.heartbeat.every*11/10 + s.heartbeat.timeout; longest > 15*time.Second {
+		t.Errorf("that an API hangs is told after up to %v; the documentation says 15 s", longest)
+	}
 	s.heartbeat.every, s.heartbeat.timeout = 10*time.Millisecond, 50*time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { s.heartbeat.run(ctx) })
+	wg.Go(func() { _ = s.Run(ctx) })
 	defer wg.Wait()
 	defer cancel()
 	becomes := func(what string, c int, away bool) {

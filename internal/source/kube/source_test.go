@@ -511,6 +511,15 @@ func TestCustomCorefile(t *testing.T) {
 	if p := problems("coredns-custom"); len(p) != 1 || p[0].Field != "data[ttl.override] line 5" || p[0].Object.UID != "coredns-custom" || len(problems("coredns")) > 0 {
 		t.Errorf("problems %+v, and %+v", p, problems("coredns"))
 	}
+	custom["corp.srv"] = custom["corp.server"]
+	if _, err := maps.Update(t.Context(), configMap("coredns-custom", custom), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("a key that no import leads to is said", func(*state.Snapshot) bool {
+		p := problems("coredns-custom")
+		return len(p) == 2 && p[1].Field == "data[corp.srv]" && strings.Contains(p[1].Message, "no import of the Corefile in ConfigMap kube-system/coredns leads to this key")
+	})
+	delete(custom, "corp.srv")
 	custom["corp.server"] = "corp.example:53 {\n forward . nowhere/at/all\n}\n"
 	if _, err := maps.Update(t.Context(), configMap("coredns-custom", custom), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
