@@ -48,7 +48,7 @@ type LoopOptions[K comparable, D any] struct {
 	// snapshots. Required.
 	Dirty func(prev, next *state.Snapshot, mark func(K))
 	// Compile returns the desired object of a key, or false for none. It must
-	// be pure. Required.
+	// be pure: it may be called while others are applied. Required.
 	Compile func(s *state.Snapshot, key K) (D, bool)
 	// Equal tells whether two desired objects are the same. Required.
 	Equal func(a, b D) bool
@@ -172,16 +172,37 @@ func (l *Loop[K, D]) round(ctx context.Context, prev, next *state.Snapshot) bool
 			mark(k)
 		}
 	}
-	changes := l.compile(next, dirty)
-	if l.o.Begin != nil && len(changes) > 0 {
-		l.o.Begin(now)
-	}
+	// Keys are sorted, not changes, which are large.
+	keys := slices.SortedFunc(maps.Keys(dirty), l.o.Compare)
+	changes := make([]Change[K, D], 0, len(keys))
 	errs := map[K]error{}
-	for batch := range slices.Chunk(changes, l.o.Batch) {
+	done := 0
+	apply := func(n int) bool {
 		if ctx.Err() != nil {
-			return true
+			return false
 		}
+		if done == 0 && l.o.Begin != nil {
+			l.o.Begin(now)
+		}
+		batch := changes[done : done+n : done+n]
 		l.settle(batch, l.o.Target.Apply(ctx, batch), errs)
+		done += n
+		return true
+	}
+	for part := range l.compile(next, keys) {
+		for i := range part {
+			if c, ok := l.change(&part[i]); ok {
+				changes = append(changes, c)
+			}
+		}
+		for len(changes)-done >= l.o.Batch {
+			if !apply(l.o.Batch) {
+				return true
+			}
+		}
+	}
+	if len(changes) > done && !apply(len(changes)-done) {
+		return true
 	}
 	if l.o.Failed != nil && len(errs) > 0 {
 		l.o.Failed(errs)
@@ -201,24 +222,60 @@ func (l *Loop[K, D]) round(ctx context.Context, prev, next *state.Snapshot) bool
 	return len(l.failed) > 0 || next.Synced && !l.pruned
 }
 
-func (l *Loop[K, D]) compile(next *state.Snapshot, dirty map[K]struct{}) []Change[K, D] {
-	changes := make([]Change[K, D], 0, len(dirty))
-	// Keys are sorted, not changes, which are large.
-	for _, k := range slices.SortedFunc(maps.Keys(dirty), l.o.Compare) {
-		c := Change[K, D]{Key: k}
-		c.Old, c.HadOld = l.applied[k]
-		c.New, c.HasNew = l.o.Compile(next, k)
-		_, failed := l.failed[k]
-		switch {
-		case failed:
-		case !c.HadOld && !c.HasNew:
-			continue
-		case c.HadOld && c.HasNew && l.o.Equal(c.Old, c.New):
-			continue
+// desired is what an object shall be.
+type desired[K comparable, D any] struct {
+	key    K
+	object D
+	wanted bool
+}
+
+// compile yields what the objects of keys shall be, in their order. Where there
+// are many, some are compiled while those before are applied.
+func (l *Loop[K, D]) compile(next *state.Snapshot, keys []K) iter.Seq[[]desired[K, D]] {
+	some := func(keys []K) []desired[K, D] {
+		out := make([]desired[K, D], len(keys))
+		for i, k := range keys {
+			out[i].key = k
+			out[i].object, out[i].wanted = l.o.Compile(next, k)
 		}
-		changes = append(changes, c)
+		return out
 	}
-	return changes
+	return func(yield func([]desired[K, D]) bool) {
+		if len(keys) <= l.o.Batch {
+			yield(some(keys))
+			return
+		}
+		parts, stop := make(chan []desired[K, D], 1), make(chan struct{})
+		defer close(stop)
+		go func() {
+			defer close(parts)
+			for part := range slices.Chunk(keys, l.o.Batch) {
+				select {
+				case parts <- some(part):
+				case <-stop:
+					return
+				}
+			}
+		}()
+		for part := range parts {
+			if !yield(part) {
+				return
+			}
+		}
+	}
+}
+
+// change is what makes an object what it shall be; false where it is.
+func (l *Loop[K, D]) change(want *desired[K, D]) (Change[K, D], bool) {
+	c := Change[K, D]{Key: want.key, New: want.object, HasNew: want.wanted}
+	c.Old, c.HadOld = l.applied[c.Key]
+	if _, failed := l.failed[c.Key]; failed {
+		return c, true
+	}
+	if !c.HadOld && !c.HasNew || c.HadOld && c.HasNew && l.o.Equal(c.Old, c.New) {
+		return c, false
+	}
+	return c, true
 }
 
 // settle books the outcome of a batch.

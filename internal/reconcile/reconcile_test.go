@@ -265,6 +265,74 @@ func TestResync(t *testing.T) {
 	})
 }
 
+// TestCompilesWhileApplying has some of many objects compiled while those before
+// are applied, in order and in whole batches, and nothing left at an early end.
+func TestCompilesWhileApplying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, target := state.New(), &slow{faulty: &faulty{held: map[string]string{}}}
+		o := options(store, target.faulty)
+		o.Target, o.Batch = target, 2
+		var compiled atomic.Int64
+		plain := o.Compile
+		o.Compile = func(s *state.Snapshot, k string) (string, bool) {
+			compiled.Add(1)
+			return plain(s, k)
+		}
+		begun := 0
+		o.Begin = func(time.Time) { begun++ }
+		put := func(zone string, of ...int) {
+			store.Update(func(tx *state.Tx) {
+				for _, i := range of {
+					tx.PutNode(&model.Node{Name: fmt.Sprint(i), Zone: zone})
+				}
+				tx.SetSynced()
+			})
+		}
+		put("a", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+		l, stop := start(t, o)
+		pause(time.Second / 2)
+		if n := compiled.Load(); n <= 2 || n == 10 {
+			t.Errorf("%d of 10 are compiled while the first two are applied", n)
+		}
+		pause(time.Minute)
+		want := [][]string{{"0", "1"}, {"2", "3"}, {"4", "5"}, {"6", "7"}, {"8", "9"}}
+		if diff := gocmp.Diff(want, target.batches); diff != "" || begun != 1 {
+			t.Errorf("begun %d times, batches (-want +got):\n%s", begun, diff)
+		}
+		target.batches = nil
+		l.Resync()
+		put("b", 1, 5, 8)
+		pause(time.Minute)
+		want = [][]string{{"1", "5"}, {"8"}}
+		if diff := gocmp.Diff(want, target.batches); diff != "" || begun != 2 {
+			t.Errorf("where few of many have changed: begun %d times, batches (-want +got):\n%s", begun, diff)
+		}
+		target.batches = nil
+		put("c", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+		pause(time.Second / 2)
+		stop()
+		if n := len(target.batches); n != 1 {
+			t.Errorf("%d batches though the end came in the first", n)
+		}
+	})
+}
+
+// slow takes a second for each batch.
+type slow struct {
+	*faulty
+	batches [][]string
+}
+
+func (s *slow) Apply(ctx context.Context, changes []Change[string, string]) map[string]error {
+	var keys []string
+	for _, c := range changes {
+		keys = append(keys, c.Key)
+	}
+	s.batches = append(s.batches, keys)
+	time.Sleep(time.Second)
+	return s.faulty.Apply(ctx, changes)
+}
+
 func TestWatchRetriesWithTheSamePrevious(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
