@@ -799,11 +799,7 @@ func (d *Dataplane) commit(touched map[frontendKey]struct{}) (map[frontendKey]er
 		}
 	}
 	refused := d.putFrontends(put, values)
-	for key := range addresses {
-		if err := d.commitAddress(key); err != nil {
-			refused[frontendKey{Addr: key}] = err
-		}
-	}
+	d.commitAddresses(addresses, refused)
 	maps.Copy(refused, d.removeFrontends(remove))
 	clear(d.dirty)
 	for key := range refused {

@@ -152,7 +152,10 @@ func (d *Dataplane) writeRows() error {
 		}
 		places, backends = places[n:], backends[n:]
 	}
-	d.unwritten.places, d.unwritten.backends = nil, nil
+	if cap(d.unwritten.places) > 4*batch {
+		d.unwritten.places, d.unwritten.backends = nil, nil // more than is needed again
+	}
+	d.unwritten.places, d.unwritten.backends = d.unwritten.places[:0], d.unwritten.backends[:0]
 	return nil
 }
 
@@ -219,9 +222,9 @@ func (d *Dataplane) removeFrontends(keys []frontendKey) map[frontendKey]error {
 	return refused
 }
 
-// wantedAddress returns the flags that an address shall have.
-func (d *Dataplane) wantedAddress(a address, node map[address]uint32) uint32 {
-	flags := node[a]
+// wantedAddress returns the flags that an address shall have, besides flags that
+// it has as the node's.
+func (d *Dataplane) wantedAddress(a address, flags uint32) uint32 {
 	use, had := d.uses[a], d.have.addresses[a]
 	if use.clusterIPs > 0 || !d.pruned && had&addressCluster != 0 {
 		flags |= addressCluster
@@ -235,9 +238,38 @@ func (d *Dataplane) wantedAddress(a address, node map[address]uint32) uint32 {
 	return flags
 }
 
-// commitAddress brings one address in line, which is a Service's.
-func (d *Dataplane) commitAddress(a address) error {
-	return d.writeAddress(a, d.wantedAddress(a, map[address]uint32{a: d.have.addresses[a] &^ (addressCluster | addressFrontend)}))
+// commitAddresses brings addresses in line, which are Services', new ones in
+// batches; of a batch that fails, each by itself. It adds those that the kernel
+// refused.
+func (d *Dataplane) commitAddresses(all map[address]struct{}, refused map[frontendKey]error) {
+	var put []address
+	var values []uint32
+	one := func(a address, flags uint32) {
+		if err := d.writeAddress(a, flags); err != nil {
+			refused[frontendKey{Addr: a}] = err
+		}
+	}
+	for a := range all {
+		had := d.have.addresses[a]
+		flags := d.wantedAddress(a, had&^(addressCluster|addressFrontend))
+		if flags == had || flags == 0 {
+			one(a, flags)
+			continue
+		}
+		put, values = append(put, a), append(values, flags)
+	}
+	for len(put) > 0 {
+		n := min(len(put), batch)
+		_, err := d.maps[socketMapAddresses].BatchUpdate(put[:n], values[:n], nil)
+		for i, a := range put[:n] {
+			if err != nil {
+				one(a, values[i])
+				continue
+			}
+			d.have.addresses[a] = values[i]
+		}
+		put, values = put[n:], values[n:]
+	}
 }
 
 func (d *Dataplane) writeAddress(a address, flags uint32) error {
@@ -271,7 +303,7 @@ func (d *Dataplane) commitNode() error {
 		all[a] = 0
 	}
 	for a := range all {
-		errs = append(errs, d.writeAddress(a, d.wantedAddress(a, want.addresses)))
+		errs = append(errs, d.writeAddress(a, d.wantedAddress(a, want.addresses[a])))
 		if d.uses[a] == (use{}) {
 			delete(d.uses, a)
 		}

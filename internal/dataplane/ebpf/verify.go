@@ -260,7 +260,7 @@ func (d *Dataplane) verifyAddresses(is map[address]uint32, fixed dataplane.Repai
 		node := compileNode(d.node, d.nodeAddrs).addresses
 		for _, a := range piece {
 			flags, ok := is[a]
-			if want := d.wantedAddress(a, node); flags == want && ok == (want != 0) && d.have.addresses[a] == want {
+			if want := d.wantedAddress(a, node[a]); flags == want && ok == (want != 0) && d.have.addresses[a] == want {
 				continue
 			}
 			switch err := d.maps[socketMapAddresses].Lookup(a, &flags); {
@@ -272,7 +272,7 @@ func (d *Dataplane) verifyAddresses(is map[address]uint32, fixed dataplane.Repai
 				errs = append(errs, fmt.Errorf("read map %s: %w", socketMapAddresses, err))
 				continue
 			}
-			want := d.wantedAddress(a, node)
+			want := d.wantedAddress(a, node[a])
 			if d.have.addresses[a] != want {
 				fixed.Add(repairedAddresses, 1)
 			}
