@@ -35,7 +35,7 @@ const longStart = 15 * time.Second
 const startMemory = 64 << 20
 
 // deferCollections has garbage collected only when startMemory is in use, for as
-// long as that leaves collections worth their while: until half of it or more
+// long as that leaves collections worth their while: until a third of it or more
 // is no garbage, or settle is called. All is as usual from then on. The
 // environment (GOGC) can say otherwise.
 func deferCollections() (settle func()) {
@@ -58,7 +58,7 @@ func deferCollections() (settle func()) {
 		default:
 		}
 		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-		if metrics.Read(live); live[0].Value.Uint64() < startMemory/2 {
+		if metrics.Read(live); live[0].Value.Uint64() < startMemory/3 {
 			return true
 		}
 		settle()
