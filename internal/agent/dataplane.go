@@ -94,13 +94,10 @@ func (c *chosenDataplane) mode() string {
 // eBPF where it passes a trial, else nftables. Sockets may work where packets
 // do not, which nftables serves then.
 func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf BPFOptions, repairs *dataplane.RepairCounter) (*chosenDataplane, error) {
-	packets, err := nft.New(nft.Options{Logger: logger, Repairs: repairs})
-	if err != nil {
-		return nil, err
-	}
 	c := &chosenDataplane{name: DataplaneNFT, reason: "--dataplane nft"}
 	var o ebpf.Options
 	if want != DataplaneNFT {
+		var err error
 		o, err = bpf.options(logger)
 		if o.Repairs = repairs; err == nil {
 			err = ebpf.ProbeSockets(o)
@@ -121,6 +118,17 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 		default:
 			c.name, c.reason = DataplaneNFT, err.Error()
 		}
+	}
+	packets, err := nft.New(nft.Options{
+		Logger: logger, Repairs: repairs,
+		// What arrives at covered interfaces no program sees.
+		OwnPackets: c.bpf != nil && o.Ingress && len(o.Covered) == 0,
+	})
+	if err != nil {
+		if c.bpf != nil {
+			err = errors.Join(err, c.bpf.Close())
+		}
+		return nil, err
 	}
 	switch {
 	case c.bpf == nil:

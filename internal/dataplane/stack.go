@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"time"
 
 	"fairway.dev/fairway/internal/model"
@@ -45,12 +46,21 @@ func (s Stack) Apply(ctx context.Context, changes []reconcile.Change[model.Key, 
 	return failed
 }
 
-// Prune implements reconcile.Target. The first goes first: one that only now
-// begins to serve does so before those behind it forget what is left to it.
+// Prune implements reconcile.Target. The last goes first, for one before it may
+// cease to serve what it has served in a process before; but a [Part] goes when
+// those before it have begun to serve, for it forgets what is left to them.
 func (s Stack) Prune(ctx context.Context, wanted iter.Seq2[model.Key, plan.Service]) error {
 	all := map[model.Key]plan.Service{}
 	maps.Insert(all, wanted)
+	var order []Dataplane
 	for _, d := range s {
+		if _, part := d.(Part); part {
+			order = append(order, d)
+		} else {
+			order = slices.Insert(order, 0, d)
+		}
+	}
+	for _, d := range order {
 		if err := d.Prune(ctx, maps.All(all)); err != nil {
 			return err
 		}

@@ -59,8 +59,19 @@ func TestStack(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	want := "packets apply, sockets apply, sockets prune web, packets prune web, packets node, sockets node, packets verify, sockets verify, packets pulse, sockets pulse"
+	want := "packets apply, sockets apply, packets prune web, packets node, sockets node, packets verify, sockets verify, packets pulse, sockets pulse"
 	if got := strings.Join(calls, ", "); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	calls = nil
+	rest := dataplane.Part{Dataplane: noted{"rest", &calls, nil}, Takes: func(*plan.Frontend) bool { return false }}
+	s = dataplane.Stack{noted{"sockets", &calls, nil}, noted{"packets", &calls, nil}, rest}
+	if err := s.Prune(ctx, all); err != nil {
+		t.Error(err)
+	}
+	// What another one has served before is served by packets before it ceases
+	// to, and the rest forgets nothing that is not served yet.
+	if got, want := strings.Join(calls, ", "), "packets prune web, sockets prune web"; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	same := dataplane.Stack{noted{"a", &calls, full}, noted{"b", &calls, full}}.Apply(ctx, changes)[key]

@@ -46,7 +46,7 @@ func TestProbeIngress(t *testing.T) {
 func whole(t *testing.T, o Options) dataplane.Dataplane {
 	t.Helper()
 	o.Ingress = true
-	rest, err := nft.New(nft.Options{Logger: logger(t), NetNS: o.NetNS})
+	rest, err := nft.New(nft.Options{Logger: logger(t), NetNS: o.NetNS, OwnPackets: len(o.Covered) == 0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -397,7 +397,7 @@ func TestSwitchUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rules, err := nft.New(nft.Options{Logger: logger(t), NetNS: o.NetNS})
+		rules, err := nft.New(nft.Options{Logger: logger(t), NetNS: o.NetNS, OwnPackets: packets})
 		if err != nil {
 			t.Fatal(err)
 		}

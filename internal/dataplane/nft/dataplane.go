@@ -26,6 +26,11 @@ type Options struct {
 	// NetNS is a file descriptor of the network namespace to work in; 0 means
 	// the one of the calling thread.
 	NetNS int
+	// OwnPackets says that only the packets of the node itself are to be served:
+	// another packet path has those that arrive, and drops the invalid ones. What
+	// passes the node then costs nothing here but for the first packet of a
+	// connection, where it leaves.
+	OwnPackets bool
 	// Repairs counts what was put back. Optional.
 	Repairs *dataplane.RepairCounter
 }
@@ -87,7 +92,7 @@ func New(o Options) (*Dataplane, error) {
 		return nil, fmt.Errorf("nftables: Logger is required")
 	}
 	d := &Dataplane{
-		log: o.Logger, repairs: o.Repairs, kernel: kernel{netns: o.NetNS, families: families()},
+		log: o.Logger, repairs: o.Repairs, kernel: kernel{netns: o.NetNS, families: families(o.OwnPackets)},
 		pulse: newPulse(o.NetNS), claims: newClaims(), owners: map[model.Key]*owner{}, node: &owner{},
 	}
 	var err error
@@ -108,7 +113,7 @@ func New(o Options) (*Dataplane, error) {
 
 // Cleanup removes Fairway's tables from the kernel.
 func Cleanup(o Options) error {
-	k := kernel{netns: o.NetNS, families: families()}
+	k := kernel{netns: o.NetNS, families: families(false)}
 	return errors.Join(k.removeTables(tableName), k.removeTables(pulseTable))
 }
 

@@ -42,6 +42,9 @@
 // expire unless Pulse renews them. The map own-server has them for good, so that a process
 // that starts knows them before it knows any Service.
 //
+// With Options.OwnPackets the tables lack the chains that packets pass which
+// arrive or are forwarded. That is another shape, with a name of its own.
+//
 // The kernel's tables are read at the start and after an error and only
 // differences are written, so a restart interrupts nothing. Elements that
 // nobody wants go with Prune. A chain named layout-<n> tells the shape's

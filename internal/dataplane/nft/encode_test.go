@@ -27,7 +27,7 @@ func (e *addition) toSet() nftables.SetElement {
 
 // TestEncodedAsTheLibraryDoes compares messages byte for byte.
 func TestEncodedAsTheLibraryDoes(t *testing.T) {
-	for i, f := range families() {
+	for i, f := range families(false) {
 		for id := setID(0); id < setCount; id++ {
 			set := f.set(id)
 			set.ID = uint32(id) + 7
@@ -61,7 +61,7 @@ func TestEncodedAsTheLibraryDoes(t *testing.T) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	set := families()[v4].set(endpoints)
+	set := families(false)[v4].set(endpoints)
 	list := make([]addition, messageElements)
 	for i := range list {
 		list[i] = addition{element: element{set: endpoints, key: "0123456789ab"}, value: "01234567"}

@@ -35,6 +35,10 @@ func Read(o Options) (dataplane.Holdings, error) {
 		if err := d.Close(); err != nil {
 			return nil, err
 		}
+		if d.otherLayout() {
+			o.OwnPackets = !o.OwnPackets // it is to be told what there is, of either shape
+			continue
+		}
 		if !d.tables[v4].damaged && !d.tables[v6].damaged {
 			break
 		}
@@ -54,7 +58,12 @@ func Read(o Options) (dataplane.Holdings, error) {
 
 // readTries is how often Read looks again where rules are missing: chains are
 // read before their rules, and one may have gone in between.
-const readTries = 3
+const readTries = 4
+
+// otherLayout reports whether there are tables of a shape that this is not for.
+func (d *Dataplane) otherLayout() bool {
+	return slices.ContainsFunc(d.tables[:], func(t tableState) bool { return t.present && !t.current && !t.damaged })
+}
 
 // holdings are the elements of our tables.
 type holdings struct {
@@ -127,7 +136,7 @@ func (h holdings) Differences(f *plan.Frontend) []string {
 	var out []string
 	front, have := h.block(f)
 	if h.damaged[front.fam] {
-		out = append(out, fmt.Sprintf("rules of table %s are missing or were changed: packets may pass as they are", families()[front.fam].label()))
+		out = append(out, fmt.Sprintf("rules of table %s are missing or were changed: packets may pass as they are", families(false)[front.fam].label()))
 	}
 	if f.Internal.Action == plan.Forward || f.External.Action == plan.Forward {
 		chain, _ := have.value(memories, "")

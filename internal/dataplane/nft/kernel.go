@@ -131,7 +131,7 @@ func (k *kernel) readTable(conn *nftables.Conn, f *family) (tableState, error) {
 		if c.Table.Name != tableName {
 			continue
 		}
-		s.current = s.current || c.Name == layoutChain
+		s.current = s.current || c.Name == f.layout()
 		if made(c.Name) {
 			s.chains[c.Name] = true
 		}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +17,9 @@ const tableName = "fairway"
 // sets, of base chains or of what a picking chain does.
 const layoutChain = "layout-3"
 
+// ownSuffix is added to it where the tables are for the node's own packets only.
+const ownSuffix = "-own"
+
 // family is what differs between IPv4 and IPv6.
 type family struct {
 	table *nftables.Table
@@ -25,6 +29,7 @@ type family struct {
 	saddr, daddr uint32     // offsets in the network header
 	ctDst        expr.CtKey // the destination address that conntrack knows
 	unreachable  uint8      // ICMP code for port unreachable
+	own          bool       // only the node's own packets, see Options.OwnPackets
 }
 
 // fam selects a family.
@@ -35,11 +40,19 @@ const (
 	v6
 )
 
-func families() [2]*family {
+// layout is the name of the chain that tells the shape.
+func (f *family) layout() string {
+	if f.own {
+		return layoutChain + ownSuffix
+	}
+	return layoutChain
+}
+
+func families(own bool) [2]*family {
 	table := func(f nftables.TableFamily) *nftables.Table { return &nftables.Table{Name: tableName, Family: f} }
 	return [2]*family{
-		v4: {table: table(nftables.TableFamilyIPv4), bytes: 4, words: 1, addrType: nftables.TypeIPAddr, saddr: 12, daddr: 16, ctDst: ctDstIP, unreachable: 3},
-		v6: {table: table(nftables.TableFamilyIPv6), bytes: 16, words: 4, addrType: nftables.TypeIP6Addr, saddr: 8, daddr: 24, ctDst: ctDstIP6, unreachable: 4},
+		v4: {table: table(nftables.TableFamilyIPv4), bytes: 4, words: 1, addrType: nftables.TypeIPAddr, saddr: 12, daddr: 16, ctDst: ctDstIP, unreachable: 3, own: own},
+		v6: {table: table(nftables.TableFamilyIPv6), bytes: 16, words: 4, addrType: nftables.TypeIP6Addr, saddr: 8, daddr: 24, ctDst: ctDstIP6, unreachable: 4, own: own},
 	}
 }
 
@@ -164,6 +177,8 @@ const (
 	chainReject     = "refuse"
 	chainTLS        = "tls"
 	chainMasquerade = "masquerading"
+	chainPrerouting = "prerouting"
+	chainForward    = "forward"
 	verdictDrop     = "drop" // no chain: the verdict itself
 )
 
@@ -277,8 +292,8 @@ func (f *family) fixed() []chain {
 	}
 	const dstnat, srcnat, filter = -100, 100, 0
 	nat, flt := nftables.ChainTypeNAT, nftables.ChainTypeFilter
-	return []chain{
-		plain(layoutChain),
+	all := []chain{
+		plain(f.layout()),
 		plain(chainReject,
 			f.rule(f.isTCP(), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
 			f.rule(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: f.unreachable})),
@@ -298,7 +313,7 @@ func (f *family) fixed() []chain {
 			f.rule(isLocal(true), verdict(expr.VerdictReturn)),
 			f.rule(f.destination(0), dispatch(frontendsExternal)),
 			f.rule(f.toNode(), f.nodePort(0), dispatch(frontendsExternal))),
-		base("prerouting", nat, *nftables.ChainHookPrerouting, dstnat,
+		base(chainPrerouting, nat, *nftables.ChainHookPrerouting, dstnat,
 			f.guard(),
 			f.rule(&expr.Verdict{Kind: expr.VerdictJump, Chain: chainOutside}),
 			f.rule(jump(chainInside))),
@@ -321,9 +336,13 @@ func (f *family) fixed() []chain {
 			f.rule(f.nodePortOriginal(0), dispatch(memories)),
 			f.rule(f.originalDestination(0), contains(forwarded, 0), jump(chainMasquerade)),
 			f.rule(f.nodePortOriginal(0), contains(forwarded, 0), jump(chainMasquerade))),
-		base("forward", flt, *nftables.ChainHookForward, filter,
+		base(chainForward, flt, *nftables.ChainHookForward, filter,
 			f.rule(invalid(), verdict(expr.VerdictDrop))),
 		base("filter-output", flt, *nftables.ChainHookOutput, filter,
 			f.rule(invalid(), f.dst(0), contains(serviceCIDRs, 0), verdict(expr.VerdictDrop))),
 	}
+	if f.own { // each packet that passes would go through these for nothing
+		all = slices.DeleteFunc(all, func(c chain) bool { return c.def.Name == chainPrerouting || c.def.Name == chainForward })
+	}
+	return all
 }

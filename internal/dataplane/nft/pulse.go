@@ -41,7 +41,7 @@ type pulse struct {
 	changes uint32
 }
 
-func newPulse(netns int) *pulse { return &pulse{netns: netns, families: families()} }
+func newPulse(netns int) *pulse { return &pulse{netns: netns, families: families(false)} }
 
 // beat has the server count as one that answers for some time from now on.
 func (p *pulse) beat(valid time.Duration) error {
