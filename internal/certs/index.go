@@ -4,14 +4,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
-// Index finds certificates by server name. It never changes once it is built;
+// Index finds certificates by server name. It does not change once it is built;
 // [Resolver] swaps one for another.
 type Index struct {
 	byName   map[string][]*tls.Certificate
 	fallback *tls.Certificate
+	sealers  sync.Map // of session tickets: *tls.Certificate -> *tls.Config, as they are needed
 }
 
 // NewIndex returns an empty index. fallback answers names that nothing else
@@ -107,13 +109,16 @@ func (r *Resolver) Index() *Index { return r.index.Load() }
 
 // ServerConfig returns the TLS configuration of a server whose certificates
 // come from r, for the given application protocols (ALPN), preferred first.
-// TLS 1.2 is the oldest version, as RFC 9325 recommends.
+// TLS 1.2 is the oldest version, as RFC 9325 recommends. Sessions of TLS 1.3 are
+// resumed by every server that has the certificate, of TLS 1.2 by this one.
 func (r *Resolver) ServerConfig(protocols ...string) *tls.Config {
-	return &tls.Config{
+	config := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: protocols,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return r.index.Load().GetCertificate(hello)
 		},
 	}
+	r.resume(config)
+	return config
 }
