@@ -334,6 +334,16 @@ func jitter(d time.Duration) time.Duration {
 	return d - rand.N(d/10)
 }
 
+// mayAnswer reports whether an answer may be signed with the key of a
+// certificate that came with it, nil for the issuer's own: one that the issuer
+// has made for that. That it has made it has been verified.
+func mayAnswer(signer, issuer *x509.Certificate, now time.Time) bool {
+	if signer == nil || signer.Equal(issuer) {
+		return true
+	}
+	return slices.Contains(signer.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) && !now.After(signer.NotAfter) && !now.Before(signer.NotBefore)
+}
+
 // fetch asks the responder that the certificate names first.
 func (s *Stapler) fetch(ctx context.Context, e *entry) (*ocsp.Response, []byte, error) {
 	question, err := ocsp.CreateRequest(e.leaf, e.issuer, nil)
@@ -378,6 +388,8 @@ func judge(raw []byte, e *entry, now time.Time) (*ocsp.Response, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case !mayAnswer(answer.Certificate, e.issuer, now):
+		return nil, errors.New("the answer is signed by a certificate that is not for that (RFC 6960, 4.2.2.2): clients would refuse it")
 	case answer.Status == ocsp.Revoked:
 		return nil, fmt.Errorf("the certificate was revoked at %s: get another one", answer.RevokedAt.UTC().Format(time.RFC3339))
 	case answer.Status != ocsp.Good:

@@ -265,6 +265,54 @@ func TestBadAnswers(t *testing.T) {
 	}
 }
 
+// TestDelegates: an authority may have others answer for it, if their
+// certificates say so. Else whoever has one of its certificates could.
+func TestDelegates(t *testing.T) {
+	a := newAuthority(t, "10.99.80.8:80")
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		usage []x509.ExtKeyUsage
+		until time.Time
+		shown bool
+	}{
+		"named as such":         {[]x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, now.Add(time.Hour), true},
+		"no longer":             {[]x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, now.Add(-time.Minute), false},
+		"another server":        {[]x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, now.Add(time.Hour), false},
+		"nothing in particular": {nil, now.Add(time.Hour), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(7), ExtKeyUsage: tt.usage,
+				NotBefore: now.Add(-time.Hour), NotAfter: tt.until}, a.cert, key.Public(), a.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			delegate, _ := x509.ParseCertificate(der)
+			a.answers(func(w http.ResponseWriter, serial *big.Int) {
+				raw, err := ocsp.CreateResponse(a.cert, delegate, ocsp.Response{Status: ocsp.Good, SerialNumber: serial, Certificate: delegate,
+					ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour)}, key)
+				if err != nil {
+					t.Error(err)
+				}
+				w.Header().Set("Content-Type", "application/ocsp-response")
+				_, _ = w.Write(raw)
+			})
+			s, failed := run(t, time.Millisecond)
+			cert := a.issue(2, false, a.url)
+			s.Use([]*tls.Certificate{cert})
+			if tt.shown {
+				eventually(t, "it is shown", func() bool { return len(shown(t, s, cert)) > 0 })
+			} else {
+				eventually(t, "it is asked twice", func() bool { return failed.Load() >= 2 || len(shown(t, s, cert)) > 0 })
+				if len(shown(t, s, cert)) > 0 {
+					t.Error("it is shown")
+				}
+			}
+			s.Use(nil)
+		})
+	}
+}
+
 // TestNoWait: a responder that hangs delays no handshake, nor other certificates.
 func TestNoWait(t *testing.T) {
 	slow, a := newAuthority(t, "10.99.80.5:80"), newAuthority(t, "10.99.80.6:80")
