@@ -258,6 +258,7 @@ func (s *Server) serve(st *Stream) {
 		if p := recover(); p != nil {
 			st.shared = true // nobody knows what still uses it
 			st.Hold(nil)
+			st.Stop() // whoever reads the body for the handler
 			s.Logger.Error("request failed by a fault in the gateway", "panic", p, "stack", string(debug.Stack()))
 		}
 	}()

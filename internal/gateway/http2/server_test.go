@@ -1358,6 +1358,48 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestPanicEndsReading: who reads the body for a handler that fails is told so,
+// and what it looks at stays what it was.
+func TestPanicEndsReading(t *testing.T) {
+	ended := make(chan error, 1)
+	dial, _ := start(t, Options{Handler: handle(func(s *Stream) {
+		if s.Request.Target != "/panic" {
+			echo(s)
+			return
+		}
+		reads := make(chan struct{})
+		go func() {
+			view, err := s.Next(100)
+			close(reads)
+			if err == nil {
+				_, err = s.Next(100)
+			}
+			if string(view) != "body" {
+				err = fmt.Errorf("read %q", view)
+			}
+			ended <- err
+		}()
+		<-reads
+		panic("a fault")
+	})})
+	conn := dial()
+	s := newScript()
+	s.request(1, false, ":method", "POST", ":scheme", "http", ":path", "/panic", ":authority", "a")
+	_ = s.WriteData(1, false, []byte("body"))
+	_, _ = conn.Write(s.Bytes())
+	if got := outcome(reader(conn), 1); got != "INTERNAL_ERROR" {
+		t.Errorf("got %s", got)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, http1.ErrClient) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it waits on")
+	}
+}
+
 // TestOddFrames end the connection.
 func TestOddFrames(t *testing.T) {
 	dial, _ := start(t, Options{})

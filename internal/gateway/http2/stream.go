@@ -298,7 +298,9 @@ func (s *Stream) finish() {
 	rest := int64(s.lent)
 	for _, piece := range s.body {
 		rest += int64(piece.w - piece.r)
-		chunks.Put(piece.b)
+		if !s.shared { // else somebody may look at it still
+			chunks.Put(piece.b)
+		}
 	}
 	clear(s.body)
 	s.body, s.lent = s.body[:0], 0
