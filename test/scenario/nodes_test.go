@@ -538,16 +538,19 @@ func testHangingRole(t *testing.T, c *cluster) {
 		return nil
 	})
 	u := "http://" + field(t, "default", "svc/web", "{.spec.clusterIP}")
-	c.pods[1].ask(t, 12, u) // the packet rules are the kernel's
-	eventually(t, 40*time.Second, func() error {
+	c.pods[1].ask(t, 12, u)                      // the packet rules are the kernel's
+	eventually(t, 40*time.Second, func() error { // by another node, or by this one's next process
 		if r := c.pods[1].run("dig", "+short", "+time=1", "+tries=1", "web.default.svc.cluster.local"); r.err != nil {
 			return fmt.Errorf("%s", r.all())
 		}
 		return nil
 	})
-	if now, restarts := processOf(t, "node", "node-2"); now == pid || restarts != 1 {
-		t.Errorf("pid %d, was %d; %d restarts", now, pid, restarts)
-	}
+	eventually(t, 60*time.Second, func() error {
+		if now, restarts := processOf(t, "node", "node-2"); now == 0 || now == pid || restarts != 1 {
+			return fmt.Errorf("pid %d, was %d; %d restarts", now, pid, restarts)
+		}
+		return nil
+	})
 	c.pods[1].ask(t, 6, u)
 	allIsWell(t)
 }
