@@ -61,7 +61,7 @@ var depsRules = []depsRule{
 	{pkg: "test/scenario"},
 	{pkg: "test/bench/l4", may: []string{"internal/testenv/kubeapi"}, k8s: true},
 	{pkg: "test/bench/httpload", may: []string{"internal/testenv/kubeapi"}, k8s: true},
-	{pkg: "test/bench/http", may: []string{"internal/model", "internal/state", "internal/gateway"}},
+	{pkg: "test/bench/http", may: []string{"internal/model", "internal/state", "internal/gateway", "internal/gateway/garbage"}},
 	{pkg: "internal/testenv/...", may: []string{"internal/testenv/..."}, k8s: true},
 	{pkg: "internal/agent", may: []string{"internal/..."}, k8s: true},
 	{pkg: "cmd/fairway", may: []string{"internal/..."}, other: []string{"k8s.io/client-go/tools/clientcmd"}},

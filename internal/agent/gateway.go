@@ -12,6 +12,7 @@ import (
 
 	"fairway.dev/fairway/internal/dns"
 	"fairway.dev/fairway/internal/gateway"
+	"fairway.dev/fairway/internal/gateway/garbage"
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
@@ -117,7 +118,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	return runAll(ctx, o.Logger, []part{
 		{"source", source.Run},
 		{"gateway", g.Run},
-		{"memory", gateway.CollectRarely},
+		{"memory", garbage.CollectRarely},
 		{"status", writer.Run},
 		{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready, func(mux *http.ServeMux) {

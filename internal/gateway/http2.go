@@ -346,8 +346,11 @@ func (h *http2Client) adapt(t *transaction, b *backend, body []byte) {
 	n := &netClient{request: a.Request, answers: &recorder{ResponseWriter: a}, gone: a.Gone}
 	ok := false
 	defer func() {
-		cut := recover() // the proxy panics to cut an answer off
+		cut := recover() // the proxy panics with http.ErrAbortHandler to cut an answer off
 		a.Close(ok && cut == nil)
+		if cut != nil && cut != http.ErrAbortHandler {
+			panic(cut) // a fault, which is the engine's
+		}
 		if cut != nil && t.failure == "" {
 			t.failure = "the answer was cut off"
 		}

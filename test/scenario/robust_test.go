@@ -347,10 +347,13 @@ func TestPoolExhausted(t *testing.T) {
 			t.Errorf("%s was handed out %d times", a, n)
 		}
 	}
-	r := env.run(env.node, env.fairway(), "kubectl", "-n", ns, "get", "events", "-o", "jsonpath={.items[*].message}")
-	if !strings.Contains(r.stdout, "pool") {
-		t.Errorf("no Event tells of the exhausted pool: %s", r.all())
-	}
+	eventually(t, 30*time.Second, func() error {
+		r := env.run(env.node, env.fairway(), "kubectl", "-n", ns, "get", "events", "-o", "jsonpath={.items[*].message}")
+		if !strings.Contains(r.stdout, "pool") {
+			return fmt.Errorf("no Event tells of the exhausted pool: %s", r.all())
+		}
+		return nil
+	})
 }
 
 func TestSecondUpSaysSo(t *testing.T) {

@@ -315,6 +315,48 @@ func TestParkedHeader(t *testing.T) {
 	}
 }
 
+// TestNothingBeginsAfterTheCut: a connection that comes when the time for what
+// is under way is over is not served: its requests would have no limit.
+func TestNothingBeginsAfterTheCut(t *testing.T) {
+	held, release := make(chan struct{}), make(chan struct{})
+	l := openLobby(t, Options{Handler: handlerFunc(func(c *Conn) {
+		if c.Request.Target == "/held" {
+			close(held)
+			<-release
+		}
+		c.Answer(200, nil, "late")
+	})}, nil)
+	ask := func(target string) net.Conn {
+		c, err := net.Dial("tcp", l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", target)
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		return c
+	}
+	ask("/held")
+	<-held
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		l.Drain(ctx)
+	}()
+	await(t, "the cut", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.Server.ended
+	})
+	if got, err := io.ReadAll(ask("/")); len(got) > 0 || os.IsTimeout(err) {
+		t.Errorf("after the end came %q, %v", got, err)
+	}
+	close(release)
+	<-drained
+}
+
 // TestPanic costs one connection, also where its body is on its way. The client
 // is told, unless it has had the beginning of another answer.
 func TestPanic(t *testing.T) {

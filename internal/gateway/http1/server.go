@@ -165,6 +165,7 @@ func (s *Server) Drain(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 		s.mu.Lock()
+		s.ended = true // what comes now would not be cut off
 		for c := range s.conns {
 			c.cut()
 		}

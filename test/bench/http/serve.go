@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway"
+	"fairway.dev/fairway/internal/gateway/garbage"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
@@ -184,6 +185,6 @@ func serveFairway(ctx context.Context, hosts int) error {
 	if err != nil {
 		return err
 	}
-	go func() { _ = gateway.CollectRarely(ctx) }() // as fairway gateway does
+	go func() { _ = garbage.CollectRarely(ctx) }() // as fairway gateway does
 	return g.Run(ctx)
 }

@@ -1,4 +1,5 @@
-package gateway
+// Package garbage has the garbage of a process that is a gateway and nothing else collected more rarely than Go would.
+package garbage
 
 import (
 	"context"
