@@ -467,7 +467,11 @@ func (c *Conn) finish() bool {
 		c.dropBuffer()
 	}
 	c.Body.src.release()
-	return c.state.CompareAndSwap(busy, idle)
+	if !c.state.CompareAndSwap(busy, idle) {
+		return false
+	}
+	// The drain that closed what was idle has not seen this one.
+	return !c.server.idling.Load() || !c.state.CompareAndSwap(idle, closed)
 }
 
 // discardBody reads the rest of a body that nobody wanted, if it is about to

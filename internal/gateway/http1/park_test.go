@@ -315,6 +315,46 @@ func TestParkedHeader(t *testing.T) {
 	}
 }
 
+// TestDrainBetween: a connection that has just answered, and is not yet idle,
+// when the others are closed as idle is closed as well, at once.
+func TestDrainBetween(t *testing.T) {
+	release := make(chan struct{})
+	l := openLobby(t, Options{Handler: handlerFunc(func(c *Conn) {
+		c.Answer(200, nil, "well")
+		<-release
+	})}, nil)
+	c, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.Close {
+		t.Fatal(err, resp)
+	}
+	if _, err := io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		l.drain()
+	}()
+	await(t, "the drain waits", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.empty != nil
+	})
+	close(release)
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("it ended by %v", err)
+	}
+	<-drained
+}
+
 // TestNothingBeginsAfterTheCut: a connection that comes when the time for what
 // is under way is over is not served: its requests would have no limit.
 func TestNothingBeginsAfterTheCut(t *testing.T) {

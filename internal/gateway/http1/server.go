@@ -45,6 +45,7 @@ type Server struct {
 	Options
 	clock    clock
 	draining atomic.Bool
+	idling   atomic.Bool // idle connections are closed
 	stop     context.CancelFunc
 	old      sync.Pool // of *Conn whose connections have ended
 
@@ -148,6 +149,7 @@ func (s *Server) Leave() { s.draining.Store(true) }
 // is under way then is cut off.
 func (s *Server) Drain(ctx context.Context) {
 	s.Leave()
+	s.idling.Store(true)
 	s.mu.Lock()
 	done := make(chan struct{})
 	if s.none() {
