@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,6 +26,12 @@ type proxiedConn struct {
 	net.Conn
 	r      *bufio.Reader
 	header string // in words
+	closed func()
+}
+
+func (c *proxiedConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 func (c *proxiedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
@@ -70,8 +77,10 @@ func headerWords(command, family byte, body []byte) string {
 // proxiedListener takes connections that begin with a header.
 type proxiedListener struct {
 	net.Listener
-	t   *testing.T
-	own atomic.Int32 // connections such as health checks make
+	t     *testing.T
+	own   atomic.Int32 // connections such as health checks make
+	taken atomic.Int32 // all others
+	open  atomic.Int32
 }
 
 func (l *proxiedListener) Accept() (net.Conn, error) {
@@ -88,8 +97,11 @@ func (l *proxiedListener) Accept() (net.Conn, error) {
 	_ = c.SetReadDeadline(time.Time{})
 	if header == "v2 own" {
 		l.own.Add(1)
+	} else {
+		l.taken.Add(1)
 	}
-	return &proxiedConn{c, r, header}, nil
+	l.open.Add(1)
+	return &proxiedConn{Conn: c, r: r, header: header, closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
 }
 
 type headerKey struct{}
@@ -227,10 +239,10 @@ func TestProxyOut(t *testing.T) {
 		t.Errorf("behind a proxy: %q", got)
 	}
 	w.eventually("health checks have their own header", func() bool { return plain.own.Load() > 0 && secured.own.Load() > 0 })
-	w.eventually("no connection is kept, and nothing counts as under way", func() bool {
+	w.eventually("nothing counts as under way", func() bool {
 		for _, s := range w.g.State("services").Services {
 			for _, e := range s.Endpoints {
-				if e.State != "in use" || e.InFlight != 0 || e.Kept != 0 {
+				if e.State != "in use" || e.InFlight != 0 {
 					return false
 				}
 			}
@@ -244,6 +256,55 @@ func TestProxyOut(t *testing.T) {
 	if got := ask(from("10.99.78.1"), "GET", "http://plain.test/", ""); !strings.Contains(got, "10.99.76.3:80") {
 		t.Errorf("without PROXY: %q", got)
 	}
+}
+
+func dialHTTP(w *world) func(ctx context.Context, network, _ string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, w.g.HTTPAddr().String())
+	}
+}
+
+// TestProxyOutKept: the requests of a client's connection share one to the
+// backend, those of another have their own; with the endpoint all of them go.
+func TestProxyOutKept(t *testing.T) {
+	l := proxiedBackend(t, "10.99.76.10:80", false)
+	w := newWorld(t, nil)
+	for name, app := range map[string]string{"a": "", "c": "kubernetes.io/h2c"} {
+		w.service(name, app, "10.99.76.10:80")
+		w.upstream(name, &model.ServiceUpstream{Proxy: 2})
+	}
+	w.route(ingress("main", rule("a.test", "/", "a"), rule("a.test", "/c", "c")))
+	for _, http2 := range []bool{false, true} {
+		for _, path := range []string{"/", "/c"} {
+			for range 2 {
+				tr := &http.Transport{MaxConnsPerHost: 1, Protocols: new(http.Protocols), DialContext: dialHTTP(w)}
+				tr.Protocols.SetHTTP1(!http2)
+				tr.Protocols.SetUnencryptedHTTP2(http2)
+				c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+				before, told := l.taken.Load(), ""
+				for i := range 20 {
+					resp, err := c.Post("http://a.test"+path, "text/plain", strings.NewReader(strings.Repeat("x", i%2)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					body, err := io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+					if got := strings.Fields(string(body)); err != nil || len(got) < 2 || told != "" && got[1] != told {
+						t.Fatalf("the backend was told %q, before of %s; %v", body, told, err)
+					} else {
+						told = got[1]
+					}
+				}
+				if n := l.taken.Load() - before; n != 1 {
+					t.Errorf("%s, HTTP/2 %v: 20 requests of a connection took %d to the backend", path, http2, n)
+				}
+				tr.CloseIdleConnections()
+			}
+		}
+	}
+	w.endpoints("a")
+	w.endpoints("c")
+	w.eventually("an endpoint that leaves keeps no connection", func() bool { return l.open.Load() == 0 })
 }
 
 // TestProxyOutRetries: an endpoint that cannot be connected to is left out, for

@@ -35,12 +35,12 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 		if e == nil || c.Ends == (Ends{}) {
 			return e, nil
 		}
-		return e.once(m.proxy, c.Ends), nil
+		return e.owned(m.proxy, c.Ends, now), nil
 	}
 	return m.choose(c, turn, tried, now), nil
 }
 
-// selves returns the endpoints that last.
+// selves returns the endpoints that are everybody's.
 func selves(list []*endpoint) []*endpoint {
 	out := make([]*endpoint, len(list))
 	for i, e := range list {

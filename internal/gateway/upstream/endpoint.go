@@ -26,9 +26,11 @@ type endpoint struct {
 	addr string // "address:port" or "name:port"
 	dial dialFunc
 	mark // how cookies and hashes know it
-	// origin is the endpoint that this one stands for, for one request; nil for
-	// one that lasts.
-	origin *endpoint
+	// origin is the endpoint that this one stands for, for one client; nil for
+	// one that is everybody's.
+	origin   *endpoint
+	used     atomic.Int64 // when the client asked last, in Unix nanoseconds
+	mostIdle int          // how many connections are kept
 
 	inflight atomic.Int64
 	removed  atomic.Bool
@@ -54,10 +56,12 @@ type endpoint struct {
 	shared     [protocols - h2c]shared     // by HTTP/2
 	idle       [protocols][]*http1.Backend // kept connections, in the order of their last use
 	reaper     *time.Timer                 // nil while none are kept
+	owners     map[owner]*endpoint         // those that stand for it
+	ownReaper  *time.Timer                 // nil while there are none
 }
 
 func newEndpoint(addr string, dial dialFunc, m mark) *endpoint {
-	e := &endpoint{addr: addr, dial: dial, mark: m}
+	e := &endpoint{addr: addr, dial: dial, mark: m, mostIdle: maxIdleConns}
 	for i := range e.shared {
 		e.shared[i].room = make(chan struct{}, 1)
 	}
@@ -90,6 +94,7 @@ func (e *endpoint) transport(p protocol) *http.Transport {
 		return t
 	}
 	t := newTransport(p)
+	t.MaxIdleConnsPerHost = e.mostIdle
 	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return e.connect(ctx, network)
 	}
@@ -133,6 +138,9 @@ func (e *endpoint) acquire() {
 // release ends a use of the endpoint; the last one after its removal closes
 // the connections that are left.
 func (e *endpoint) release() {
+	if e.origin != nil {
+		e.used.Store(time.Now().UnixNano()) // before it seems to be idle
+	}
 	if e.inflight.Add(-1) == 0 && e.removed.Load() {
 		e.closeIdle()
 	}
@@ -145,6 +153,9 @@ func (e *endpoint) release() {
 func (e *endpoint) remove() {
 	e.removed.Store(true)
 	e.closeIdle()
+	for _, o := range e.dropOwned(func(*endpoint) bool { return true }) {
+		o.remove()
+	}
 }
 
 func (e *endpoint) closeIdle() {

@@ -273,7 +273,7 @@ func (e *endpoint) kept(proto protocol, repeatable, fresh bool, now time.Time) *
 func (e *endpoint) keep(proto protocol, b *http1.Backend, now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.removed.Load() || len(e.idle[proto]) >= maxIdleConns {
+	if e.removed.Load() || len(e.idle[proto]) >= e.mostIdle {
 		return false
 	}
 	e.idle[proto] = append(e.idle[proto], b)

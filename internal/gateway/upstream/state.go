@@ -102,11 +102,7 @@ func (en *entry) state(now time.Time) PoolState {
 
 func (e *endpoint) state(now time.Time) EndpointState {
 	s := EndpointState{Address: e.addr, State: "in use", InFlight: e.inflight.Load(), Failures: e.strikes.Load(), BrokenOff: e.broken.Load()}
-	e.mu.Lock()
-	for _, list := range e.idle {
-		s.Kept += len(list)
-	}
-	e.mu.Unlock()
+	s.Kept = e.kepts()
 	if until := e.ejected.Load(); until != 0 {
 		at := time.Unix(0, until).UTC()
 		s.State, s.EjectedUntil = "ejected", &at
@@ -116,6 +112,19 @@ func (e *endpoint) state(now time.Time) EndpointState {
 	}
 	s.LatencySeconds, _ = e.latency.get(now)
 	return s
+}
+
+// kepts counts connections that wait for a request, those of single clients as well.
+func (e *endpoint) kepts() (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, list := range e.idle {
+		n += len(list)
+	}
+	for _, o := range e.owners {
+		n += o.kepts()
+	}
+	return n
 }
 
 // last tells how the last check went; "" before the first.
