@@ -99,6 +99,7 @@ func (a *Adapter) Close(ok bool) {
 		}
 		c.out = append(c.out, "\r\n"...)
 	}
+	c.ends()
 	_ = c.flush() // the client may be gone
 }
 

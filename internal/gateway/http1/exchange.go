@@ -359,6 +359,7 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 			if frame == chunks {
 				c.out = append(appendTrailers(append(c.out, "0\r\n"...), b.trailers(), trailerAllowed), "\r\n"...)
 			}
+			c.ends()
 			return c.flush()
 		case err != nil:
 			_ = c.flush() // what came before is true all the same
@@ -366,6 +367,9 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 		case frame == chunks:
 			c.out = appendChunk(c.out, data)
 		case len(data) >= worthSparing:
+			if b.bodyErr == io.EOF && frame == asIs {
+				c.ends()
+			}
 			if err := c.writeWith(b, data); err != nil {
 				return err
 			}
@@ -377,6 +381,15 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 				return err
 			}
 		}
+	}
+}
+
+// ends tells that what is written next is the end of an answer. Behind the last
+// one of a connection its own end follows at once, unless a body has to be
+// waited for that is still being sent to the backend.
+func (c *Conn) ends() {
+	if c.last && c.pumping == nil {
+		c.sock.hold()
 	}
 }
 
@@ -491,6 +504,7 @@ func (c *Conn) Answer(status int, fields []Field, body string) {
 		c.Bytes = int64(len(body))
 	}
 	c.out = out
+	c.ends()
 	_ = c.flush() // the client may be gone
 }
 

@@ -95,7 +95,7 @@ func newTunnel(a, b *Socket) *tunnel {
 func (t *tunnel) carry(fleet *ferries, begun []byte) int64 {
 	r := remainder{&t.banks[0], begun}
 	if len(begun) > 0 {
-		if n, errno := send(uintptr(t.banks[1].sock.fd), begun); errno == 0 {
+		if n, errno := send(uintptr(t.banks[1].sock.fd), begun, syscall.MSG_NOSIGNAL); errno == 0 {
 			t.banks[0].n, r.bytes = int64(n), begun[n:]
 		}
 	}
@@ -268,7 +268,7 @@ func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
 			}
 			return true
 		}
-		sent, errno := send(uintptr(b.to.sock.fd), buf[:n])
+		sent, errno := send(uintptr(b.to.sock.fd), buf[:n], syscall.MSG_NOSIGNAL)
 		switch {
 		case errno == syscall.EAGAIN:
 			sent = 0

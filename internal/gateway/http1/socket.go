@@ -35,7 +35,22 @@ type Socket struct {
 	closed bool
 	own    *wire // of Read and Write; nil until they are called
 
+	held atomic.Bool // see hold
+
 	watched bool // has been parked before; the Server's
+}
+
+// hold has what is written from here on wait for the end of the connection, that
+// is to follow at once: the kernel sends both in one packet then, where it would
+// send two, and with TLS three.
+func (s *Socket) hold() { s.held.Store(true) }
+
+// flags are for sending.
+func (s *Socket) flags() uintptr {
+	if s.held.Load() {
+		return syscall.MSG_NOSIGNAL | unix.MSG_MORE
+	}
+	return syscall.MSG_NOSIGNAL
 }
 
 // Accept takes the next connection from a listening socket, that must not
@@ -193,6 +208,7 @@ func (s *Socket) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	w.flags = s.flags()
 	n, err := w.Write(p)
 	return n, s.explained(err)
 }
@@ -360,7 +376,7 @@ func (f *front) Read(p []byte) (int, error) {
 func (f *front) Write(p []byte) (int, error) {
 	done := 0
 	for done < len(p) {
-		n, errno := send(uintptr(f.fd), p[done:])
+		n, errno := send(uintptr(f.fd), p[done:], f.flags())
 		if errno == syscall.EAGAIN {
 			break
 		}
@@ -375,6 +391,7 @@ func (f *front) Write(p []byte) (int, error) {
 	if err := f.ready(); err != nil {
 		return done, err
 	}
+	f.wire.flags = f.flags()
 	n, err := f.wire.Write(p[done:])
 	return done + n, err
 }

@@ -45,6 +45,7 @@ type wire struct {
 	inErr    error
 	out      []byte // what is left to be written
 	outErr   error
+	flags    uintptr // for sending
 	asked    bool
 	read     func(fd uintptr) bool
 	write    func(fd uintptr) bool
@@ -57,7 +58,10 @@ func newWire(raw syscall.RawConn) *wire {
 	return w
 }
 
-func (w *wire) init() { w.read, w.write, w.exchange = w.tryRead, w.tryWrite, w.tryExchange }
+func (w *wire) init() {
+	w.flags = syscall.MSG_NOSIGNAL
+	w.read, w.write, w.exchange = w.tryRead, w.tryWrite, w.tryExchange
+}
 
 // Read implements io.Reader.
 func (w *wire) Read(p []byte) (int, error) {
@@ -128,7 +132,7 @@ func (w *wire) tryRead(fd uintptr) bool {
 
 func (w *wire) tryWrite(fd uintptr) bool {
 	for len(w.out) > 0 {
-		n, errno := send(fd, w.out)
+		n, errno := send(fd, w.out, w.flags)
 		switch errno {
 		case 0:
 			w.out = w.out[n:]
@@ -161,9 +165,9 @@ func receive(fd uintptr, p []byte) (int, syscall.Errno) {
 	}
 }
 
-func send(fd uintptr, p []byte) (int, syscall.Errno) {
+func send(fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
 	for {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_NOSIGNAL, 0, 0)
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
 		if errno != syscall.EINTR {
 			return int(n), errno
 		}
