@@ -76,6 +76,15 @@ func (w *wantedFrontend) decide(id, guard uint32, rows []row) frontend {
 	return f
 }
 
+// sourceKeys are its source ranges by a number.
+func (w *wantedFrontend) sourceKeys(guard uint32) []sourceKey {
+	out := make([]sourceKey, 0, len(w.sources))
+	for _, p := range w.sources {
+		out = append(out, sourceKeyOf(guard, p))
+	}
+	return out
+}
+
 // Takes reports whether the maps have a frontend at all: no program handles
 // SCTP; the packet path beside does.
 func Takes(f *plan.Frontend) bool { return f.Protocol != model.SCTP }

@@ -446,7 +446,8 @@ func (d *Dataplane) hasRow(o *owner, f frontend) bool {
 
 // stage makes the rows, numbers and claims of a Service what they shall be. It
 // adds the frontends that may have to change to touched, and tells whether a
-// UDP endpoint has ceased to serve. After an error everything is as it was.
+// UDP endpoint has ceased to serve. After an error everything is as it was, in an
+// earlier process too.
 func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched map[frontendKey]struct{}) (lost bool, err error) {
 	o := d.owners[c.Key]
 	if o == nil {
@@ -458,7 +459,7 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched m
 	}
 	rows, err := d.provide(o, &want)
 	if err != nil {
-		return false, err
+		return false, errors.Join(err, d.keep(c.Key, c.New.Created, &want))
 	}
 	lost = losesServing(o.want, want)
 	before := o.want.frontends
@@ -500,11 +501,17 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service], touched m
 // it has where they fit.
 func (d *Dataplane) provide(o *owner, want *service) ([]row, error) {
 	var rows []row
-	var fresh []pool
-	var guards []uint32
+	var fresh, adopted []pool
+	var guards, ids []uint32
 	fail := func(err error) ([]row, error) {
 		for _, p := range fresh {
 			d.rows.release(p)
+		}
+		for _, p := range adopted {
+			d.inheritedRows[p.Base] = p
+		}
+		for _, id := range ids {
+			d.inheritedIDs[id] = struct{}{}
 		}
 		for _, g := range guards {
 			err = errors.Join(err, d.removeGuard(g))
@@ -515,18 +522,25 @@ func (d *Dataplane) provide(o *owner, want *service) ([]row, error) {
 		rows = make([]row, 0, len(want.pools))
 	}
 	for _, p := range want.pools {
+		inherited := len(d.inheritedRows)
 		r, isNew, err := d.row(o, want, p)
-		if err != nil {
+		switch {
+		case err != nil:
 			return fail(err)
-		}
-		if isNew {
+		case isNew:
 			fresh = append(fresh, r.pool)
+		case len(d.inheritedRows) < inherited:
+			adopted = append(adopted, r.pool)
 		}
 		rows = append(rows, r)
 	}
 	for i := range want.frontends {
 		f := &want.frontends[i]
+		inherited := len(d.inheritedIDs)
 		id := d.id(o, want.frontends[:i], f)
+		if len(d.inheritedIDs) < inherited {
+			ids = append(ids, id)
+		}
 		var guard uint32
 		if f.restricted {
 			g, isNew, err := d.guard(o, f)
@@ -605,18 +619,12 @@ func (d *Dataplane) id(o *owner, earlier []wantedFrontend, f *wantedFrontend) ui
 
 // guard returns the number of a restricted frontend's source ranges, and whether it is a new one.
 func (d *Dataplane) guard(o *owner, f *wantedFrontend) (g uint32, isNew bool, err error) {
-	keys := func(guard uint32) (out []sourceKey) {
-		for _, p := range f.sources {
-			out = append(out, sourceKeyOf(guard, p))
-		}
-		return out
-	}
-	if g := o.guard(f.key); g != 0 && slices.Equal(d.guards[g], keys(g)) {
+	if g := o.guard(f.key); g != 0 && slices.Equal(d.guards[g], f.sourceKeys(g)) {
 		return g, false, nil
 	}
 	d.lastGuard++
 	g = d.lastGuard
-	d.guards[g] = keys(g)
+	d.guards[g] = f.sourceKeys(g)
 	for _, k := range d.guards[g] {
 		if err := d.maps[socketMapSources].Put(k, uint8(1)); err != nil {
 			return 0, false, errors.Join(fmt.Errorf("source ranges: %w", d.explain(err, socketMapSources)), d.removeGuard(g))
