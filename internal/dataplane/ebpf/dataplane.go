@@ -247,7 +247,9 @@ func (d *Dataplane) open() error {
 	if d.listAddresses, d.stop, err = followAddresses(d.o.NetNS, d.log, d.setAddresses); err != nil {
 		return fmt.Errorf("addresses of the node: %w", err)
 	}
-	if d.nodeAddrs, err = d.listAddresses(); err != nil {
+	// Under the lock, lest what setAddresses is told meanwhile be undone.
+	d.locked(func() { d.nodeAddrs, err = d.listAddresses() })
+	if err != nil {
 		return fmt.Errorf("addresses of the node: %w", err)
 	}
 	return nil
@@ -360,6 +362,9 @@ func (d *Dataplane) inherit() error {
 func (d *Dataplane) flagInherited() {
 	var failed error
 	for key := range d.have.frontends {
+		if !dialled(key.Addr) {
+			continue
+		}
 		if err := d.writeAddress(key.Addr, d.have.addresses[key.Addr]|addressFrontend); err != nil {
 			failed = err
 		}

@@ -229,7 +229,7 @@ func (d *Dataplane) wantedAddress(a address, flags uint32) uint32 {
 	if use.clusterIPs > 0 || !d.pruned && had&addressCluster != 0 {
 		flags |= addressCluster
 	}
-	if use.frontends > 0 || !d.pruned && had&addressFrontend != 0 {
+	if (use.frontends > 0 || !d.pruned && had&addressFrontend != 0) && dialled(a) {
 		flags |= addressFrontend
 	}
 	if !d.nodeKnown {
@@ -237,6 +237,10 @@ func (d *Dataplane) wantedAddress(a address, flags uint32) uint32 {
 	}
 	return flags
 }
+
+// dialled reports whether a packet may be to an address: NodePorts stand in the map
+// under one that none is to.
+func dialled(a address) bool { return !a.addr().IsUnspecified() }
 
 // commitAddresses brings addresses in line, which are Services', new ones in
 // batches; of a batch that fails, each by itself. It adds those that the kernel

@@ -39,6 +39,17 @@ static __always_inline int is_loopback(const struct address *a)
 	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == 0 && a->word[3] == bpf_htonl(1);
 }
 
+static __always_inline int is_unspecified(const struct address *a)
+{
+	return a->word[0] == 0 && a->word[1] == 0 && a->word[3] == 0 && (a->word[2] == 0 || a->word[2] == MAPPED);
+}
+
+/* The loopback address of the family that an address is of. */
+static __always_inline struct address loopback_like(const struct address *a)
+{
+	return is4(a) ? address4(bpf_htonl(0x7f000001)) : (struct address){{0, 0, 0, bpf_htonl(1)}};
+}
+
 /* The client that all sockets of a network namespace are: a Pod, or the node.
  * No address has this form. */
 static __always_inline struct address client_netns(__u64 cookie)
@@ -178,7 +189,8 @@ static __always_inline int remembered(const struct frontend *f, const struct poo
 	__u64 now = bpf_ktime_get_boot_ns();
 	int slot;
 
-	if (!a || now - a->used > f->affinity * NANOSECONDS)
+	/* Another processor may have been there meanwhile, and its clock ahead. */
+	if (!a || (__s64)(now - a->used) > (__s64)(f->affinity * NANOSECONDS))
 		return -1;
 	slot = find_backend(p, &a->addr, a->port, a->slot);
 	if (slot < 0)

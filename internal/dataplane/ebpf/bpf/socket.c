@@ -129,6 +129,10 @@ static __always_inline int bound_to_loopback(struct bpf_sock *sk)
 /* Finds what a socket dials, if it is for us to translate. */
 static __always_inline enum found dialled(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct frontend_key *key, __u64 netns, struct frontend *f)
 {
+	/* Who dials the unspecified address means loopback. It must not be looked for
+	 * as it is, for NodePorts stand there. */
+	if (is_unspecified(&key->addr))
+		key->addr = loopback_like(&key->addr);
 	/* The loopback addresses are the node's only in its own namespace. */
 	if (is_loopback(&key->addr) && (netns != node_netns || bound_to_loopback(sk)))
 		return FOUND_NOTHING;
