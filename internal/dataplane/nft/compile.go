@@ -67,7 +67,8 @@ func compile(s plan.Service, places func(k poolKey, at element) []netip.AddrPort
 	for i := range s.Frontends {
 		c.frontend(&s.Frontends[i])
 	}
-	slices.SortFunc(c.out, func(a, b addition) int { return a.element.compare(b.element) })
+	// Of an address that a Service has twice, as load balancer's and as external IP, the first counts.
+	slices.SortStableFunc(c.out, func(a, b addition) int { return a.element.compare(b.element) })
 	return slices.Clip(slices.CompactFunc(c.out, func(a, b addition) bool { return a.element == b.element })), c.pools
 }
 

@@ -164,3 +164,34 @@ func TestRanges(t *testing.T) {
 		}
 	}
 }
+
+// TestAddressTwice checks that of an address that a Service has twice, as load
+// balancer's and as external IP, the first in the plan counts, with its source
+// ranges, however much else the Service has; so it is with eBPF.
+func TestAddressTwice(t *testing.T) {
+	lb := netip.MustParseAddr("198.51.100.1")
+	for ports := range 40 {
+		svc := &model.Service{
+			Key: model.Key{Namespace: "ns", Name: "web"}, IPv4: true, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+			Type: model.LoadBalancer, ExternalIPs: []netip.Addr{lb},
+			LoadBalancer: model.ServiceLoadBalancer{
+				Ingress: []model.LoadBalancerIngress{{Addr: lb}}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
+			},
+		}
+		for i := range ports + 1 {
+			svc.Ports = append(svc.Ports, model.ServicePort{Name: fmt.Sprint("p", i), Protocol: model.TCP, Port: uint16(80 + i)})
+		}
+		s := plan.Compile(plan.Input{Service: svc, Node: &model.Node{Name: "node-1"}, Options: plan.Options{ExternalIPs: true}})
+		wants, _ := compile(s, func(poolKey, element) []netip.AddrPort { return nil })
+		for i := range svc.Ports {
+			key := frontendKey(lb, model.TCP, svc.Ports[i].Port)
+			value, ok := wants.value(element{fam: v4, set: frontends, key: key})
+			if _, restricted := block(value).value(guarded, ""); !ok || !restricted {
+				t.Fatalf("of %d ports, that with number %d is open to everybody", ports+1, svc.Ports[i].Port)
+			}
+			if kind := kindsOf(s)[key]; kind != plan.LoadBalancer {
+				t.Fatalf("of %d ports, that with number %d is claimed as %s", ports+1, svc.Ports[i].Port, kind)
+			}
+		}
+	}
+}

@@ -272,7 +272,10 @@ func kindsOf(s plan.Service) map[string]plan.Kind {
 			if kinds == nil {
 				kinds = map[string]plan.Kind{}
 			}
-			kinds[frontendKey(f.Addr, f.Protocol, f.Port)] = f.Kind
+			key := frontendKey(f.Addr, f.Protocol, f.Port)
+			if _, twice := kinds[key]; !twice { // of an address that it has twice, the first counts
+				kinds[key] = f.Kind
+			}
 		}
 	}
 	return kinds
