@@ -42,18 +42,26 @@ func (n *netClient) ask(t *transaction, b *backend, call upstream.Call) {
 	}
 	q.Fill(t.view.Method, n.request.Header, &http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs})
 	stop := context.AfterFunc(n.request.Context(), q.Abandon)
+	over := false
 	defer func() {
-		if stop() { // else it may be abandoned late
+		if stop() && over { // else it may be abandoned late, or is in an unknown state
 			t.g.questions.pool.Put(q)
 		}
 	}()
 	lease, err := b.pool.Ask(q, call)
 	if err != nil {
+		over = true
 		t.proxyFailed(err)
 		return
 	}
+	defer func() {
+		if !over {
+			b.pool.Drop(lease)
+		}
+	}()
 	t.endpoint = lease.Endpoint
 	err = n.relay(t, lease.Backend)
+	over = true
 	q.Release()
 	b.pool.Done(lease, err, t.g.clock.now())
 	if err != nil {

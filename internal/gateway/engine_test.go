@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -428,4 +430,53 @@ func TestFault(t *testing.T) {
 		t.Errorf("got %d, %v, %s", resp.StatusCode, resp.Header, body)
 	}
 	w.eventually("it is logged", func() bool { return strings.Count(log.String(), `"status":500`) == 1 })
+}
+
+// breaking is a filter that has the gateway fail once a backend has answered.
+type breaking struct{}
+
+func (breaking) Apply(x *filter.Exchange) *filter.Answer {
+	x.Session = &model.Session{Cookie: "c"}
+	x.Match.Rule.Spec = nil
+	return nil
+}
+
+func (breaking) String() string { return "breaks" }
+
+// TestFaultEndsExchange: nothing of a request that ended by a fault counts as
+// under way, and its connection to the backend is not used again.
+func TestFaultEndsExchange(t *testing.T) {
+	for _, backend := range []string{"", "kubernetes.io/h2c"} {
+		for _, client := range []string{"HTTP/1.1", "HTTP/2"} {
+			t.Run(client+" to "+backend, func(t *testing.T) {
+				backendServer(t, "10.99.35.31:80", nil)
+				w := newWorld(t, nil)
+				w.service("a", backend, "10.99.35.31:80")
+				w.route(ingress("main", rule("a", "/", "a")))
+				c := *w.g.config.Load()
+				c.sites = slices.Clone(c.sites)
+				for i := range c.sites {
+					c.sites[i].chain = append(slices.Clone(c.sites[i].chain), breaking{})
+				}
+				w.g.config.Store(&c)
+				tr := &http.Transport{Protocols: new(http.Protocols)}
+				tr.Protocols.SetHTTP1(client == "HTTP/1.1")
+				tr.Protocols.SetUnencryptedHTTP2(client != "HTTP/1.1")
+				t.Cleanup(tr.CloseIdleConnections)
+				req, _ := http.NewRequest("GET", w.url("/"), nil)
+				req.Host = "a"
+				resp, err := tr.RoundTrip(req)
+				if err == nil {
+					_ = resp.Body.Close()
+				}
+				if err == nil && resp.StatusCode != http.StatusInternalServerError {
+					t.Fatalf("no fault: %d", resp.StatusCode)
+				}
+				w.eventually("nothing is under way", func() bool {
+					e := w.g.State("services").Services[0].Endpoints[0]
+					return e.InFlight == 0 && e.Kept == 0
+				})
+			})
+		}
+	}
 }

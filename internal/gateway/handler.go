@@ -107,12 +107,19 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 		t.proxyFailed(err)
 		return
 	}
+	over := false
+	defer func() {
+		if !over {
+			b.pool.Drop(lease)
+		}
+	}()
 	t.endpoint = lease.Endpoint
 	if lease.Response.Status == 101 {
 		err = c.Tunnel(lease.Backend, t.extra(h.own[:0]))
 	} else {
 		err = c.Relay(lease.Backend, t.extra(h.own[:0]))
 	}
+	over = true
 	t.over = t.g.clock.now()
 	b.pool.Done(lease, err, t.over)
 	if err != nil {

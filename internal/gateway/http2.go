@@ -174,8 +174,15 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 		t.proxyFailed(err)
 		return
 	}
+	over := false
+	defer func() {
+		if !over {
+			b.pool.Drop(lease)
+		}
+	}()
 	t.endpoint = lease.Endpoint
 	trailers, err := h.relay(t, lease.Backend)
+	over = true
 	q.Release()
 	b.pool.Done(lease, err, t.g.clock.now())
 	h.finish(t, trailers, err)
@@ -276,8 +283,15 @@ func (h *http2Client) exchange2(t *transaction, b *backend, call upstream.Call, 
 		t.proxyFailed(err)
 		return
 	}
+	over := false
+	defer func() {
+		if !over {
+			b.pool.DropExchange(x)
+		}
+	}()
 	t.endpoint = x.Endpoint
 	trailers, err := h.relay2(t, x)
+	over = true
 	b.pool.EndExchange(x, err)
 	h.finish(t, trailers, err)
 }

@@ -175,6 +175,12 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		}
 		r.Body = clientBody{body, r}
 	}
+	var answer io.Closer
+	defer func() {
+		if answer != nil {
+			_ = answer.Close() // ReverseProxy does so, but for a fault
+		}
+	}()
 	p := httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) { t.rewrite(p) },
 		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
@@ -183,7 +189,7 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 			}
 			resp, err := b.pool.RoundTrip(out, call)
 			if err == nil {
-				t.endpoint = resp.Request.URL.Host
+				t.endpoint, answer = resp.Request.URL.Host, resp.Body
 			}
 			return resp, err
 		}),

@@ -167,20 +167,27 @@ func (x *Exchange) safe() bool {
 
 // exchangeAt tries an endpoint, again if that has not processed the request: it
 // ends its connection, or refused the stream.
-func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) error {
+func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) (err error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if !proto.http2() || proto == h2 && e.shared[proto-h2c].oldWays.Load() > now.UnixNano() {
 		return ErrNotHTTP2
 	}
 	e.acquire()
+	answered := false
+	defer func() {
+		if !answered { // which is so after a fault as well
+			x.drop()
+			e.release()
+		}
+	}()
 	for again := 0; ; again++ {
-		err := x.ask(p, e, proto, call)
+		err = x.ask(p, e, proto, call)
 		if err == nil {
+			answered = true
 			return nil
 		}
 		x.stop()
 		if again == maxAgain || x.taken.Load() || x.Gone() || !errors.Is(err, h2client.ErrUnprocessed) {
-			e.release()
 			return err
 		}
 		if again > 0 {
@@ -329,6 +336,14 @@ func (x *Exchange) stop() {
 	}
 }
 
+// drop ends what is under way at a backend, and leaves the client's body to
+// whoever has it.
+func (x *Exchange) drop() {
+	if s := x.stream; s != nil { // set by this goroutine
+		s.Close()
+	}
+}
+
 // Next returns the next bytes of the answer's body, a view that is good until
 // the next call; io.EOF at the end.
 func (x *Exchange) Next() ([]byte, error) {
@@ -357,5 +372,12 @@ func (x *Exchange) Trailer() []hpack.HeaderField { return x.stream.Trailer() }
 func (p *Pool) EndExchange(x *Exchange, err error) {
 	p.ended(x.at, err, x.begun)
 	x.stop()
+	x.at.release()
+}
+
+// DropExchange is EndExchange after a fault of the gateway's own, which says
+// nothing of the endpoint.
+func (p *Pool) DropExchange(x *Exchange) {
+	x.drop()
 	x.at.release()
 }

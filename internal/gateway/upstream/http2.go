@@ -73,11 +73,16 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 		}
 		e.release()
 	}
+	goesOn := false
+	defer func() {
+		if !goesOn { // which is so after a fault as well
+			finish()
+		}
+	}()
 	if src == nil {
 		dog.arm(&dog.reading, dog.read)
 	} else {
 		if body, err = src.next(dog); err != nil {
-			finish()
 			return nil, err
 		}
 		if req.Header.Get("Expect") != "" {
@@ -87,9 +92,9 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 	}
 	answer, err := awaitAnswer(ctx, s, mayGo)
 	if err != nil {
-		finish()
 		return nil, err
 	}
+	goesOn = true
 	e.succeeded()
 	dog.disarm(&dog.reading)
 	dog.heard()

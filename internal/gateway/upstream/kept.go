@@ -120,22 +120,22 @@ func (p *Pool) Ask(q *http1.Question, call Call) (l Lease, err error) {
 }
 
 // askAt is to Ask what sendTo is to Send.
-func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Timeouts, now time.Time) (Lease, error) {
+func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Timeouts, now time.Time) (l Lease, err error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // it has changed since HTTP1 was asked
 	}
 	e.acquire()
+	var b *http1.Backend
+	defer func() { e.unless(l.Backend != nil, b) }()
 	for fresh := false; ; fresh = true {
-		b := e.kept(proto, q.Repeatable(), fresh, now)
+		b = e.kept(proto, q.Repeatable(), fresh, now)
 		if b == nil {
-			var err error
 			if b, err = e.openFor(q, proto, call); err != nil {
-				e.release()
 				return Lease{}, err
 			}
 		}
-		err := b.Ask(q, limits)
+		err = b.Ask(q, limits)
 		if err == nil {
 			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
 		}
@@ -144,7 +144,6 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 		b.Close()
 		b.Done(time.Time{})
 		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) {
-			e.release()
 			return Lease{}, err
 		}
 	}
@@ -152,22 +151,22 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 
 // sendTo tries one endpoint; a kept connection that turns out dead does not
 // count against it.
-func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limits http1.Timeouts, now time.Time) (Lease, error) {
+func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limits http1.Timeouts, now time.Time) (l Lease, err error) {
 	proto := protocolOf(call.Protocol, p.members.Load().appProtocol)
 	if proto.http2() {
 		proto -= h2c - h1 // only HTTP/1.1 can switch protocols
 	}
 	e.acquire()
+	var b *http1.Backend
+	defer func() { e.unless(l.Backend != nil, b) }()
 	for fresh := false; ; fresh = true {
-		b := e.kept(proto, c.Repeatable(), fresh, now)
+		b = e.kept(proto, c.Repeatable(), fresh, now)
 		if b == nil {
-			var err error
 			if b, err = e.openFor(c, proto, *call); err != nil {
-				e.release()
 				return Lease{}, err
 			}
 		}
-		err := c.Send(b, head, limits)
+		err = c.Send(b, head, limits)
 		if err == nil {
 			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
 		}
@@ -175,7 +174,6 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limit
 		b.Close()
 		b.Done(time.Time{})
 		if !reused || fresh || errors.Is(err, ErrTimeout) || !c.MayRepeat(err, false) {
-			e.release()
 			return Lease{}, err
 		}
 	}
@@ -191,6 +189,22 @@ func (p *Pool) Done(l Lease, err error, now time.Time) {
 		l.Backend.Close()
 	}
 	l.endpoint.release()
+}
+
+// Drop ends a lease whose holder has failed by a fault of the gateway's own,
+// which says nothing of the endpoint: its connection is in an unknown state.
+func (p *Pool) Drop(l Lease) { l.endpoint.unless(false, l.Backend) }
+
+// unless ends a use of the endpoint, and of a connection that may be nil, unless
+// that goes on. Deferred it does so also where a fault ends it.
+func (e *endpoint) unless(goesOn bool, b *http1.Backend) {
+	if goesOn {
+		return
+	}
+	if b != nil {
+		b.Close()
+	}
+	e.release()
 }
 
 // waiter is who waits for a connection, and may leave meanwhile.

@@ -144,12 +144,17 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 		cancel(nil)
 		e.release()
 	}
+	goesOn := false
+	defer func() {
+		if !goesOn { // which is so after a fault as well
+			finish()
+		}
+	}()
 	resp, err := e.transport(proto).RoundTrip(out)
 	if err != nil {
-		err = causeOf(ctx, err)
-		finish()
-		return nil, err
+		return nil, causeOf(ctx, err)
 	}
+	goesOn = true
 	e.succeeded()
 	dog.disarm(&dog.reading)
 	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err, begun) }}
