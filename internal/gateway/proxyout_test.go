@@ -283,6 +283,16 @@ func TestProxyOutKept(t *testing.T) {
 				c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
 				before, told := l.taken.Load(), ""
 				for i := range 20 {
+					w.eventually("the one before is over", func() bool { // HTTP/2 tells its client a moment sooner
+						for _, s := range w.g.State("services").Services {
+							for _, e := range s.Endpoints {
+								if e.InFlight != 0 {
+									return false
+								}
+							}
+						}
+						return true
+					})
 					resp, err := c.Post("http://a.test"+path, "text/plain", strings.NewReader(strings.Repeat("x", i%2)))
 					if err != nil {
 						t.Fatal(err)
