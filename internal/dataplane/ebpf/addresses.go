@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -68,16 +69,29 @@ func followAddresses(fd int, log *slog.Logger, changed func([]netip.Addr)) (list
 	return func() ([]netip.Addr, error) { return listAddresses(h) }, func() { close(done); <-ended; h.Close() }, nil
 }
 
-// listAddresses returns all addresses, ordered.
+// listTries is how often addresses or interfaces are listed that change meanwhile.
+const listTries = 10
+
+// listAddresses returns all addresses, ordered. Where they change all the while,
+// so that the kernel says of every list that it may not be whole, it is what stood
+// in any of them: of each change followAddresses hears, and then they are listed again.
 func listAddresses(h *netlink.Handle) ([]netip.Addr, error) {
-	list, err := h.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, err
-	}
 	var out []netip.Addr
-	for _, a := range list {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			out = append(out, addr.Unmap())
+	for range listTries {
+		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, err
+		}
+		if err == nil {
+			out = out[:0]
+		}
+		for _, a := range list {
+			if addr, ok := netip.AddrFromSlice(a.IP); ok {
+				out = append(out, addr.Unmap())
+			}
+		}
+		if err == nil {
+			break
 		}
 	}
 	slices.SortFunc(out, netip.Addr.Compare)

@@ -495,6 +495,20 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	}
 }
 
+// TestInterfacesLeftOut checks that an interface keeps its program when a list of
+// interfaces lacks it of which the kernel says that it may not be whole.
+func TestInterfacesLeftOut(t *testing.T) {
+	e := newEdge(t)
+	had := len(e.links(t))
+	g := e.d.ingress
+	g.mu.Lock()
+	err := g.interfaces.follow(nil, false, g.pods, nil)
+	g.mu.Unlock()
+	if now := len(e.links(t)); err != nil || now != had || had == 0 {
+		t.Errorf("programs are on %d interfaces, and were on %d; %v", now, had, err)
+	}
+}
+
 // endpointList is as many endpoints, in order of address.
 func endpointList(n int) (out []plan.Backend) {
 	for i := range n {

@@ -106,10 +106,20 @@ func (i *interfaces) live(m ebpf.MapID) (bool, error) {
 // process attached, and forgets interfaces that went. What fails is tried again
 // with the next change or Verify.
 func (i *interfaces) sync(pods []string, fixed dataplane.Repairs) error {
-	links, err := i.handle.LinkList()
+	var links []netlink.Link
+	var err error = netlink.ErrDumpInterrupted
+	for tries := 0; tries < listTries && errors.Is(err, netlink.ErrDumpInterrupted); tries++ {
+		links, err = i.handle.LinkList()
+	}
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("interfaces: %w", err)
 	}
+	return i.follow(links, err == nil, pods, fixed)
+}
+
+// follow does so for a list of interfaces. Of one that may not be whole it takes what
+// stands there: an interface that does not may have been left out, and serves on.
+func (i *interfaces) follow(links []netlink.Link, whole bool, pods []string, fixed dataplane.Repairs) error {
 	byIndex := map[int]netlink.Link{}
 	for _, l := range links {
 		byIndex[l.Attrs().Index] = l
@@ -117,10 +127,16 @@ func (i *interfaces) sync(pods []string, fixed dataplane.Repairs) error {
 	master := func(index int) netlink.Link { return byIndex[index] }
 	var errs []error
 	for index, l := range byIndex {
+		if m := l.Attrs().MasterIndex; !whole && m != 0 && byIndex[m] == nil {
+			continue
+		}
 		want := roleOf(l, master, pods, i.covered)
 		if err := i.set(index, want, fixed); err != nil {
 			errs = append(errs, fmt.Errorf("interface %s: %w", l.Attrs().Name, err))
 		}
+	}
+	if !whole {
+		return errors.Join(errs...)
 	}
 	pinned, err := pinnedIngress(i.dir)
 	if err != nil {
