@@ -43,9 +43,8 @@ func (l *socket) serveTCP(ctx context.Context, wg *sync.WaitGroup, s *Server) er
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() ||
-				errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
-				time.Sleep(10 * time.Millisecond) // a shortage passes
+			if passes(err) {
+				time.Sleep(10 * time.Millisecond)
 				continue
 			}
 			return fmt.Errorf("accept on %s by TCP: %w", l.addr, err)
@@ -69,6 +68,20 @@ func (l *socket) serveTCP(ctx context.Context, wg *sync.WaitGroup, s *Server) er
 			c.serve(ctx)
 		})
 	}
+}
+
+// passes reports whether what keeps connections from being accepted goes by: a
+// shortage, of memory too where a cgroup limits that, or a client that has gone.
+func passes(err error) bool {
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return true
+	}
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // tcpConns are the open connections of all sockets. One client must not be able

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -300,5 +301,18 @@ func TestTCPQueryThatIsTooLong(t *testing.T) {
 	readFramed(t, conn)
 	if !closed(conn) {
 		t.Error("it is waited for")
+	}
+}
+
+// TestShortagesPass checks which errors of accept(2) do not end the server.
+func TestShortagesPass(t *testing.T) {
+	for errno, want := range map[syscall.Errno]bool{
+		syscall.EMFILE: true, syscall.ENFILE: true, syscall.ENOMEM: true, syscall.ENOBUFS: true, syscall.ECONNABORTED: true,
+		syscall.EINVAL: false, syscall.EBADF: false,
+	} {
+		err := &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", errno)}
+		if got := passes(err); got != want {
+			t.Errorf("%v: %v, want %v", errno, got, want)
+		}
 	}
 }
