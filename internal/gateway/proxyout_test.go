@@ -293,7 +293,11 @@ func TestProxyOutKept(t *testing.T) {
 						}
 						return true
 					})
-					resp, err := c.Post("http://a.test"+path, "text/plain", strings.NewReader(strings.Repeat("x", i%2)))
+					var content io.Reader
+					if !http2 && i%2 == 1 { // the backend may answer before a frame of it has come, after which it gets no other request
+						content = strings.NewReader("x")
+					}
+					resp, err := c.Post("http://a.test"+path, "text/plain", content)
 					if err != nil {
 						t.Fatal(err)
 					}
