@@ -41,7 +41,8 @@ const (
 	tick       = 5 * time.Second
 	pingAfter  = 3  // of silence, after something was sent
 	pingAgain  = 62 // unless it has answered since: more makes gRPC servers end the connection
-	deadAfter  = 3  // of silence after a PING
+	askAgain   = 12 // by SETTINGS meanwhile, which have to be acknowledged as well (RFC 9113, 6.5.3)
+	deadAfter  = 3  // of silence after a PING or SETTINGS
 	stuckAfter = 6  // for one write
 	idleAfter  = 12 // without a stream: less than the 75 s after which nginx closes
 )
@@ -85,7 +86,8 @@ type Conn struct {
 	sent       uint32 // in which tick a stream last sent something
 	quiet      uint32 // since which tick there are no streams
 	pinged     uint32 // in which tick, and 1; 0 for never
-	pinging    bool   // no frame has come since
+	asked      uint32 // in which tick it was last asked, by PING or SETTINGS, and 1
+	asking     bool   // no frame has come since
 	timer      *time.Timer
 
 	heard   atomic.Bool // something was read since the last tick
@@ -388,7 +390,7 @@ func (c *Conn) tick() {
 	c.ticks++
 	switch {
 	case c.heard.Swap(false):
-		c.silent, c.unheard, c.pinging = c.ticks, 0, false
+		c.silent, c.unheard, c.asking = c.ticks, 0, false
 	case len(c.streams) > 0 && c.sent+1 >= c.silent:
 		c.unheard++
 	default:
@@ -402,17 +404,25 @@ func (c *Conn) tick() {
 		return
 	case c.writing != 0 && c.ticks-(c.writing-1) > stuckAfter:
 		dead = &ConnError{Reason: "the backend does not read"}
-	case c.pinging && c.ticks-(c.pinged-1) > deadAfter:
+	case c.asking && c.ticks-(c.asked-1) > deadAfter:
 		dead = &ConnError{Reason: "the backend does not answer PING"}
+		if c.asked != c.pinged {
+			dead.Reason = "the backend does not acknowledge SETTINGS"
+		}
 	case len(c.streams) == 0:
 		if c.ticks-c.quiet > idleAfter {
 			c.closing = true
 			c.closeIfDone()
 		}
-	case !c.pinging && c.unheard > pingAfter && (c.pinged == 0 || c.ticks-(c.pinged-1) > pingAgain || c.r.answered.Load()):
-		c.pinged, c.pinging = c.ticks+1, true
+	case c.asking || c.unheard <= pingAfter:
+	case c.pinged == 0 || c.ticks-(c.pinged-1) > pingAgain || c.r.answered.Load():
+		c.pinged, c.asked, c.asking = c.ticks+1, c.ticks+1, true
 		c.r.answered.Store(false)
 		c.out = binary.BigEndian.AppendUint64(appendFrame(c.out, 8, pingFrame, 0, 0), uint64(c.ticks))
+		c.kick()
+	case c.ticks-(c.asked-1) > askAgain:
+		c.asked, c.asking = c.ticks+1, true
+		c.out = appendFrame(c.out, 0, settingsFrame, 0, 0) // none has changed
 		c.kick()
 	}
 	c.mu.Unlock()

@@ -943,6 +943,28 @@ func TestDeadConnections(t *testing.T) {
 			t.Error("it is not given up")
 		}
 	})
+	t.Run("one that has answered before is asked again, by what gRPC servers do not count", func(t *testing.T) {
+		c, b := pipe(t)
+		await(t, "it was heard", c.heard.Load)
+		s := open(t, c, get("/"))
+		b.of(http2.FrameHeaders)
+		ticks(c, 2+pingAfter)
+		f := b.of(http2.FramePing)
+		b.do(b.WritePing(true, f.ping))
+		await(t, "the answer came", c.heard.Load)
+		_ = open(t, c, get("/"))
+		for range askAgain + 2 {
+			_, _ = c.Open(get("/"))
+			ticks(c, 1)
+		}
+		for f = b.next(); f.kind != http2.FrameSettings || f.flags.Has(http2.FlagSettingsAck); {
+			f = b.next()
+		}
+		ticks(c, deadAfter+1)
+		if got := outcome(s); !strings.Contains(got, "does not acknowledge SETTINGS") {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("a stream may be silent for ever", func(t *testing.T) {
 		c, b := pipe(t)
 		s := open(t, c, get("/"))
@@ -951,7 +973,29 @@ func TestDeadConnections(t *testing.T) {
 		f := b.of(http2.FramePing)
 		b.do(b.WritePing(true, f.ping))
 		await(t, "the answer came", c.heard.Load)
-		ticks(c, 1000)
+		pings := 0
+		for range 1000 / 20 {
+			for range 20 {
+				ticks(c, 1)
+				c.mu.Lock()
+				asking := c.asking
+				c.mu.Unlock()
+				if !asking {
+					continue
+				}
+				switch f := b.next(); f.kind {
+				case http2.FramePing:
+					pings++
+					b.do(b.WritePing(true, f.ping))
+				case http2.FrameSettings:
+					b.do(b.WriteSettingsAck())
+				}
+				await(t, "the answer came", c.heard.Load)
+			}
+		}
+		if pings > 1000/pingAgain {
+			t.Errorf("%d PINGs: gRPC servers would have ended the connection", pings)
+		}
 		if c.Closing() {
 			t.Fatal("given up although it answered")
 		}
