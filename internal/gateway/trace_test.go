@@ -191,6 +191,13 @@ func TestTraces(t *testing.T) {
 		if !strings.HasPrefix(parent, "00-"+traceID) || !strings.HasSuffix(parent, "-00") || parent == dropped || state != "a=1" {
 			t.Errorf("%s: of a trace that is not kept the backend got %q, %q", protocol, parent, state)
 		}
+		// Bytes that are no UTF-8, for which the exporter would refuse this span
+		// and all others that it is sent with.
+		path = "/bytes-" + protocol
+		get(protocol, path, "User-Agent", "caf\xe9/1", "X-Request-Id", "\xff")
+		if got := attributes(one(path))["user_agent.original"]; got != "caf\ufffd/1" {
+			t.Errorf("%s: a user agent that is no UTF-8 is told as %q", protocol, got)
+		}
 	}
 	// What is not right does not count.
 	for i, bad := range [][]string{{kept, kept}, {strings.ToUpper(kept)}, {"00-" + strings.Repeat("0", 32) + "-" + spanID + "-01"}, {"ff" + kept[2:]}, {kept + "-x"}, {"x"}} {

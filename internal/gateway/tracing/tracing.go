@@ -200,7 +200,7 @@ type Outcome struct {
 
 // End ends the span. Names are those of OpenTelemetry's semantic conventions
 // for HTTP, and fairway.* for what they have no name for. The query is left
-// out, which may have secrets. Strings are copied: they may be views.
+// out, which may have secrets.
 func (s Span) End(o *Outcome) {
 	if !s.span.IsRecording() {
 		s.span.End()
@@ -209,7 +209,7 @@ func (s Span) End(o *Outcome) {
 	list := make([]attribute.KeyValue, 0, 20)
 	text := func(name, value string) {
 		if value != "" {
-			list = append(list, attribute.String(name, strings.Clone(value)))
+			list = append(list, attribute.String(name, valid(value)))
 		}
 	}
 	text("http.request.method", o.Method)
@@ -229,9 +229,14 @@ func (s Span) End(o *Outcome) {
 	list = append(list, attribute.Int("http.response.status_code", o.Status), attribute.Int64("http.response.body.size", o.Bytes))
 	if o.Status >= 500 {
 		text("error.type", fmt.Sprint(o.Status))
-		s.span.SetStatus(codes.Error, strings.Clone(o.Failure))
+		s.span.SetStatus(codes.Error, valid(o.Failure))
 	}
-	s.span.SetName(strings.TrimSpace(strings.Clone(o.Method) + " " + strings.Clone(o.Route)))
+	s.span.SetName(strings.TrimSpace(valid(o.Method) + " " + valid(o.Route)))
 	s.span.SetAttributes(list...)
 	s.span.End(api.WithTimestamp(o.End))
 }
+
+// valid copies a string, which may be a view, without what is not UTF-8: header
+// fields carry any byte, and one such string would have the exporter refuse all
+// spans that are sent together.
+func valid(s string) string { return strings.ToValidUTF8(strings.Clone(s), "\ufffd") }
