@@ -225,11 +225,14 @@ func (h *http2Client) interim(r *http1.Response) {
 func (h *http2Client) relay(t *transaction, b *http1.Backend) (trailers bool, err error) {
 	s := h.stream
 	s.Begin(b.Response.Status)
-	for _, f := range t.extra(h.own[:0]) {
+	own := t.extra(h.own[:0])
+	for _, f := range own {
 		s.Field(f.Name, f.Value)
 	}
 	for name, value := range b.Response.Each() {
-		s.Field(name, value)
+		if !http1.Replaces(own, name) {
+			s.Field(name, value)
+		}
 	}
 	if err := s.SendHead(); err != nil {
 		return false, err
@@ -309,11 +312,15 @@ func (h *http2Client) interim2(head *h2client.Head) {
 func (h *http2Client) relay2(t *transaction, x *upstream.Exchange) (trailers bool, err error) {
 	s := h.stream
 	s.Begin(x.Head.Status)
-	for _, f := range t.extra(h.own[:0]) {
+	own := t.extra(h.own[:0])
+	for _, f := range own {
 		s.Field(f.Name, f.Value)
 	}
 	for _, f := range x.Head.Fields {
-		s.Field(f.Name, f.Value)
+		// A length may be left out with 304; some clients wait for that body.
+		if !http1.Replaces(own, f.Name) && (x.Head.Status != http.StatusNotModified || f.Name != "content-length") {
+			s.Field(f.Name, f.Value)
+		}
 	}
 	if err := s.SendHead(); err != nil {
 		return false, err

@@ -342,6 +342,9 @@ func (t *transaction) extra(list []http1.Field) []http1.Field {
 
 // addExtra does so in a header of net/http's, beside the backend's own cookies.
 func (t *transaction) addExtra(header http.Header) {
+	if t.protocol == protocolHTTP3 {
+		header.Del("Alt-Svc") // a backend's, which tells of other ports than the gateway's
+	}
 	var space [maxExtra]http1.Field
 	for _, f := range t.extra(space[:0]) {
 		if f.Name != "Set-Cookie" {

@@ -318,7 +318,9 @@ func (r *Response) Each() iter.Seq2[string, string] {
 			f := &r.Fields[i]
 			switch {
 			case f.kind == lengthField:
-				if r.Status == 204 || r.Status < 200 || r.chunked {
+				// With 304 it may be left out, and clients by HTTP/2 wait for
+				// that body: net/http's, for one.
+				if r.Status == 204 || r.Status == 304 || r.Status < 200 || r.chunked {
 					continue
 				}
 			case f.kind == trailerField && !r.chunked, endsHere(f, r.listed):

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -257,7 +258,7 @@ const (
 )
 
 // Relay sends the backend's answer to the client, as it comes, with further
-// header fields in front. An error wraps [ErrClient] or [ErrBackend]; the
+// header fields in front, which the backend's give way to ([Replaces]). An error wraps [ErrClient] or [ErrBackend]; the
 // client's connection ends then, if the answer has begun.
 func (c *Conn) Relay(b *Backend, extra []Field) error {
 	defer c.Release()
@@ -283,6 +284,18 @@ func (c *Conn) Relay(b *Backend, extra []Field) error {
 	return err
 }
 
+// Replaces reports whether what the gateway says itself takes the place of a
+// backend's field of that name. A cookie stands beside others; two Alt-Svc would
+// be taken together, and a backend's tells of ports that are not the gateway's.
+func Replaces(own []Field, name string) bool {
+	for i := range own {
+		if f := own[i].Name; len(f) == len(name) && strings.EqualFold(f, name) && f != "Set-Cookie" {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *Conn) relayHead(r *Response, extra []Field, frame bodyFraming) []byte {
 	out := appendStatus(c.out[:0], r.Status, r.Reason)
 	for i := range extra {
@@ -306,7 +319,7 @@ func (c *Conn) relayHead(r *Response, extra []Field, frame bodyFraming) []byte {
 				continue
 			}
 		default:
-			if endsHere(f, r.listed) {
+			if endsHere(f, r.listed) || Replaces(extra, f.Name) {
 				continue
 			}
 		}
@@ -519,7 +532,7 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 		out = appendField(out, extra[i].Name, extra[i].Value)
 	}
 	for i := range r.Fields {
-		if f := &r.Fields[i]; f.kind == upgradeField || !endsHere(f, r.listed) {
+		if f := &r.Fields[i]; f.kind == upgradeField || !endsHere(f, r.listed) && !Replaces(extra, f.Name) {
 			out = appendField(out, f.Name, f.Value)
 		}
 	}

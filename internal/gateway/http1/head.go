@@ -494,8 +494,12 @@ func (r *Response) parse(b []byte) error {
 		case connectionField:
 			r.connection(field.Value)
 		case lengthField, encodingField:
+			known := r.length >= 0
 			if err := r.add(&field, true); err != nil {
 				return err
+			}
+			if known && field.kind == lengthField {
+				continue // the same again, which is said once
 			}
 		}
 		if len(r.Fields) == 4*maxFields {

@@ -291,6 +291,15 @@ type quicWriter struct {
 // Unwrap is for http.ResponseController.
 func (w *quicWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// WriteHeader implements http.ResponseWriter. An answer has the type that it was
+// given, or none: quic-go would guess it from the body, as net/http does.
+func (w *quicWriter) WriteHeader(status int) {
+	if header := w.Header(); status >= 200 && header["Content-Type"] == nil {
+		header["Content-Type"] = nil
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // Write implements http.ResponseWriter.
 func (w *quicWriter) Write(p []byte) (int, error) {
 	_ = w.controller.SetWriteDeadline(time.Now().Add(w.timeout))
