@@ -100,7 +100,12 @@ func affected(changes []reconcile.Change[model.Key, plan.Service]) map[frontend]
 				out[f] = is
 			}
 		}
-		for f, is := range now {
+	}
+	// Last, for a Service may have what another one gave up with the same changes,
+	// in whatever order they are.
+	for _, c := range changes {
+		before := udp(c.Old)
+		for f, is := range udp(c.New) {
 			if _, had := before[f]; !had {
 				out[f] = is
 			}

@@ -167,6 +167,22 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestAddressPassedOn checks that the flows to a Service stay which has the address
+// of one that went with the same changes, in whatever order they are told.
+func TestAddressPassedOn(t *testing.T) {
+	vip := []string{"10.96.0.10"}
+	went, came := service(model.UDP, vip, "10.0.0.1:53"), service(model.UDP, vip, "10.0.0.2:53")
+	went.Key.Name = "went"
+	both := []change{{Key: came.Key, New: came, HasNew: true}, {Key: went.Key, Old: went, HadOld: true}}
+	for range 2 {
+		got := affected(both)[frontend{netip.MustParseAddr(vip[0]), 53}]
+		if diff := cmp.Diff(came.Frontends[0].Serving, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+			t.Errorf("of %s and %s, flows are kept to other endpoints than planned\n%s", both[0].Key, both[1].Key, diff)
+		}
+		slices.Reverse(both)
+	}
+}
+
 // TestKernelSelects checks that a question is answered by the kernel with the
 // flows of the frontend only: that is what keeps a change cheap.
 func TestKernelSelects(t *testing.T) {
