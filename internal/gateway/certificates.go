@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/rsa"
 	"crypto/tls"
 	"fmt"
 	"slices"
@@ -72,7 +73,7 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 	if c.routes == snap.Routes && c.rows == snap.Certificates && !c.due(now) {
 		return c.hosts, c.problems
 	}
-	b := &indexBuilder{certificates: c, snap: snap, index: certs.NewIndex(c.fallback), hosts: hostSet{}, now: now}
+	b := &indexBuilder{certificates: c, snap: snap, index: certs.NewIndex(c.fallback), offers: map[string][]offer{}, hosts: hostSet{}, now: now}
 	for _, p := range c.parsed {
 		p.used = false
 	}
@@ -81,6 +82,7 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 			b.add(route, i)
 		}
 	}
+	b.fill()
 	for k, p := range c.parsed {
 		if !p.used {
 			delete(c.parsed, k)
@@ -141,9 +143,39 @@ type indexBuilder struct {
 	*certificates
 	snap     *state.Snapshot
 	index    *certs.Index
+	offers   map[string][]offer // by name, those of the oldest route first
 	hosts    hostSet
 	now      time.Time
 	problems []model.Problem
+}
+
+// offer is a certificate that a route names for a host.
+type offer struct {
+	cert      *tls.Certificate
+	namespace string
+	sound     bool // clients have no reason to refuse it
+}
+
+// fill puts what routes offer into the index. The oldest goes first, but a
+// signature by RSA costs about four times as much as all else of a connection:
+// a sound certificate of the same namespace that needs none goes before it, for
+// the clients that can use it. One of another namespace does not: nobody is to
+// take a host over by the kind of a key.
+func (b *indexBuilder) fill() {
+	for name, list := range b.offers {
+		for _, cheap := range []bool{true, false} {
+			for _, o := range list {
+				if cheap == (o.sound && o.namespace == list[0].namespace && !usesRSA(o.cert)) {
+					b.index.Add(name, o.cert)
+				}
+			}
+		}
+	}
+}
+
+func usesRSA(cert *tls.Certificate) bool {
+	_, ok := cert.Leaf.PublicKey.(*rsa.PublicKey)
+	return ok
 }
 
 func (b *indexBuilder) add(route *model.Route, i int) {
@@ -171,7 +203,8 @@ func (b *indexBuilder) add(route *model.Route, i int) {
 		report(ReasonBadCertificate, "Secret %s: %v; until then the default certificate is served", binding.Secret, p.err)
 		return
 	}
-	if err := certs.CheckValidity(p.cert, b.now); err != nil {
+	expired := certs.CheckValidity(p.cert, b.now)
+	if err := expired; err != nil {
 		report(ReasonExpired, "Secret %s: %v; it is served all the same", binding.Secret, err)
 	}
 	names := binding.Hosts
@@ -180,8 +213,9 @@ func (b *indexBuilder) add(route *model.Route, i int) {
 	}
 	for _, name := range names {
 		b.hosts[name] = struct{}{}
-		b.index.Add(name, p.cert)
-		if err := certs.CheckHost(p.cert, name); err != nil {
+		mismatch := certs.CheckHost(p.cert, name)
+		b.offers[name] = append(b.offers[name], offer{p.cert, route.Namespace, expired == nil && mismatch == nil})
+		if err := mismatch; err != nil {
 			report(ReasonNameMismatch, "Secret %s: %v and not for %s: clients will refuse it; get a certificate with that name", binding.Secret, err, name)
 		}
 	}
