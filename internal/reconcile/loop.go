@@ -134,7 +134,8 @@ func (l *Loop[K, D]) Status() Status {
 // when something that Compile depends on besides the snapshot has changed.
 func (l *Loop[K, D]) Resync() { l.resync.Store(true) }
 
-// errRetry makes Watch come back for the keys that failed.
+// errRetry makes Watch come back for the keys that failed, and hold nobody else up:
+// an object that cannot be applied may stay so for months.
 var errRetry = errors.New("some objects are to be tried again")
 
 // Run keeps the target in step until ctx ends; it then returns nil and leaves

@@ -201,6 +201,35 @@ func TestFailedObjectIsNotPruned(t *testing.T) {
 	})
 }
 
+// TestFailedObjectKeepsNobodyWaiting checks that changes of others are applied at
+// once while an object fails again and again.
+func TestFailedObjectKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, target := state.New(), &faulty{held: map[string]string{}}
+		o := options(store, target)
+		o.Target = failing{target, "bad"}
+		var failures atomic.Int64
+		o.Failed = func(map[string]error) { failures.Add(1) }
+		_, stop := start(t, o)
+		defer stop()
+		store.Update(func(tx *state.Tx) { tx.PutNode(&model.Node{Name: "bad", Zone: "x"}); tx.SetSynced() })
+		for i := range 20 {
+			pause(time.Duration(1000+37*i) * time.Millisecond)
+			zone := fmt.Sprint(i)
+			store.Update(func(tx *state.Tx) { tx.PutNode(&model.Node{Name: "good", Zone: zone}) })
+			pause(defaultMaxDelay)
+			if target.held["good"] != zone {
+				t.Errorf("change %d waits for an object that fails", i)
+			}
+		}
+		before := failures.Load()
+		pause(5 * time.Minute)
+		if failures.Load() < before+5 {
+			t.Errorf("the object that fails was tried %d times in 5 minutes", failures.Load()-before)
+		}
+	})
+}
+
 type failing struct {
 	*faulty
 	key string
@@ -211,6 +240,8 @@ func (f failing) Apply(ctx context.Context, changes []Change[string, string]) ma
 	for _, c := range changes {
 		if c.Key == f.key {
 			errs[c.Key] = errors.New("never")
+		} else if c.HasNew {
+			f.held[c.Key] = c.New
 		}
 	}
 	return errs

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -41,7 +42,7 @@ func (o *WatchOptions) setDefaults() {
 // Watch calls sync with the snapshot of the last call that succeeded (an empty
 // one at first) and the newest one, until ctx ends; it then returns nil. When
 // sync fails it is called again after a back-off or on the next change,
-// whichever comes later, with the same prev.
+// whichever comes later, with the same prev. After [errRetry] changes do not wait.
 func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, prev, next *state.Snapshot) error) error {
 	o.setDefaults()
 	sub := o.Store.Subscribe()
@@ -50,13 +51,14 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 	pace := pacer{quiet: o.Quiet, max: o.MaxDelay}
 	backoff := backoff{min: o.RetryMin, max: o.RetryMax}
 	var retry <-chan time.Time
+	patient := false // changes wait for retry
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-retry:
 		case <-sub.C():
-			if retry != nil && !wait(ctx, retry) {
+			if retry != nil && patient && !wait(ctx, retry) {
 				return nil
 			}
 			if !pace.settle(ctx, sub.C()) {
@@ -70,6 +72,9 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 				return nil
 			}
 			delay := backoff.next()
+			if patient = !errors.Is(err, errRetry); !patient {
+				pace.done() // all but some objects is done
+			}
 			o.Logger.Warn("sync failed", "error", err, "retryIn", delay)
 			retry = time.After(delay)
 			continue
