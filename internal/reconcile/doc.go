@@ -2,7 +2,7 @@
 // outside: kernel tables, listeners, API objects.
 //
 // [Watch] calls a function with the snapshot that it last took and the newest
-// one, at once for a first change and then coalesced. [Loop] builds on it for
+// one, at once for a first change and for the end of a first load, else coalesced. [Loop] builds on it for
 // consumers that are made of independent objects: it finds which objects
 // changed, compiles them by a pure function, and hands batches of changes to
 // an idempotent [Target]. An object that fails is tried again with back-off

@@ -158,7 +158,11 @@ func (l *Loop[K, D]) Run(ctx context.Context) error {
 // round applies the difference between the snapshots and what is due again; it
 // reports whether something is left to do without a further change.
 func (l *Loop[K, D]) round(ctx context.Context, prev, next *state.Snapshot) bool {
-	dirty := map[K]struct{}{}
+	first := 0 // a map that grows to what a first load marks is copied again and again
+	if next.Synced && !prev.Synced {
+		first = next.Services.Len()
+	}
+	dirty := make(map[K]struct{}, first)
 	mark := func(k K) { dirty[k] = struct{}{} }
 	if l.resync.Swap(false) {
 		prev = &state.Snapshot{}

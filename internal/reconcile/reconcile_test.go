@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -393,6 +394,51 @@ func TestWatchRetriesWithTheSamePrevious(t *testing.T) {
 		if want := []uint64{0, 1, 2}; !gocmp.Equal(nexts, want) {
 			t.Errorf("revisions %v, want %v", nexts, want)
 		}
+	})
+}
+
+// TestWatchOfAFirstLoad takes the first complete snapshot at once, though there was
+// one just before, and collects what comes after it.
+func TestWatchOfAFirstLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := state.New()
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		var synced []bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = Watch(ctx, WatchOptions{Store: store, Logger: slog.New(slog.DiscardHandler)}, func(_ context.Context, _, next *state.Snapshot) error {
+				mu.Lock()
+				defer mu.Unlock()
+				synced = append(synced, next.Synced)
+				return nil
+			})
+		}()
+		put := func(name string) {
+			store.Update(func(tx *state.Tx) { tx.PutNamespace(&model.Namespace{Name: name}) })
+			synctest.Wait()
+		}
+		expect := func(when string, want ...bool) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !gocmp.Equal(synced, want) {
+				t.Errorf("%s: taken were snapshots with synced %v, want %v", when, synced, want)
+			}
+		}
+		synctest.Wait()
+		put("a")
+		expect("a change right after a snapshot", false)
+		store.Update((*state.Tx).SetSynced)
+		expect("the first load is complete", false, true)
+		put("b")
+		expect("a change right after that", false, true)
+		pause(time.Second)
+		expect("a second later", false, true, true)
+		cancel()
+		<-done
 	})
 }
 

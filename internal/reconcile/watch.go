@@ -61,7 +61,9 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 			if retry != nil && patient && !wait(ctx, retry) {
 				return nil
 			}
-			if !pace.settle(ctx, sub.C()) {
+			// With the last of a first load there is nothing more to wait for.
+			complete := func() bool { return !prev.Synced && o.Store.Snapshot().Synced }
+			if !pace.settle(ctx, sub.C(), complete) {
 				return nil
 			}
 		}
@@ -103,9 +105,9 @@ type pacer struct {
 func (p *pacer) done() { p.last = time.Now() }
 
 // settle returns at once when the last sync is longer ago than the quiet time;
-// else it waits for changes to pause. It returns false when ctx ended.
-func (p *pacer) settle(ctx context.Context, changes <-chan struct{}) bool {
-	if time.Since(p.last) >= p.quiet {
+// else it waits for changes to pause, or to be complete. It returns false when ctx ended.
+func (p *pacer) settle(ctx context.Context, changes <-chan struct{}, complete func() bool) bool {
+	if time.Since(p.last) >= p.quiet || complete() {
 		return true
 	}
 	deadline := time.NewTimer(p.max)
@@ -123,6 +125,9 @@ func (p *pacer) settle(ctx context.Context, changes <-chan struct{}) bool {
 			return true
 		case <-changes:
 			quiet.Stop()
+			if complete() {
+				return true
+			}
 		}
 	}
 }
