@@ -83,7 +83,15 @@ func (t *table) isSynced() bool {
 // with what they were opened with.
 func (t *table) sync(_ context.Context, prev, next *state.Snapshot) error {
 	dirty := map[model.Key]struct{}{}
-	mark := func(k model.Key) { dirty[k] = struct{}{} }
+	mark := func(k model.Key) {
+		// Nearly all Services have no TLS, and never had.
+		if _, had := t.services[k]; !had {
+			if svc, ok := next.Services.Get(k); !ok || svc.TLS == nil {
+				return
+			}
+		}
+		dirty[k] = struct{}{}
+	}
 	t.view.Dirty(prev, next, mark)
 	changed := map[model.Key]bool{}
 	for d := range state.Diff(prev.Certificates, next.Certificates) {
