@@ -2,11 +2,13 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // toSet is an element as the library wants it.
@@ -68,5 +70,18 @@ func BenchmarkEncode(b *testing.B) {
 	}
 	for b.Loop() {
 		encodeElements(set, list)
+	}
+}
+
+// TestAnswerCutShort checks that an answer which the kernel ends with an error is
+// not taken for a whole one.
+func TestAnswerCutShort(t *testing.T) {
+	for code, want := range map[int32]error{0: nil, -int32(unix.ENOENT): unix.ENOENT, -int32(unix.ENOMEM): unix.ENOMEM} {
+		if err := ended(binary.NativeEndian.AppendUint32(nil, uint32(code))); err != want {
+			t.Errorf("%d: %v, want %v", code, err, want)
+		}
+	}
+	if err := ended(nil); err != nil {
+		t.Error(err)
 	}
 }

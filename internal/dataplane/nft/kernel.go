@@ -574,7 +574,7 @@ func (k *kernel) walk(f *family, set setID, visit func(walked)) error {
 		for _, m := range messages {
 			switch m.Header.Type {
 			case unix.NLMSG_DONE:
-				return nil
+				return ended(m.Data)
 			case unix.NLMSG_ERROR:
 				return syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
 			}
@@ -583,6 +583,18 @@ func (k *kernel) walk(f *family, set setID, visit func(walked)) error {
 			}
 		}
 	}
+}
+
+// ended returns the error that the end of an answer tells: the kernel may not have
+// been able to go on, and what came until then is not all.
+func ended(data []byte) error {
+	if len(data) < 4 {
+		return nil
+	}
+	if code := int32(binary.NativeEndian.Uint32(data)); code < 0 {
+		return syscall.Errno(-code)
+	}
+	return nil
 }
 
 // visitElements reads the elements of one answer.
