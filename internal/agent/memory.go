@@ -23,6 +23,14 @@ const gcPercent = 25
 // calm is how long after all gates have opened what they let in has started, too.
 const calm = 5 * time.Second
 
+// releaseEvery is how often a node that serves looks for memory to give back, and
+// releaseFrom how much it must be: doing so collects garbage, some 50 ms in the
+// largest clusters.
+const (
+	releaseEvery = time.Minute
+	releaseFrom  = 4 << 20
+)
+
 // longStart is when a node that is not ready yet has most likely no API to get
 // ready by: it serves from what was last known, maybe for days.
 const longStart = 15 * time.Second
@@ -83,7 +91,8 @@ func afterCollection(f func() bool) {
 
 // saveMemory gives back what starting has left over once all gates are open, and
 // where that takes its time before that too, and collects garbage sooner from then
-// on, unless the environment (GOGC) says how.
+// on, unless the environment (GOGC) says how. What gathers later, such as after
+// many changes, it gives back as well, until ctx ends.
 // settle is what deferCollections has returned.
 func (g gates) saveMemory(ctx context.Context, settle func()) error {
 	if os.Getenv("GOGC") != "" {
@@ -117,7 +126,29 @@ func (g gates) saveMemory(ctx context.Context, settle func()) error {
 	case <-time.After(calm):
 	}
 	release()
-	return nil
+	again := time.NewTicker(releaseEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+			if unused() >= releaseFrom {
+				release()
+			}
+		}
+	}
+}
+
+// unused is how much memory this process has that it makes no use of: garbage
+// that is not collected yet, and what has been free without being given back. The
+// runtime keeps some of that for a heap that grows, and for good where nothing
+// more is allocated than in a cluster in which little happens.
+func unused() uint64 {
+	list := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(list)
+	objects, live, free := list[0].Value.Uint64(), list[1].Value.Uint64(), list[2].Value.Uint64()
+	return max(objects, live) - live + free
 }
 
 // releaseProgram lets go of the pages of the executable file. Starting touches

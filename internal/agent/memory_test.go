@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
 	"strings"
@@ -19,6 +20,23 @@ func TestReleaseProgram(t *testing.T) {
 	}
 	if after := programPages(t); after >= before {
 		t.Errorf("%d kB of the program are mapped, before it were %d", after, before)
+	}
+}
+
+// TestUnused counts garbage, and what was garbage, until it is given back.
+func TestUnused(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // none but those that are asked for here
+	debug.FreeOSMemory()
+	before := unused()
+	much := make([]byte, 64<<20)
+	clear(much) // it is in memory, too
+	runtime.KeepAlive(much)
+	if grown := unused(); grown < before+32<<20 {
+		t.Errorf("%d bytes are unused with 64 MiB of garbage, %d before it", grown, before)
+	}
+	debug.FreeOSMemory()
+	if after := unused(); after > before+32<<20 {
+		t.Errorf("%d bytes are unused once all was given back, %d before", after, before)
 	}
 }
 
