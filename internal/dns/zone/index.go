@@ -127,12 +127,14 @@ func addresses(snap *state.Snapshot, key model.Key) []netip.Addr {
 	if !ok || svc.Type == model.ExternalName {
 		return nil
 	}
-	list := slices.Clone(svc.ClusterIPs)
-	if set, ok := snap.Endpoints.Get(key); ok {
-		for i := range set.Endpoints {
-			if set.Endpoints[i].Ready {
-				list = append(list, set.Endpoints[i].Addr)
-			}
+	set, _ := snap.Endpoints.Get(key)
+	if set == nil {
+		set = &model.EndpointSet{}
+	}
+	list := append(make([]netip.Addr, 0, len(svc.ClusterIPs)+len(set.Endpoints)), svc.ClusterIPs...)
+	for i := range set.Endpoints {
+		if set.Endpoints[i].Ready {
+			list = append(list, set.Endpoints[i].Addr)
 		}
 	}
 	slices.SortFunc(list, netip.Addr.Compare)
