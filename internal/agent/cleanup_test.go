@@ -118,7 +118,7 @@ func cleanupInside(t *testing.T) {
 	if err := dpebpf.Cleanup(dpebpf.Options{}); err != nil { // the trial makes a directory for pins
 		t.Fatal(err)
 	}
-	if err := dpebpf.ProbeIngress(t.Context()); err != nil {
+	if err := dpebpf.ProbeIngress(t.Context(), nil); err != nil {
 		t.Skipf("packets by eBPF do not work here: %v", err)
 	}
 	others(t, lan)

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/cilium/ebpf/btf"
+
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/dataplane/ebpf"
 	"fairway.dev/fairway/internal/dataplane/nft"
@@ -99,12 +101,13 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 	if want != DataplaneNFT {
 		var err error
 		o, err = bpf.options(logger)
-		if o.Repairs = repairs; err == nil {
+		o.Repairs, o.Types = repairs, btf.NewCache()
+		if err == nil {
 			err = ebpf.ProbeSockets(o)
 		}
 		if err == nil {
 			c.name, c.reason = DataplaneEBPF, "sockets and packets pass their trial"
-			if err := ebpf.ProbeIngress(ctx); err != nil {
+			if err := ebpf.ProbeIngress(ctx, o.Types); err != nil {
 				c.reason = fmt.Sprintf("sockets pass their trial; packets are left to nftables: %v", err)
 			} else {
 				o.Ingress = true

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -31,8 +32,8 @@ var programOrder = []string{
 	socketProgSockRelease, socketProgSendmsg4, socketProgSendmsg6, socketProgConnect4, socketProgConnect6,
 }
 
-// loadSockets loads the socket programs with these maps. serverPort is that of [Options].
-func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool, serverPort uint16) (programs map[string]*ebpf.Program, types map[string]ebpf.AttachType, err error) {
+// loadSockets loads the socket programs with these maps. serverPort and kernel types are those of [Options].
+func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool, serverPort uint16, kernel *btf.Cache) (programs map[string]*ebpf.Program, types map[string]ebpf.AttachType, err error) {
 	spec, err := loadSocket()
 	if err != nil {
 		return nil, nil, err
@@ -52,7 +53,7 @@ func loadSockets(shared map[string]*ebpf.Map, node uint64, onlyNamespaces bool, 
 	for name, p := range spec.Programs {
 		types[name] = p.AttachType
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared, Cache: kernel})
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket programs: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"fairway.dev/fairway/internal/dataplane"
@@ -53,6 +54,9 @@ type Options struct {
 	// MaxFrontends and MaxBackends bound the maps; defaults DefaultMaxFrontends and
 	// DefaultMaxBackends, both at most Largest. MaxBackends is rounded up to a power of two, and takes 24 bytes for each.
 	MaxFrontends, MaxBackends uint32
+	// Types are the kernel's types as far as they have been read, for programs that
+	// are loaded one after the other: reading them takes some 10 ms. Optional.
+	Types *btf.Cache
 	// Repairs counts what was put back. Optional.
 	Repairs *dataplane.RepairCounter
 }
@@ -186,7 +190,9 @@ func New(o Options) (*Dataplane, error) {
 		dirty: map[frontendKey]struct{}{}, uses: map[address]use{}, stop: func() {},
 		breathe: yieldLock,
 	}
-	if err := d.open(); err != nil {
+	err := d.open()
+	d.o.Types = nil // they are large, and no program is loaded later
+	if err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("eBPF: %w", err)
 	}
@@ -224,7 +230,7 @@ func (d *Dataplane) open() error {
 		if a.cgroup == "" {
 			continue
 		}
-		programs, types, err := loadSockets(d.maps, d.cookie, a.only, d.o.ServerPort)
+		programs, types, err := loadSockets(d.maps, d.cookie, a.only, d.o.ServerPort, d.o.Types)
 		if err != nil {
 			return err
 		}
@@ -238,7 +244,7 @@ func (d *Dataplane) open() error {
 		d.live = d.live || live
 	}
 	if d.o.Ingress {
-		d.ingress, err = newIngress(ingressOptions{log: d.log, netns: d.o.NetNS, pins: d.pins, covered: d.o.Covered}, d.maps)
+		d.ingress, err = newIngress(ingressOptions{log: d.log, netns: d.o.NetNS, pins: d.pins, covered: d.o.Covered, types: d.o.Types}, d.maps)
 		if err != nil {
 			return err
 		}

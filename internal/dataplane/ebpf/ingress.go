@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ type ingressOptions struct {
 	netns   int
 	pins    pins
 	covered []string // prefixes of interfaces that need no program
+	types   *btf.Cache
 }
 
 // newIngress loads the programs on the given maps. Where an earlier process
@@ -68,7 +70,7 @@ func (g *ingress) open(o ingressOptions, maps map[string]*ebpf.Map) error {
 		}
 		used[name], spec.Maps[name].MaxEntries = m, m.MaxEntries()
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used})
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used, Cache: o.types})
 	if err != nil {
 		return fmt.Errorf("ingress programs: %w", err)
 	}

@@ -37,7 +37,7 @@ func TestProbeIngress(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	if err := ProbeIngress(t.Context()); err != nil {
+	if err := ProbeIngress(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 }

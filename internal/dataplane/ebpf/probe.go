@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -30,8 +31,8 @@ var (
 // nil if they can: it loads them, and has them carry a datagram to an endpoint
 // and back between two network namespaces that it makes for that. Kernels call
 // the functions that the programs need unstable, so that they are loaded is no
-// proof.
-func ProbeIngress(ctx context.Context) error {
+// proof. types are those of [Options].
+func ProbeIngress(ctx context.Context, types *btf.Cache) error {
 	node, err := newNamespace()
 	if err != nil {
 		return err
@@ -53,7 +54,7 @@ func ProbeIngress(ctx context.Context) error {
 	for _, m := range spec.Maps {
 		m.MaxEntries = min(m.MaxEntries, 16)
 	}
-	programs, err := ebpf.NewCollection(spec)
+	programs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return fmt.Errorf("loading the ingress programs: %w", err)
 	}

@@ -58,7 +58,7 @@ func probeSockets(o Options) error {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 	}
-	programs, types, err := loadSockets(shared, cookie, true, 0)
+	programs, types, err := loadSockets(shared, cookie, true, 0, o.Types)
 	if err != nil {
 		return err
 	}
