@@ -107,9 +107,11 @@ type Standing struct {
 
 // Frontend is one address that clients connect to.
 type Frontend struct {
-	Kind         string   `json:"kind"`
-	Address      string   `json:"address"`
-	SourceRanges []string `json:"sourceRanges,omitempty"`
+	Kind    string `json:"kind"`
+	Address string `json:"address"`
+	// SourceRanges are where clients have to be; nil where any client may
+	// connect, and empty where none may.
+	SourceRanges []string `json:"sourceRanges,omitzero"`
 	// Affinity is how long a client stays with its endpoint; empty for no affinity.
 	Affinity string `json:"affinity,omitempty"`
 	// Standby are the endpoints in the place of the node's own server while that

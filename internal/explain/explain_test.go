@@ -194,6 +194,10 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 			[]string{"to Pod shop/cart", "198.51.100.1:80 LoadBalancer inside Cluster 10.244.0.2:8080, 10.244.1.3:8080 (only from 10.244.0.0/24) (the same one for 1h0m0s)"}, []string{"outside"}},
 		{"from a Pod that is not", vip, Options{From: Pod, FromAddr: addr("10.244.1.9"), Port: "http"},
 			[]string{"198.51.100.1:80 LoadBalancer inside Cluster no answer: the source ranges do not admit the client"}, nil},
+		{"ranges of the other family only", func(s *model.Service, tx *state.Tx) {
+			vip(s, tx)
+			s.LoadBalancer.SourceRanges = []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}
+		}, Options{Port: "http"}, []string{"198.51.100.1:80 LoadBalancer inside Cluster no answer: no range of loadBalancerSourceRanges is of the address's family"}, []string{"only from"}},
 		{"from outside", nil, Options{From: Outside, Port: "http"}, []string{"NodePort outside Local 10.244.0.2:8080"}, []string{"inside"}},
 		{"nobody here", func(s *model.Service, tx *state.Tx) {
 			tx.PutNode(&model.Node{Name: "node-1", Zone: "z"})
@@ -284,6 +288,20 @@ func TestTwice(t *testing.T) {
 	f := r.Ports[0].Frontends
 	if len(f) != 3 || f[0].Clients[0].Differs == "" || f[1].Clients[0].Differs == "" || f[2].Clients[0].Differs != "" {
 		t.Errorf("%+v", f)
+	}
+}
+
+// TestJSONOfRanges tells an address that nobody may connect to from one that
+// anybody may.
+func TestJSONOfRanges(t *testing.T) {
+	for want, ranges := range map[string][]string{`"sourceRanges":[]`: {}, `"sourceRanges":["10.0.0.0/8"]`: {"10.0.0.0/8"}, "": nil} {
+		data, err := json.Marshal(Frontend{SourceRanges: ranges})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(data), want) || want == "" && strings.Contains(string(data), "sourceRanges") {
+			t.Errorf("%v: %s", ranges, data)
+		}
 	}
 }
 

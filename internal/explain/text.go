@@ -147,6 +147,9 @@ func (f *Frontend) gets(c *Class) string {
 	case "drop":
 		text = "no answer: " + c.Why
 	}
+	if f.SourceRanges != nil && len(f.SourceRanges) == 0 {
+		return "no answer: no range of loadBalancerSourceRanges is of the address's family"
+	}
 	if c.Barred {
 		text = "no answer: the source ranges do not admit the client"
 	}
