@@ -74,6 +74,7 @@ func (g *Gateway) http2Client(s *http2.Stream) *http2Client {
 // answer implements client.
 func (h *http2Client) answer(_ *transaction, status int, header []http1.Field, body string) {
 	s := h.stream
+	s.Unpaid()
 	s.Begin(status)
 	for i := range header {
 		s.Field(header[i].Name, header[i].Value)

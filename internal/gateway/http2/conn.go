@@ -75,6 +75,7 @@ type Conn struct {
 	block   block
 	resets  budget
 	chores  budget
+	heads   budget
 
 	handlers sync.WaitGroup
 
@@ -101,6 +102,7 @@ type Conn struct {
 	idleWriter *sync.Cond // writing is false, or there is room
 	sized      bool       // HPACK's table was given up
 	sent       int64
+	unpaid     int64 // of that and what is to be sent, the part that pays for nothing
 	failed     error
 	waiters    []*Stream // for room, or for the connection's window
 
@@ -115,7 +117,7 @@ func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	now := s.Clock.Load()
 	c := &Conn{
 		server: s, conn: conn, Secure: secure, Peer: addrPort(conn.RemoteAddr()), Port: addrPort(conn.LocalAddr()).Port(),
-		begun: now, idleSince: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(),
+		begun: now, idleSince: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(), heads: newHeaders(),
 		send: firstWindow, firstSend: firstWindow, peerFrame: maxFrame, recv: s.ConnectionWindow,
 	}
 	c.idleWriter = sync.NewCond(&c.mu)
@@ -298,13 +300,17 @@ func (c *Conn) take(f *frame) error {
 
 // charge ends the connection if the client makes too much work for nothing.
 func (c *Conn) charge(b *budget, cost float64, reason string, kind http2.FrameType) error {
-	c.mu.Lock()
-	sent := c.sent
-	c.mu.Unlock()
-	if b.take(cost, c.server.Clock.Load(), sent) {
+	if b.take(cost, c.server.Clock.Load(), c.earned()) {
 		return nil
 	}
 	return c.flood(reason, "too many %s frames", kind)
+}
+
+// earned is how much has been sent that pays for what the client does.
+func (c *Conn) earned() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent - c.unpaid
 }
 
 func (c *Conn) flood(reason, format string, args ...any) error {

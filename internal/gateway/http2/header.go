@@ -25,6 +25,7 @@ type block struct {
 	stream        *Stream // whose header, or trailers, it is
 	trailers      []http1.Field
 	continuations int
+	coded         int // as it comes
 	size, fields  int
 	tooLarge      bool
 	malformed     string // why it is
@@ -126,6 +127,11 @@ func (c *Conn) continuation(f *frame) error {
 
 // fragment decodes a piece of a header block, and ends it with its last one.
 func (c *Conn) fragment(f *frame) error {
+	more := max(c.block.coded, plainHeader)
+	c.block.coded += len(f.payload)
+	if more = c.block.coded - more; more > 0 && !c.heads.take(float64(more), c.server.Clock.Load(), c.earned()) {
+		return c.flood(Headers, "too many large headers")
+	}
 	if _, err := c.decoder.Write(f.payload); err != nil {
 		return broken(http2.ErrCodeCompression, "a header cannot be decoded: %v", err)
 	}

@@ -499,6 +499,20 @@ func TestFloods(t *testing.T) {
 			}
 			s.request(1, true, plainly()...)
 		},
+		"large headers": func(s *script, id uint32) {
+			if id < 1000 { // each 60 KB of Huffman codes, which are those of more than a header may have
+				block := s.fields(plainly("a", strings.Repeat("a", 96<<10))...)
+				for first := true; len(block) > 0; first = false {
+					n := min(len(block), maxFrame)
+					if first {
+						_ = s.WriteHeaders(http2.HeadersFrameParam{StreamID: id, EndStream: true, EndHeaders: n == len(block), BlockFragment: block[:n]})
+					} else {
+						_ = s.WriteContinuation(id, n == len(block), block[:n])
+					}
+					block = block[n:]
+				}
+			}
+		},
 		"windows": func(s *script, _ uint32) { _ = s.WriteWindowUpdate(0, 1) },
 		"unknown": func(s *script, id uint32) { _ = s.WriteRawFrame(0xbe, 0, id, nil) },
 		"continuation": func(s *script, id uint32) {
@@ -534,8 +548,71 @@ func TestFloods(t *testing.T) {
 			}
 			if last != "ENHANCE_YOUR_CALM" || told.Load() == nil {
 				t.Errorf("the last that was heard is %s", last)
+			} else if name == "large headers" && *told.Load() != Headers {
+				t.Errorf("it ended for its %s", *told.Load())
 			}
 		})
+	}
+}
+
+// TestUnpaid: what the gateway says itself does not pay for what its client does.
+func TestUnpaid(t *testing.T) {
+	earned := make(chan int64, 1)
+	dial, _ := start(t, Options{Handler: handle(func(s *Stream) {
+		if s.Request.Target == "/earned" {
+			earned <- s.Conn().earned()
+		} else if s.Request.Target == "/unpaid" {
+			s.Unpaid()
+		}
+		s.Begin(200)
+		s.Field("x", strings.Repeat("~", 300))
+		_ = s.SendHead()
+		_, _ = s.Write(make([]byte, 1000))
+		_ = s.End()
+	})})
+	conn := dial()
+	s := newScript()
+	f := reader(conn)
+	id := uint32(1)
+	ask := func(path string) {
+		t.Helper()
+		s.request(id, true, ":method", "GET", ":scheme", "http", ":path", path, ":authority", "a")
+		_, _ = conn.Write(s.Bytes())
+		s.Reset()
+		if got := outcome(f, id); got != "200" {
+			t.Fatal(got)
+		}
+		id += 2
+	}
+	ask("/earned")
+	before := <-earned
+	ask("/unpaid")
+	ask("/earned")
+	if got := <-earned - before; got < 1300 || got > 1500 {
+		t.Errorf("two answers have earned %d bytes, one of which is unpaid", got)
+	}
+}
+
+// TestLargeHeaders counts what a client may have decoded.
+func TestLargeHeaders(t *testing.T) {
+	b := newHeaders()
+	const now, size = int64(time.Hour), 60 << 10
+	n := 0
+	for ; b.take(size, now, 0); n += size {
+	}
+	if n > 8<<20 {
+		t.Errorf("%d bytes at once", n)
+	}
+	for end := now + int64(10*time.Second); ; n += size {
+		if !b.take(size, end, 0) {
+			break
+		}
+	}
+	if n > 18<<20 {
+		t.Errorf("%d bytes in ten seconds", n)
+	}
+	if b.take(size, now+int64(10*time.Second), size-1<<10); !b.take(1, now+int64(10*time.Second), size) {
+		t.Error("an answer as large does not make up for it")
 	}
 }
 

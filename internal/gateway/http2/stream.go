@@ -51,6 +51,7 @@ type Stream struct {
 	// Under the connection's lock.
 	remoteEnd, localEnd bool
 	resetByUs           bool
+	unpaid              bool // what is sent pays for nothing
 	gone                bool // the client, or its interest; nothing is sent any more
 	exchange            Exchange
 	send, recv          int64 // windows

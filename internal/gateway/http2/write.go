@@ -165,6 +165,10 @@ func (s *Stream) Begin(status int) {
 	}
 }
 
+// Unpaid tells that what is sent from here on pays for nothing that the client
+// does: it is an answer that costs the client as little as the gateway.
+func (s *Stream) Unpaid() { s.unpaid = true }
+
 // Field adds a field; its name may have capitals.
 func (s *Stream) Field(name, value string) { s.block = appendField(s.block, name, value) }
 
@@ -210,6 +214,9 @@ func (s *Stream) sendBlock(flags http2.Flags) error {
 	if !c.sized {
 		c.sized, first = true, 1 // an update of the table's size, to 0 (RFC 7541, 4.2)
 	}
+	if s.unpaid {
+		c.unpaid += int64(frameHeader + len(s.block))
+	}
 	kind, rest := http2.FrameHeaders, s.block
 	for {
 		n := min(len(rest), c.peerFrame-first)
@@ -252,6 +259,9 @@ func (s *Stream) Write(p []byte) (int, error) {
 		out.b = appendHeader(out.b, n, http2.FrameData, 0, s.id)
 		out.b = append(out.b, p[:n]...)
 		p = p[n:]
+		if s.unpaid {
+			c.unpaid += int64(frameHeader + n)
+		}
 		s.send -= int64(n)
 		c.send -= int64(n)
 		s.Bytes += int64(n)
