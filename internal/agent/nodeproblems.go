@@ -180,8 +180,9 @@ func (p *nodeProblems) run(ctx context.Context) error {
 
 func (p *nodeProblems) leftOut(snap *state.Snapshot, key model.Key) model.Problems {
 	svc, ok := snap.Services.Get(key)
-	if !ok {
-		return nil
+	sctp := func(p model.ServicePort) bool { return p.Protocol == model.SCTP }
+	if !ok || len(svc.ExternalIPs) == 0 && !slices.ContainsFunc(svc.Ports, sctp) {
+		return nil // as nearly all
 	}
 	planned := plan.Compile(plan.Input{Service: svc, Node: &model.Node{Name: p.node}, Options: p.options})
 	return slices.DeleteFunc(planned.Problems, func(q model.Problem) bool {

@@ -67,7 +67,7 @@ func NewServices(o ServicesOptions) (*Services, error) {
 	s.loop, err = reconcile.NewLoop(reconcile.LoopOptions[model.Key, plan.HealthCheck]{
 		WatchOptions: reconcile.WatchOptions{Store: o.Store, Logger: o.Logger},
 		Name:         "health checks",
-		Dirty:        plan.View{Node: o.NodeName}.Dirty,
+		Dirty:        dirty(plan.View{Node: o.NodeName}),
 		Compile:      s.compile,
 		Equal:        func(a, b plan.HealthCheck) bool { return a == b },
 		Compare:      model.Key.Compare,
@@ -105,6 +105,22 @@ func (s *Services) compile(snap *state.Snapshot, key model.Key) (plan.HealthChec
 	}
 	eps, _ := snap.Endpoints.Get(key)
 	return plan.Health(svc, eps, node)
+}
+
+// dirty marks what the view does, but for Services without a health check, as
+// nearly all are.
+func dirty(v plan.View) func(prev, next *state.Snapshot, mark func(model.Key)) {
+	return func(prev, next *state.Snapshot, mark func(model.Key)) {
+		checked := func(s *state.Snapshot, key model.Key) bool {
+			svc, ok := s.Services.Get(key)
+			return ok && svc.HealthCheckNodePort != 0
+		}
+		v.Dirty(prev, next, func(key model.Key) {
+			if checked(prev, key) || checked(next, key) {
+				mark(key)
+			}
+		})
+	}
 }
 
 // Run answers until ctx ends. It then closes every port: a load balancer that
