@@ -88,7 +88,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	err = c.start(ctx, node1)
 	if err == nil {
 		c.announce(time.Since(began))
-		node1.KeepMasquerade(ctx, c.plan.network(c.state), verifyEvery, c.o.Logger)
+		network := c.plan.network(c.state)
+		var keepers sync.WaitGroup
+		keepers.Go(func() { node1.KeepRoutes(ctx, network, verifyEvery, c.o.Logger) })
+		keepers.Go(func() { node1.KeepMasquerade(ctx, network, verifyEvery, c.o.Logger) })
+		keepers.Wait()
 	} else if ctx.Err() != nil {
 		err = errors.New("interrupted before everything was ready")
 	}

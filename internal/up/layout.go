@@ -52,6 +52,7 @@ func layout(o Options, r Ranges, id string, primary []netip.Addr) ([]Node, error
 		node.IPs = slices.Clone(node.Network.Addresses)
 		if index == 1 {
 			node.IPs = preferPrimary(node.IPs, primary)
+			node.Network.Sources = node.IPs
 		}
 		nodes[i] = node
 	}

@@ -28,6 +28,9 @@ type Node struct {
 	Namespace string
 	// Addresses are the node's own stable addresses, at most one of each family.
 	Addresses []netip.Addr
+	// Sources are the addresses that node 1 speaks to the other nodes from while the machine has them, at most one of each
+	// family: those that Kubernetes knows it by. Where there is none, Addresses are. Not used for other nodes.
+	Sources []netip.Addr
 	// PodCIDRs are the ranges of the node's Pods, at most one of each family.
 	PodCIDRs []netip.Prefix
 }
@@ -136,7 +139,7 @@ func (n *Namespace) addOwnInterface(journal Journal, o Options, node Node, other
 	}
 	for _, prefix := range slices.Concat(o.ServiceCIDRs, others) {
 		route := netlink.Route{Dst: ipNet(prefix), Scope: netlink.SCOPE_LINK}
-		if err := n.addRoute(link, route, sourceFor(node, prefix.Addr())); err != nil {
+		if err := n.addRoute(link, route, sourceFor(node.Addresses, prefix.Addr())); err != nil {
 			return err
 		}
 	}
@@ -172,9 +175,9 @@ func families(addrs []netip.Addr) []string {
 	return names
 }
 
-// sourceFor is the node's own address of to's family, or the zero Addr.
-func sourceFor(node Node, to netip.Addr) netip.Addr {
-	for _, a := range node.Addresses {
+// sourceFor is the address of to's family, or the zero Addr.
+func sourceFor(addrs []netip.Addr, to netip.Addr) netip.Addr {
+	for _, a := range addrs {
 		if a.Is4() == to.Is4() {
 			return a
 		}
@@ -244,19 +247,12 @@ func buildFurtherNode(node1, ns *Namespace, o Options, node Node) error {
 		return err
 	}
 	for _, addr := range node.Addresses {
-		first := sourceFor(o.Nodes[0], addr)
+		first := sourceFor(o.Nodes[0].Addresses, addr)
 		if err := joinNodes(node1, ns, near, far, first, addr); err != nil {
 			return err
 		}
 	}
-	for _, prefix := range node.PodCIDRs {
-		via := sourceFor(node, prefix.Addr())
-		route := netlink.Route{Dst: ipNet(prefix), Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
-		if err := node1.addRoute(near, route, sourceFor(o.Nodes[0], prefix.Addr())); err != nil {
-			return err
-		}
-	}
-	return nil
+	return node1.routeTo(o.Nodes[0], node)
 }
 
 // joinNodes makes the addresses first (of node 1) and other (of node i) reach each other, and node 1 the default gateway of
@@ -266,9 +262,6 @@ func joinNodes(node1, ns *Namespace, near, far netlink.Link, first, other netip.
 		return err
 	}
 	if err := ns.addNeighbour(far, first, near.Attrs().HardwareAddr); err != nil {
-		return err
-	}
-	if err := node1.addRoute(near, netlink.Route{Dst: host(other), Scope: netlink.SCOPE_LINK}, first); err != nil {
 		return err
 	}
 	if err := ns.addRoute(far, netlink.Route{Dst: host(first), Scope: netlink.SCOPE_LINK}, other); err != nil {

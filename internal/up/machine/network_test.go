@@ -216,6 +216,7 @@ func testOptions(journal Journal) Options {
 			PodCIDRs:  []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i-1)), netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", i-1))},
 		})
 	}
+	o.Nodes[0].Sources = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")}
 	return o
 }
 
@@ -320,8 +321,10 @@ func TestTraffic(t *testing.T) {
 		name, to, want string
 		from           *Namespace
 	}{
-		{"node 1 to Pod on node 2", "10.244.1.5:8080", "pod saw 10.245.0.1", n1},
-		{"node 1 to Pod on node 2, IPv6", "[fd00:10:244:1::5]:8080", "pod saw fd00:10:245::1", n1},
+		{"node 1 to Pod on node 2", "10.244.1.5:8080", "pod saw 192.0.2.2", n1},
+		{"node 1 to Pod on node 2, IPv6", "[fd00:10:244:1::5]:8080", "pod saw 2001:db8::2", n1},
+		{"node 1 to node 3", "10.245.0.3:80", "listener of node 3 saw 192.0.2.2", n1},
+		{"node 1 to node 3, IPv6", "[fd00:10:245::3]:80", "listener of node 3 saw 2001:db8::2", n1},
 		{"node 3 to Pod on node 2", "10.244.1.5:8080", "pod saw 10.245.0.3", n3},
 		{"node 3 to Pod on node 2, IPv6", "[fd00:10:244:1::5]:8080", "pod saw fd00:10:245::3", n3},
 		{"Pod keeps its address to node 3", "10.245.0.3:80", "listener of node 3 saw 10.244.1.5", w.pod},
@@ -338,6 +341,52 @@ func TestTraffic(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A machine that moves to another network loses the address that its routes name as the source, and with it the routes.
+func TestLostAddress(t *testing.T) {
+	w := newWorld(t)
+	n1 := w.nodes[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	var keeper sync.WaitGroup
+	keeper.Go(func() { n1.KeepRoutes(ctx, testOptions(w.journal), time.Hour, slog.New(slog.DiscardHandler)) })
+	defer keeper.Wait()
+	defer cancel()
+	up, err := n1.links.LinkByName("up0")
+	must(t, err)
+	expect := func(to, want string) {
+		t.Helper()
+		for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+			got := ask(n1, to, 300*time.Millisecond)
+			if got == want {
+				return
+			}
+			if time.Since(began) > 20*time.Second {
+				t.Fatalf("%s: %s, want %s", to, got, want)
+			}
+		}
+	}
+	all := func(v4, v6 string) {
+		t.Helper()
+		expect("10.245.0.3:80", "listener of node 3 saw "+v4)
+		expect("10.244.1.5:8080", "pod saw "+v4)
+		expect("[fd00:10:245::3]:80", "listener of node 3 saw "+v6)
+		expect("[fd00:10:244:1::5]:8080", "pod saw "+v6)
+	}
+	all("192.0.2.2", "2001:db8::2")
+	for _, text := range []string{"192.0.2.2/24", "2001:db8::2/64"} {
+		addr, err := netlink.ParseAddr(text)
+		must(t, err)
+		must(t, n1.links.AddrDel(up, addr))
+	}
+	all("10.245.0.1", "fd00:10:245::1")
+	for _, text := range []string{"192.0.2.2/24", "2001:db8::2/64"} {
+		addr, err := netlink.ParseAddr(text)
+		must(t, err)
+		addr.Flags = unix.IFA_F_NODAD
+		must(t, n1.links.AddrAdd(up, addr))
+	}
+	all("192.0.2.2", "2001:db8::2")
 }
 
 // What is meant for the cluster but has no better route neither leaves the machine nor meets a listener on 0.0.0.0.

@@ -83,6 +83,13 @@ func (n *Network) hostEnd(pod Pod, a *attachment, podMAC net.HardwareAddr, ipv6 
 		if err := setNeighbour(netlink.NeighSet, link, addr, podMAC); err != nil {
 			return err
 		}
+	}
+	return n.routesTo(a, link)
+}
+
+// routesTo leads from the node to the Pod's addresses.
+func (n *Network) routesTo(a *attachment, link netlink.Link) error {
+	for _, addr := range a.addresses {
 		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: hostNet(addr), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_STATIC}
 		if err := n.replaceRoute(route, addr); err != nil {
 			return fmt.Errorf("route to %s: %w", addr, err)

@@ -122,6 +122,9 @@ func New(opts Options) (*Network, error) {
 		every = verifyEvery
 	}
 	n.keeper.Go(func() { n.keepRules(every) })
+	if err := n.followAddresses(); err != nil {
+		return nil, errors.Join(fmt.Errorf("following the node's addresses: %w", err), n.Close())
+	}
 	return n, nil
 }
 

@@ -383,6 +383,45 @@ func TestRulesArePutBack(t *testing.T) {
 	}
 }
 
+// TestLostAddress moves the machine to another network: Linux takes the routes
+// away that name the lost address as their source.
+func TestLostAddress(t *testing.T) {
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 7), Mask: net.CIDRMask(24, 32)}}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "uplink"
+	uplink := &netlink.Bridge{LinkAttrs: attrs}
+	if err := errors.Join(netlink.LinkAdd(uplink), netlink.LinkSetUp(uplink), netlink.AddrAdd(uplink, addr)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(uplink) })
+	n := newNetwork(t, "a", func(o *Options) { o.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.7")} })
+	addresses, err := n.Attach(Pod{ID: "one", Name: "x/one", Namespace: namespace(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(source net.IP) {
+		t.Helper()
+		for until := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: hostNet(addresses[0])}, netlink.RT_FILTER_DST)
+			if err == nil && len(routes) == 1 && routes[0].Src.Equal(source) {
+				return
+			}
+			if time.Now().After(until) {
+				t.Fatalf("routes %v (%v), want one from %v", routes, err, source)
+			}
+		}
+	}
+	expect(addr.IP)
+	if err := netlink.AddrDel(uplink, addr); err != nil {
+		t.Fatal(err)
+	}
+	expect(nil)
+	if err := netlink.AddrAdd(uplink, addr); err != nil {
+		t.Fatal(err)
+	}
+	expect(addr.IP)
+}
+
 // TestAttachWithoutTable starts a Pod with host ports though somebody took the
 // table away.
 func TestAttachWithoutTable(t *testing.T) {

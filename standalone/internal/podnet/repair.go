@@ -2,14 +2,17 @@ package podnet
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 )
 
 // verifyEvery is how often the kernel's table is compared with what it should hold.
@@ -32,6 +35,53 @@ func (n *Network) keepRules(every time.Duration) {
 			n.opts.Logger.Warn("the packet rules of Pods cannot be compared with what they should be", "error", err)
 		}
 	}
+}
+
+// followAddresses puts the routes to Pods back whenever one of NodeIPs comes or
+// goes, until Close: with an address, Linux takes every IPv4 route away that
+// names it as its source, as when a machine moves to another network.
+func (n *Network) followAddresses() error {
+	updates := make(chan netlink.AddrUpdate, 64)
+	err := netlink.AddrSubscribeWithOptions(updates, n.closing, netlink.AddrSubscribeOptions{ErrorCallback: func(err error) {
+		select {
+		case <-n.closing: // the socket was closed by us
+		default:
+			n.opts.Logger.Warn("the node's addresses are not followed any more: routes to Pods may go with them", "error", err)
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	n.keeper.Go(func() {
+		for u := range updates {
+			addr, _ := netip.AddrFromSlice(u.LinkAddress.IP)
+			if !slices.Contains(n.opts.NodeIPs, addr.Unmap()) {
+				continue
+			}
+			n.mu.Lock()
+			err := n.repairRoutes()
+			n.mu.Unlock()
+			if err != nil {
+				n.opts.Logger.Warn("routes to Pods cannot be put back", "error", err)
+			}
+		}
+	})
+	return nil
+}
+
+func (n *Network) repairRoutes() error {
+	var errs []error
+	for _, a := range n.pods {
+		link, err := netlink.LinkByName(a.link)
+		if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
+			continue // its Pod is on the way out
+		}
+		if err == nil {
+			err = n.routesTo(a, link)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // repair compares the table with what it should hold and makes it anew where
