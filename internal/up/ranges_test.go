@@ -134,7 +134,7 @@ func TestLayout(t *testing.T) {
 	a := netip.MustParseAddr
 	want := []Node{
 		{Name: "node-1", Zone: "a", IPs: []netip.Addr{a("192.0.2.2"), a("fd00:10:245::1")}, Network: machine.Node{Index: 1, Namespace: "fairway-abc-node-1",
-			Addresses: []netip.Addr{a("10.245.0.1"), a("fd00:10:245::1")}, PodCIDRs: prefixes("10.244.0.0/24")}},
+			Addresses: []netip.Addr{a("10.245.0.1"), a("fd00:10:245::1")}, Sources: []netip.Addr{a("192.0.2.2"), a("fd00:10:245::1")}, PodCIDRs: prefixes("10.244.0.0/24")}},
 		{Name: "node-2", Zone: "b", IPs: []netip.Addr{a("10.245.0.2"), a("fd00:10:245::2")}, Network: machine.Node{Index: 2, Namespace: "fairway-abc-node-2",
 			Addresses: []netip.Addr{a("10.245.0.2"), a("fd00:10:245::2")}, PodCIDRs: prefixes("10.244.1.0/24")}},
 		{Name: "node-3", Zone: "a", IPs: []netip.Addr{a("10.245.0.3"), a("fd00:10:245::3")}, Network: machine.Node{Index: 3, Namespace: "fairway-abc-node-3",
