@@ -114,6 +114,15 @@ func TestNodeProblemsOfThePlan(t *testing.T) {
 	wants(t, "both are told", func() bool {
 		return fmt.Sprint(reasons()) == fmt.Sprint([]string{plan.ReasonExternalIPsIgnored, plan.ReasonProtocolUnsupported})
 	})
+	for reason, change := range map[string]func(*model.Service){
+		plan.ReasonExternalIPsIgnored:  func(s *model.Service) { s.Ports = []model.ServicePort{{Protocol: model.TCP, Port: 80}} },
+		plan.ReasonProtocolUnsupported: func(s *model.Service) { s.ExternalIPs = nil },
+	} {
+		one := *svc
+		change(&one)
+		store.Update(func(tx *state.Tx) { tx.PutService(&one) })
+		wants(t, "one is told: "+reason, func() bool { return fmt.Sprint(reasons()) == fmt.Sprint([]string{reason}) })
+	}
 	store.Update(func(tx *state.Tx) { tx.DeleteService(svc.Key) })
 	wants(t, "nothing is told of what has gone", func() bool { return len(reasons()) == 0 })
 	cancel()
