@@ -74,7 +74,7 @@ type Conn struct {
 	answered bool    // or served one whose exchange is to be finished,
 	ended    bool    // or found that the connection ends
 	parks    bool    // the connection is to be parked
-	until    int64   // when the wait for a request ends
+	until    int64   // when the wait for a request ends, from before it was parked on; else 0
 	fail     error   // and why
 
 	out     []byte      // what is to be written
@@ -218,9 +218,20 @@ func (c *Conn) wait() time.Duration {
 
 // readHead reads the next request's head; false if there is none.
 func (c *Conn) readHead() (bool, error) {
-	c.reading.set(&c.server.clock, c.wait(), c.conn.SetReadDeadline)
+	limit := c.wait()
+	if c.until != 0 {
+		// It goes on: what woke the connection up may have been empty lines, which
+		// would keep it open for ever. A request that comes late has its second.
+		limit = min(limit, max(time.Duration(c.until-c.server.clock.Load()), time.Second))
+	}
+	c.reading.set(&c.server.clock, limit, c.conn.SetReadDeadline)
 	ok, err := c.readWhole()
-	c.until = c.reading.at.Load()
+	switch at := c.reading.at.Load(); {
+	case ok:
+		c.until = 0
+	case c.until == 0 || at > 0 && at < c.until:
+		c.until = at
+	}
 	if c.reading.clear(c.conn.SetReadDeadline) {
 		c.parks = false
 		return false, nil
@@ -245,7 +256,7 @@ func (c *Conn) readWhole() (bool, error) {
 			if c.have >= MaxHead {
 				return false, errTooLarge
 			}
-			if seen == 0 && c.served > 0 {
+			if seen == 0 && (c.served > 0 || c.until != 0) {
 				// It was a pause between requests; from here on it is a header.
 				c.reading.clear(c.conn.SetReadDeadline)
 				c.reading.set(&c.server.clock, c.server.HeaderTimeout, c.conn.SetReadDeadline)
@@ -290,7 +301,7 @@ func (c *Conn) take(end int) (bool, error) {
 		return false, err
 	}
 	c.Body.start(c, (*c.buf)[end:c.have])
-	c.last, c.Status, c.Bytes = c.Request.close, 0, 0
+	c.last, c.Status, c.Bytes, c.until = c.Request.close, 0, 0, 0
 	return true, nil
 }
 

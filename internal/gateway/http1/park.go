@@ -129,6 +129,7 @@ func (s *Server) unpark(fd int32) *Conn {
 	}
 	delete(s.lot.conns, fd)
 	c := newConn(s, p.conn, p.sock, p.secure, p.peer, p.port)
+	c.until = p.until
 	if p.served {
 		c.served = 1
 	}

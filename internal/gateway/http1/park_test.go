@@ -279,6 +279,40 @@ func TestParkedEnds(t *testing.T) {
 	}
 }
 
+// TestParkedEmptyLines: a client that sends nothing but empty lines, which may
+// stand before a request, has no more time for that than one that sends nothing;
+// and a request begins another wait.
+func TestParkedEmptyLines(t *testing.T) {
+	t.Parallel() // it waits for some seconds
+	for name, served := range map[string]bool{"new": false, "kept": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := openLobby(t, Options{IdleTimeout: exact, HeaderTimeout: exact}, nil)
+			c, err := net.Dial("tcp", l.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			ended := func() bool { return l.ended.Load() == 1 }
+			for deadline := time.Now().Add(exact * 3 / 2); served && time.Now().Before(deadline); {
+				if _, err := ask(c); err != nil {
+					t.Fatalf("a connection in use: %v", err)
+				}
+				await(t, "it is parked", func() bool { return l.parkedNow() == 1 })
+			}
+			lines := 0
+			for deadline := time.Now().Add(10 * exact); !ended() && time.Now().Before(deadline); lines++ {
+				await(t, "it is parked", func() bool { return l.parkedNow() == 1 || ended() })
+				_, _ = io.WriteString(c, "\r\n") // the connection may have ended
+				time.Sleep(tick)
+			}
+			if !ended() || lines == 0 {
+				t.Errorf("after %d empty lines it is open still: %t", lines, !ended())
+			}
+		})
+	}
+}
+
 // TestParkedHeader: half a header is waited for, and an upgrade to HTTP/2 by
 // prior knowledge can come late.
 func TestParkedHeader(t *testing.T) {
