@@ -13,9 +13,9 @@ import (
 
 const (
 	// outagePatience is how long a node that starts waits for an API that has
-	// refused it; silencePatience, for one that says nothing or is slow to list.
-	outagePatience  = time.Second
-	silencePatience = 5 * time.Second
+	// refused it or says nothing; listPatience, for one that is slow to list.
+	outagePatience = time.Second
+	listPatience   = 5 * time.Second
 )
 
 // recall waits a moment for the API. Where it does not answer and the state of
@@ -48,11 +48,8 @@ func (n *node) answers(ctx context.Context) bool {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !n.source.Synced() {
-		patience := silencePatience
-		if !n.source.Outage().IsZero() {
-			patience = outagePatience
-		}
-		if time.Since(start) > patience {
+		_, heard := n.store.Snapshot().Nodes.Get(n.NodeName)
+		if time.Since(start) > patience(heard, !n.source.Outage().IsZero()) {
 			return false
 		}
 		select {
@@ -62,6 +59,16 @@ func (n *node) answers(ctx context.Context) bool {
 		}
 	}
 	return true
+}
+
+// patience is how long a node that starts waits for all there is. Only an API
+// that has told of this machine's Node is worth a longer wait: from one that
+// hangs nothing comes, as from one that refuses.
+func patience(heard, outage bool) time.Duration {
+	if heard && !outage {
+		return listPatience
+	}
+	return outagePatience
 }
 
 // wireLastKnown keeps the state on disk for the next start.

@@ -175,6 +175,23 @@ func rules(t *testing.T) string {
 	return string(out)
 }
 
+// Only who has said something is waited for.
+func TestPatience(t *testing.T) {
+	for _, c := range []struct {
+		heard, outage bool
+		want          time.Duration
+	}{
+		{false, false, outagePatience}, // hangs
+		{false, true, outagePatience},
+		{true, false, listPatience}, // slow to list
+		{true, true, outagePatience},
+	} {
+		if got := patience(c.heard, c.outage); got != c.want {
+			t.Errorf("heard %t, outage %t: waits %v, want %v", c.heard, c.outage, got, c.want)
+		}
+	}
+}
+
 func lastKnownInside(t *testing.T) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -244,6 +261,18 @@ func lastKnownInside(t *testing.T) {
 	if after := rules(t); after != before {
 		t.Errorf("packet rules were changed without the API\nbefore:\n%s\nafter:\n%s", before, after)
 	}
+	r.stop()
+
+	// One that takes connections and says nothing.
+	hung, err := net.Listen("tcp", listener.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = startNode(t, kubeconfig, stateDir)
+	start = time.Now()
+	wants(t, "names after a start with an API that hangs", func() bool { return says("web") == "10.96.0.20" && stale() })
+	t.Logf("names are there %v after a start with an API that hangs", time.Since(start).Round(time.Millisecond))
+	hung.Close()
 
 	if err := listener.Start(); err != nil {
 		t.Fatal(err)
