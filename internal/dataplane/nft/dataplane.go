@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
@@ -111,10 +113,18 @@ func New(o Options) (*Dataplane, error) {
 	return d, nil
 }
 
-// Cleanup removes Fairway's tables from the kernel.
+// Cleanup removes Fairway's tables from the kernel. It changes nothing where a
+// process that runs owns one of them.
 func Cleanup(o Options) error {
 	k := kernel{netns: o.NetNS, families: families(false)}
-	return errors.Join(k.removeTables(tableName), k.removeTables(pulseTable))
+	// Those that a process may own come first: they tell whether it runs.
+	if err := k.removeTables(pulseTable); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("%w: they belong to a fairway node that runs in this network namespace, perhaps with another --run-dir; stop it first (this needs root, too)", err)
+		}
+		return err
+	}
+	return k.removeTables(tableName)
 }
 
 // Close closes the sockets to the kernel. What the kernel holds stays, but that

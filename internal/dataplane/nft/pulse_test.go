@@ -58,6 +58,10 @@ func TestPulse(t *testing.T) {
 	if got := n.pulses(); !strings.Contains(got, "192.0.2.1 . 10053") {
 		t.Errorf("a Service that came after the pulse is not led to the node's own server: %q", got)
 	}
+	generation := n.generation()
+	if err := Cleanup(Options{NetNS: int(n.ns.Handle)}); err == nil || !strings.Contains(err.Error(), "stop it first") || n.generation() != generation {
+		t.Errorf("Cleanup while the process runs: %v, and %d changes", err, n.generation()-generation)
+	}
 	// As when the process ends: the kernel closes the socket.
 	if err := n.dp.pulse.drop(); err != nil {
 		t.Fatal(err)
