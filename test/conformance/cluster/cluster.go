@@ -74,7 +74,9 @@ ip -n %[2]s route add %[7]s via %[3]s src %[5]s
 		return c, fmt.Errorf("make the network namespaces: %w: %s", err, out)
 	}
 	args := []string{"up", "--data-dir", c.data(), "--detach", "--dataplane", o.DataPath, "--nodes", fmt.Sprint(o.Nodes),
-		"--lb-pool", loadBalancers, "--node-cidr", nodeRange + ",fd00:10:245::/112"}
+		"--lb-pool", loadBalancers, "--node-cidr", nodeRange + ",fd00:10:245::/112",
+		// Tests have Pods with the network of any node listen at port 80, where the gateway would be.
+		"--http-port", "28080", "--https-port", "28443"}
 	if o.Zones != "" {
 		args = append(args, "--zones", o.Zones)
 	}
