@@ -223,6 +223,39 @@ func webSocket(p *peer, seconds int) (result, error) {
 	})
 }
 
+// messages sends messages of 64 bytes on 32 connections, and waits for each to
+// come back.
+func messages(seconds int, open func() (net.Conn, error)) (result, error) {
+	return repeat(seconds, 32, func(int) (func() error, func(), error) {
+		c, err := open()
+		if err != nil {
+			return nil, nil, err
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Duration(seconds)*time.Second + 10*time.Second))
+		message, got := make([]byte, 64), make([]byte, 64)
+		return func() error {
+			if _, err := c.Write(message); err != nil {
+				return err
+			}
+			_, err := io.ReadFull(c, got)
+			return err
+		}, func() { _ = c.Close() }, nil
+	})
+}
+
+func tcpMessages(p *peer, seconds int) (result, error) {
+	return messages(seconds, func() (net.Conn, error) {
+		return net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.streams+messagePort))
+	})
+}
+
+// passedMessages are by TLS, which the proxy only looks at to find the backend.
+func passedMessages(p *peer, seconds int) (result, error) {
+	return messages(seconds, func() (net.Conn, error) {
+		return tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.streams+passedPort), tlsConfig(passedHost))
+	})
+}
+
 // How many connections are idle, each after one request.
 const idlePlain, idleTLS = 10000, 2000
 

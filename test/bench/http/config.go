@@ -53,7 +53,7 @@ func nginxConfig(dir string, hosts int) string {
       proxy_set_header X-Request-ID $request_id; proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $host;
       proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Scheme $scheme; proxy_set_header X-Scheme $scheme; }`
 	var b strings.Builder
-	fmt.Fprintf(&b, `user root; worker_processes 2; daemon off; pid %[1]s/nginx.pid; error_log /dev/null;
+	fmt.Fprintf(&b, `load_module modules/ngx_stream_module.so; user root; worker_processes 2; daemon off; pid %[1]s/nginx.pid; error_log /dev/null;
 events { worker_connections 15000; }
 http { access_log off; keepalive_requests 1000000; ssl_certificate %[1]s/tls.crt; ssl_certificate_key %[1]s/tls.key; ssl_protocols TLSv1.3;
   http2_max_requests 1000000; client_body_buffer_size 16k; server_names_hash_max_size 65536; server_names_hash_bucket_size 128; keepalive_timeout 300s; client_header_timeout 300s;
@@ -67,7 +67,15 @@ http { access_log off; keepalive_requests 1000000; ssl_certificate %[1]s/tls.crt
 	for i := 1; i < hosts; i++ {
 		fmt.Fprintf(&b, "  server { listen 127.0.0.1:8081; server_name %s; %s }\n", hostName(i), location)
 	}
-	return b.String() + "}\n"
+	fmt.Fprintf(&b, `}
+stream { access_log off; proxy_timeout 300s; tcp_nodelay on;
+  map $ssl_preread_server_name $named { %[8]s %[1]s:%[6]d; default %[1]s:%[2]d; }
+  server { listen 127.0.0.1:%[3]d backlog=4096; proxy_pass %[1]s:%[7]d; }
+  server { listen 127.0.0.1:%[4]d backlog=4096; proxy_pass %[1]s:%[2]d; }
+  server { listen 127.0.0.1:%[5]d backlog=4096; ssl_preread on; proxy_pass $named; }
+}
+`, backendAddr, backendPort, nginxStreams+messagePort, nginxStreams+bulkPort, nginxStreams+passedPort, echoTLSPort, echoPort, passedHost)
+	return b.String()
 }
 
 // haproxyConfig returns the configuration and its map of hosts.
@@ -110,7 +118,29 @@ backend g
   server s %[3]s:%[4]d proto h2
 backend w
   server s %[3]s:%[5]d
-`, dir, backendPort, backendAddr, grpcPort, socketPort, socketPath), m.String()
+listen messages
+  mode tcp
+  bind 127.0.0.1:%[7]d
+  server s %[3]s:%[8]d
+listen bulk
+  mode tcp
+  bind 127.0.0.1:%[9]d
+  server s %[3]s:%[2]d
+frontend passed
+  mode tcp
+  bind 127.0.0.1:%[10]d
+  tcp-request inspect-delay 5s
+  tcp-request content accept if { req.ssl_hello_type 1 }
+  use_backend named if { req.ssl_sni %[12]s }
+  default_backend other
+backend named
+  mode tcp
+  server s %[3]s:%[11]d
+backend other
+  mode tcp
+  server s %[3]s:%[2]d
+`, dir, backendPort, backendAddr, grpcPort, socketPort, socketPath,
+		haproxyStreams+messagePort, echoPort, haproxyStreams+bulkPort, haproxyStreams+passedPort, echoTLSPort, passedHost), m.String()
 }
 
 func caddyConfig(dir string) string {

@@ -37,6 +37,9 @@ type row struct {
 
 const oneHost = 1
 
+// onlyHTTP are peers that carry nothing else.
+var onlyHTTP = []string{caddy, reverseProxy}
+
 // idleRow is what -rows calls the memory of idle connections.
 const idleRow = "idle connections"
 
@@ -54,6 +57,9 @@ var rows = []row{
 	{name: "HTTP/2 to HTTP/1.1, 10 streams, TLS", hosts: oneHost, load: http2Streams},
 	{name: "gRPC unary, 10 streams, TLS", hosts: oneHost, load: grpcUnary},
 	{name: "WebSocket messages, 64 B", hosts: oneHost, load: webSocket},
+	{name: "TCP messages, 64 B", hosts: oneHost, load: tcpMessages, not: onlyHTTP},
+	{name: "TCP, 1 MB bodies", hosts: oneHost, load: wrk{path: "/large", port: bulkPort}.run, not: onlyHTTP},
+	{name: "TLS passed through, messages of 64 B", hosts: oneHost, load: passedMessages, not: onlyHTTP},
 	{name: "HTTP/1.1 kept, 100 B, one of 1,000 hosts", hosts: 1000, load: wrk{path: "/small", host: "h777.test"}.run, not: []string{caddy}},
 	{name: "HTTP/1.1 kept, 100 B, one of 10,000 hosts", hosts: 10000, load: wrk{path: "/small", host: "h7777.test"}.run, not: []string{caddy}},
 }

@@ -69,7 +69,7 @@ func (p page) text() string {
 	fmt.Fprintf(&b, `# The gateway's HTTP engine, side by side
 
 Made by `+"`make bench-http`"+` on %s in %s: %d cores, %s, %s; load average %s before, %s after. All share the machine, in one network namespace over loopback.
-The load of rows with HTTP/1.1 on kept connections, and of bodies, comes from wrk with 32 connections, all other from a client in Go; answers from nginx, those of gRPC and WebSocket from Go. CPU is the
+The load of rows with HTTP/1.1 on kept connections, and of bodies, comes from wrk with 32 connections, all other from a client in Go; answers from nginx, those of gRPC, WebSocket and messages from Go. CPU is the
 proxy's own time in user and kernel mode per request, the median of %d rounds with its rates and times. A share below 1 means that Fairway needs less. p50 to p99.9 are under full load: they tell of the machine's queue first.
 
 Traefik and Envoy are not among the peers. Traefik 3.7 is a Go module, but as such does not build: it replaces two modules by forks and one by a folder that is not part of it, and of its 2,600 packages, most for DNS providers of its certificates, some are not offered any more by
@@ -128,7 +128,7 @@ func kernel() string {
 // plot draws CPU per request, each row relative to its most expensive peer.
 func plot(list []result) []byte {
 	const width, bar, label = 900, 16, 300
-	colours := map[string]string{fairway: "#1b7f5c", "nginx": "#8899aa", "HAProxy": "#aab7c4", caddy: "#bbc6d0", "ReverseProxy": "#ccd5dd"}
+	colours := map[string]string{fairway: "#1b7f5c", "nginx": "#8899aa", "HAProxy": "#aab7c4", caddy: "#bbc6d0", reverseProxy: "#ccd5dd"}
 	var b strings.Builder
 	y := 10
 	most := map[string]float64{}

@@ -16,17 +16,31 @@ import (
 )
 
 const (
-	fairway = "Fairway"
-	caddy   = "Caddy"
+	fairway      = "Fairway"
+	caddy        = "Caddy"
+	reverseProxy = "ReverseProxy"
 	// host is the host that peers serve, rsaHost one with a certificate of RSA,
-	// grpcHost one whose backend speaks gRPC.
-	host, rsaHost, grpcHost = "bench.test", "rsa.test", "grpc.test"
-	// The backends' ports: nginx, gRPC, WebSocket.
-	backendPort, grpcPort, socketPort = 9000, 9001, 9002
+	// grpcHost one whose backend speaks gRPC, passedHost one whose TLS is the
+	// backend's.
+	host, rsaHost, grpcHost, passedHost = "bench.test", "rsa.test", "grpc.test", "passed.test"
+	// The backends' ports: nginx, gRPC, WebSocket, and those that send back what
+	// comes, plain and by TLS.
+	backendPort, grpcPort, socketPort, echoPort, echoTLSPort = 9000, 9001, 9002, 9003, 9004
 	// backendAddr is an address of the namespace; endpoints at loopback ones are
 	// left out, as the API wants it.
 	backendAddr = "10.99.0.1"
 	socketPath  = "/socket"
+)
+
+// The ports of each that carry TCP lie in a row, from these on.
+const fairwayStreams, nginxStreams, haproxyStreams = 8500, 8510, 8520
+
+// What is behind them: an echo, the backend that speaks HTTP, and by SNI an
+// echo that speaks TLS.
+const (
+	messagePort = iota
+	bulkPort
+	passedPort
 )
 
 // hostName is the name of the i-th further host.
@@ -36,8 +50,10 @@ func hostName(i int) string { return fmt.Sprintf("h%d.test", i) }
 type peer struct {
 	name          string
 	port, tlsPort int // 0 for backends
-	cmd           *exec.Cmd
-	dir           string
+	// streams is the first of three ports that carry TCP as it is; 0 if none do.
+	streams int
+	cmd     *exec.Cmd
+	dir     string
 }
 
 // file is a file that all peers share.
@@ -98,14 +114,14 @@ http { access_log off; keepalive_requests 1000000; sendfile on; server { listen 
 	list := []*peer{
 		{name: "backend", cmd: exec.Command("nginx", "-c", filepath.Join(dir, "backend.conf"))},
 		{name: "backends", cmd: itself("backends")},
-		{name: fairway, port: 8080, tlsPort: 8440, cmd: itself("fairway")},
-		{name: "nginx", port: 8081, tlsPort: 8441, cmd: exec.Command("nginx", "-c", filepath.Join(dir, "nginx.conf"))},
-		{name: "HAProxy", port: 8082, tlsPort: 8442, cmd: exec.Command("haproxy", "-db", "-q", "-f", filepath.Join(dir, "haproxy.cfg"))},
+		{name: fairway, port: 8080, tlsPort: 8440, streams: fairwayStreams, cmd: itself("fairway")},
+		{name: "nginx", port: 8081, tlsPort: 8441, streams: nginxStreams, cmd: exec.Command("nginx", "-c", filepath.Join(dir, "nginx.conf"))},
+		{name: "HAProxy", port: 8082, tlsPort: 8442, streams: haproxyStreams, cmd: exec.Command("haproxy", "-db", "-q", "-f", filepath.Join(dir, "haproxy.cfg"))},
 	}
 	if hosts == oneHost {
 		list = append(list, &peer{name: caddy, port: 8084, tlsPort: 8444, cmd: exec.Command("caddy", "run", "--config", filepath.Join(dir, "Caddyfile"))})
 	}
-	list = append(list, &peer{name: "ReverseProxy", port: 8083, tlsPort: 8443, cmd: itself("reverseproxy")})
+	list = append(list, &peer{name: reverseProxy, port: 8083, tlsPort: 8443, cmd: itself("reverseproxy")})
 	list = slices.DeleteFunc(list, func(p *peer) bool { return p.port != 0 && p.name != fairway && !beside.MatchString(p.name) })
 	for i, p := range list {
 		log, err := os.Create(filepath.Join(dir, p.name+".log"))
@@ -126,10 +142,15 @@ http { access_log off; keepalive_requests 1000000; sendfile on; server { listen 
 		switch {
 		case p.port != 0:
 			addrs = []string{fmt.Sprintf("127.0.0.1:%d", p.port), fmt.Sprintf("127.0.0.1:%d", p.tlsPort)}
+			if p.streams != 0 {
+				addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", p.streams+passedPort))
+			}
 		case p.name == "backend":
 			addrs = []string{fmt.Sprintf("%s:%d", backendAddr, backendPort)}
 		default:
-			addrs = []string{fmt.Sprintf("%s:%d", backendAddr, grpcPort), fmt.Sprintf("%s:%d", backendAddr, socketPort)}
+			for _, port := range []int{grpcPort, socketPort, echoPort, echoTLSPort} {
+				addrs = append(addrs, fmt.Sprintf("%s:%d", backendAddr, port))
+			}
 		}
 		for _, addr := range addrs {
 			if err := await(addr); err != nil {

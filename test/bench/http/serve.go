@@ -45,7 +45,7 @@ func serveAs(name string, hosts int) error {
 // quiet is for servers whose clients reset connections at the end.
 var quiet = log.New(io.Discard, "", 0)
 
-// serveBackends serves what nginx does not: gRPC and WebSocket.
+// serveBackends serves what nginx does not: gRPC, WebSocket, and an echo.
 func serveBackends(ctx context.Context) error {
 	// A unary call as far as a proxy sees it: a message of five bytes and more
 	// each way, and the status in the trailers.
@@ -59,31 +59,49 @@ func serveBackends(ctx context.Context) error {
 		})}
 	calls.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = calls.ListenAndServe() }()
-	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", backendAddr, socketPort))
+	curve, err := tls.LoadX509KeyPair("tls.crt", "tls.key")
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil {
-				go echo(c)
-			}
+	secure := &tls.Config{Certificates: []tls.Certificate{curve}}
+	for port, serve := range map[int]func(net.Conn){
+		socketPort:  echoWebSocket,
+		echoPort:    echo,
+		echoTLSPort: func(c net.Conn) { echo(tls.Server(c, secure)) },
+	} {
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", backendAddr, port))
+		if err != nil {
+			return err
 		}
-	}()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err == nil {
+					go serve(c)
+				}
+			}
+		}()
+	}
 	<-ctx.Done()
 	return nil
+}
+
+// echo sends back what comes. It does so by hand, for the kernel would carry it
+// by itself, which is nothing for messages.
+func echo(c net.Conn) {
+	defer c.Close()
+	_, _ = io.Copy(c, struct{ io.Reader }{c})
 }
 
 // socketKey is what the client sends, and socketAccept what a server makes of it
 // (RFC 6455, 1.3), which some proxies check.
 const socketKey, socketAccept = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
-// echo agrees to switch to WebSocket, and then sends back what comes.
-func echo(c net.Conn) {
+// echoWebSocket agrees to switch to WebSocket, and then sends back what comes.
+func echoWebSocket(c net.Conn) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	for {
@@ -154,6 +172,15 @@ func serveFairway(ctx context.Context, hosts int) error {
 		service("backend", "", backendPort)
 		service("calls", "kubernetes.io/h2c", grpcPort)
 		service("sockets", "", socketPort)
+		service("echo", "", echoPort)
+		service("secure-echo", "", echoTLSPort)
+		stream := func(port uint16, service string, hosts ...string) model.StreamRoute {
+			return model.StreamRoute{Ref: model.Ref{Kind: "Gateway", Key: key("streams")}, Protocol: model.TCP, Port: fairwayStreams + port, Hosts: hosts,
+				Backend: model.Backend{Service: key(service), Port: model.PortRef{Number: 80}}}
+		}
+		tx.PutStreams(model.Ref{Kind: "Gateway", Key: key("streams")}, []model.StreamRoute{
+			stream(messagePort, "echo"), stream(bulkPort, "backend"), stream(passedPort, "backend"), stream(passedPort, "secure-echo", passedHost),
+		})
 		rule := func(host, path, service string) model.RouteRule {
 			return model.RouteRule{Host: host, Path: model.PathMatch{Value: path},
 				Backends: []model.WeightedBackend{{Weight: 1, Backend: model.Backend{Service: key(service), Port: model.PortRef{Number: 80}}}}}

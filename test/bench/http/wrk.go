@@ -14,6 +14,7 @@ type wrk struct {
 	host  string // "" for the only one
 	tls   bool
 	close bool // a connection for each request
+	port  int  // which of those that carry TCP; one of HTTP if 0
 }
 
 // wrkDone prints what wrk itself leaves out.
@@ -35,6 +36,9 @@ func (w wrk) run(p *peer, seconds int) (result, error) {
 	scheme, port, name := "http", p.port, host
 	if w.tls {
 		scheme, port = "https", p.tlsPort
+	}
+	if w.port != 0 {
+		port = p.streams + w.port
 	}
 	if w.host != "" {
 		name = w.host
