@@ -95,7 +95,7 @@ type Loop[K comparable, D any] struct {
 
 // failure is a key that has to be tried again.
 type failure[D any] struct {
-	backoff backoff
+	backoff Backoff
 	due     time.Time
 	want    D
 	wanted  bool
@@ -289,10 +289,10 @@ func (l *Loop[K, D]) settle(batch []Change[K, D], failed map[K]error, errs map[K
 		if err := failed[c.Key]; err != nil {
 			f := l.failed[c.Key]
 			if f == nil {
-				f = &failure[D]{backoff: backoff{min: l.o.RetryMin, max: l.o.RetryMax}}
+				f = &failure[D]{backoff: Backoff{Min: l.o.RetryMin, Max: l.o.RetryMax}}
 				l.failed[c.Key] = f
 			}
-			delay := f.backoff.next()
+			delay := f.backoff.Next()
 			f.due = time.Now().Add(delay)
 			f.want, f.wanted = c.New, c.HasNew
 			errs[c.Key] = err

@@ -49,7 +49,7 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 	defer sub.Close()
 	prev := &state.Snapshot{}
 	pace := pacer{quiet: o.Quiet, max: o.MaxDelay}
-	backoff := backoff{min: o.RetryMin, max: o.RetryMax}
+	backoff := Backoff{Min: o.RetryMin, Max: o.RetryMax}
 	var retry <-chan time.Time
 	patient := false // changes wait for retry
 	for {
@@ -73,7 +73,7 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 			if ctx.Err() != nil {
 				return nil
 			}
-			delay := backoff.next()
+			delay := backoff.Next()
 			if patient = !errors.Is(err, errRetry); !patient {
 				pace.done() // all but some objects is done
 			}
@@ -81,7 +81,7 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 			retry = time.After(delay)
 			continue
 		}
-		backoff.reset()
+		backoff.Reset()
 		prev = next
 		pace.done()
 	}
@@ -132,14 +132,21 @@ func (p *pacer) settle(ctx context.Context, changes <-chan struct{}, complete fu
 	}
 }
 
-// backoff doubles from min to max.
-type backoff struct {
-	min, max, current time.Duration
+// Backoff is how long to wait before the next try: Min after the first failure,
+// then twice as long each time, at most Max.
+type Backoff struct {
+	Min, Max time.Duration
+	current  time.Duration
 }
 
-func (b *backoff) next() time.Duration {
-	b.current = min(max(b.current*2, b.min), b.max)
+// NewBackoff returns one with the bounds that [WatchOptions] have by default.
+func NewBackoff() Backoff { return Backoff{Min: defaultRetryMin, Max: defaultRetryMax} }
+
+// Next returns the next wait.
+func (b *Backoff) Next() time.Duration {
+	b.current = min(max(b.current*2, b.Min), b.Max)
 	return b.current
 }
 
-func (b *backoff) reset() { b.current = 0 }
+// Reset is called after a success.
+func (b *Backoff) Reset() { b.current = 0 }

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/reconcile"
 )
 
 // sweeper destroys connected UDP sockets whose backend does not serve any more:
@@ -31,19 +33,35 @@ type sweeper struct {
 
 func newSweeper(d *Dataplane) *sweeper {
 	s := &sweeper{d: d, work: make(chan struct{}, 1), done: make(chan struct{})}
-	s.wg.Go(func() {
-		for {
-			select {
-			case <-s.done:
-				return
-			case <-s.work:
-			}
-			if err := s.sweep(); err != nil {
-				d.log.Warn("eBPF: UDP sockets of endpoints that have gone could not be closed", "error", err)
-			}
-		}
-	})
+	s.wg.Go(func() { s.run(s.sweep) })
 	return s
+}
+
+// run sweeps when it is told to, and again with pauses while that fails: the
+// next endpoint may be hours from going, and until then clients would send to
+// those that have gone.
+func (s *sweeper) run(sweep func() error) {
+	var again <-chan time.Time
+	backoff, told := reconcile.NewBackoff(), ""
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.work:
+		case <-again:
+		}
+		err := sweep()
+		if err == nil {
+			backoff.Reset()
+			again, told = nil, ""
+			continue
+		}
+		again = time.After(backoff.Next())
+		if err.Error() != told {
+			told = err.Error()
+			s.d.log.Warn("eBPF: UDP sockets of endpoints that have gone could not be closed; it is tried again", "error", err)
+		}
+	}
 }
 
 // wake makes the sweeper look once more.
