@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -22,14 +24,20 @@ type Options struct {
 	NetNS int
 }
 
-// Cleaner removes stale UDP flows from the kernel.
+// Cleaner removes stale UDP flows from the kernel. Its methods may be called side
+// by side.
 type Cleaner struct {
 	netns int
+
+	mu     sync.Mutex
+	claims claims
+	// suspects are frontends whose flows have still to be looked at.
+	suspects map[frontend]struct{}
 }
 
 // New returns a cleaner, or an error where the kernel has no conntrack by netlink.
 func New(o Options) (*Cleaner, error) {
-	c := &Cleaner{netns: o.NetNS}
+	c := &Cleaner{netns: o.NetNS, claims: newClaims(), suspects: map[frontend]struct{}{}}
 	conn, err := c.dial()
 	if err != nil {
 		return nil, err
@@ -56,10 +64,19 @@ type frontend struct {
 const frontendsAtOnce = 8
 
 // Changed removes the flows that changes have made stale. It is to be called
-// after they have been programmed, or clients would come back as they were.
+// after they have been programmed, or clients would come back as they were. What
+// fails is tried again with the next call, which may be one without changes.
+//
+// A frontend that several Services claim is the first one's ([plan.Claim]), so
+// Services that go without it are to be told of as well. What they were before
+// Changed knows from the calls before.
 func (c *Cleaner) Changed(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) error {
-	serving := affected(changes)
-	if len(serving) == 0 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.claims.update(changes) {
+		c.suspects[f] = struct{}{}
+	}
+	if len(c.suspects) == 0 {
 		return nil
 	}
 	conn, err := c.dial()
@@ -68,60 +85,42 @@ func (c *Cleaner) Changed(ctx context.Context, changes []reconcile.Change[model.
 	}
 	defer conn.Close()
 	var errs []error
-	for _, q := range questions(serving) {
-		flows, err := list(conn, q)
-		if err != nil {
+	for _, q := range questions(c.suspects) {
+		if err := c.clean(ctx, conn, q); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		for _, f := range flows {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if f.stale(serving) {
-				errs = append(errs, f.remove(conn))
-			}
+		maps.DeleteFunc(c.suspects, func(f frontend, _ struct{}) bool { return q.about(f) })
+	}
+	return errors.Join(errs...)
+}
+
+// clean removes the stale ones among the flows that a question selects.
+func (c *Cleaner) clean(ctx context.Context, conn *netlink.Conn, q question) error {
+	flows, err := list(conn, q)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range flows {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if f.stale(c.serving) {
+			errs = append(errs, f.remove(conn))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// affected returns the UDP frontends that may have stale flows, with the
-// endpoints that serve behind each: those that are new, those that went, and
-// those that lost an endpoint or got their first.
-func affected(changes []reconcile.Change[model.Key, plan.Service]) map[frontend][]netip.AddrPort {
-	out := map[frontend][]netip.AddrPort{}
-	for _, c := range changes {
-		before, now := udp(c.Old), udp(c.New)
-		for f, was := range before {
-			is, still := now[f]
-			lost := slices.ContainsFunc(was, func(a netip.AddrPort) bool { return !slices.Contains(is, a) })
-			if !still || lost || len(was) == 0 && len(is) > 0 {
-				out[f] = is
-			}
-		}
+// serving returns the endpoints that flows of a frontend may lead to; false for
+// one whose flows are not to be looked at.
+func (c *Cleaner) serving(f frontend) ([]netip.AddrPort, bool) {
+	if _, ok := c.suspects[f]; !ok {
+		return nil, false
 	}
-	// Last, for a Service may have what another one gave up with the same changes,
-	// in whatever order they are.
-	for _, c := range changes {
-		before := udp(c.Old)
-		for f, is := range udp(c.New) {
-			if _, had := before[f]; !had {
-				out[f] = is
-			}
-		}
-	}
-	return out
-}
-
-func udp(s plan.Service) map[frontend][]netip.AddrPort {
-	out := map[frontend][]netip.AddrPort{}
-	for i := range s.Frontends {
-		if f := &s.Frontends[i]; f.Protocol == model.UDP {
-			out[frontend{f.Addr, f.Port}] = f.Serving
-		}
-	}
-	return out
+	first, _ := c.claims.first(f)
+	return first.serving, true
 }
 
 // question selects flows: of one frontend, or with a zero port all of a family.
@@ -130,11 +129,16 @@ type question struct {
 	of   frontend
 }
 
+// about reports whether the flows of a frontend are among the answers.
+func (q question) about(f frontend) bool {
+	return q.of == f || q.of.port == 0 && q.ipv6 == f.addr.Is6()
+}
+
 // questions asks for each frontend, or for everything where that is less work.
-func questions(serving map[frontend][]netip.AddrPort) []question {
+func questions(suspects map[frontend]struct{}) []question {
 	var each []question
 	families := map[bool]bool{}
-	for f := range serving {
+	for f := range suspects {
 		each = append(each, question{f.addr.Is6(), f})
 		families[f.addr.Is6()] = true
 	}
@@ -151,17 +155,17 @@ func questions(serving map[frontend][]netip.AddrPort) []question {
 // stale reports whether a flow of a frontend leads to nobody who serves. A
 // flow to a NodePort counts only when it was translated, since the same port
 // number of other hosts is no business of ours.
-func (f *flow) stale(serving map[frontend][]netip.AddrPort) bool {
+func (f *flow) stale(serving func(frontend) ([]netip.AddrPort, bool)) bool {
 	if f.protocol != unix.IPPROTO_UDP {
 		return false
 	}
-	if to, ok := serving[frontend{f.to.Addr(), f.to.Port()}]; ok {
+	if to, ok := serving(frontend{f.to.Addr(), f.to.Port()}); ok {
 		return !slices.Contains(to, f.answers)
 	}
 	unspecified := netip.IPv6Unspecified()
 	if f.to.Addr().Is4() {
 		unspecified = netip.IPv4Unspecified()
 	}
-	to, ok := serving[frontend{unspecified, f.to.Port()}]
+	to, ok := serving(frontend{unspecified, f.to.Port()})
 	return ok && f.answers != f.to && !slices.Contains(to, f.answers)
 }

@@ -1,10 +1,12 @@
 package conntrack
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -142,6 +144,12 @@ func TestChanged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			tt.change.Key = model.Key{Namespace: "ns", Name: "dns"}
+			if tt.change.HadOld {
+				if err := c.Changed(t.Context(), []change{{Key: tt.change.Key, New: tt.change.Old, HasNew: true}}); err != nil {
+					t.Fatal(err)
+				}
+			}
 			add(t, ns, unix.IPPROTO_UDP, "10.0.9.9:1001", "10.96.0.10:53", "10.0.0.1:53")
 			add(t, ns, unix.IPPROTO_UDP, "10.0.9.9:1002", "10.96.0.10:53", "10.0.0.2:53")
 			add(t, ns, unix.IPPROTO_UDP, "10.0.9.9:1003", "10.96.0.10:53", "10.96.0.10:53") // before there was a Service
@@ -167,19 +175,112 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// at is where the tests' Services are.
+var at = frontend{netip.MustParseAddr("10.96.0.10"), 53}
+
+// named is a Service with that name, age in seconds, kind of its one frontend, and endpoint.
+func named(name string, age int, kind plan.Kind, serving string) plan.Service {
+	s := service(model.UDP, []string{at.addr.String()}, serving)
+	s.Key.Name, s.Created, s.Frontends[0].Kind = name, time.Unix(int64(1000-age), 0), kind
+	return s
+}
+
 // TestAddressPassedOn checks that the flows to a Service stay which has the address
 // of one that went with the same changes, in whatever order they are told.
 func TestAddressPassedOn(t *testing.T) {
-	vip := []string{"10.96.0.10"}
-	went, came := service(model.UDP, vip, "10.0.0.1:53"), service(model.UDP, vip, "10.0.0.2:53")
-	went.Key.Name = "went"
+	went, came := named("went", 2, plan.ClusterIP, "10.0.0.1:53"), named("came", 1, plan.ClusterIP, "10.0.0.2:53")
 	both := []change{{Key: came.Key, New: came, HasNew: true}, {Key: went.Key, Old: went, HadOld: true}}
 	for range 2 {
-		got := affected(both)[frontend{netip.MustParseAddr(vip[0]), 53}]
-		if diff := cmp.Diff(came.Frontends[0].Serving, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
-			t.Errorf("of %s and %s, flows are kept to other endpoints than planned\n%s", both[0].Key, both[1].Key, diff)
+		c := newClaims()
+		c.update([]change{{Key: went.Key, New: went, HasNew: true}})
+		if got := c.update(both); !slices.Equal(got, []frontend{at}) {
+			t.Errorf("the flows of %v are looked at", got)
+		}
+		if first, ok := c.first(at); !ok || first.Key != came.Key || !slices.Equal(first.serving, came.Frontends[0].Serving) {
+			t.Errorf("with %s before %s, flows are kept to %v of %s", both[0].Key, both[1].Key, first.serving, first.Key)
 		}
 		slices.Reverse(both)
+	}
+}
+
+// TestContestedAddress checks that only what really served counts where several
+// Services want an address: what happens to one that goes without it is
+// nothing to the flows there.
+func TestContestedAddress(t *testing.T) {
+	is := func(s plan.Service) change { return change{Key: s.Key, New: s, HasNew: true} }
+	goes := func(s plan.Service) change { return change{Key: s.Key, Old: s, HadOld: true} }
+	young, old := named("young", 1, plan.ExternalIP, "10.0.0.1:53"), named("old", 2, plan.ExternalIP, "10.0.0.2:53")
+	c := newClaims()
+	for _, step := range []struct {
+		what   string
+		change change
+		looked bool
+		serves string
+	}{
+		{"the young one has it alone", is(young), true, "10.0.0.1:53"},
+		{"the older claim takes it", is(old), true, "10.0.0.2:53"},
+		{"told of again", is(young), false, "10.0.0.2:53"},
+		{"the one without it has other endpoints", is(named("young", 1, plan.ExternalIP, "10.0.0.3:53")), false, "10.0.0.2:53"},
+		{"the one without it goes", goes(young), false, "10.0.0.2:53"},
+		{"and comes back", is(young), false, "10.0.0.2:53"},
+		{"the one that has it goes", goes(old), true, "10.0.0.1:53"},
+		{"a cluster address comes before all", is(named("other", 0, plan.ClusterIP, "10.0.0.4:53")), true, "10.0.0.4:53"},
+	} {
+		looked := len(c.update([]change{step.change})) > 0
+		first, _ := c.first(at)
+		if looked != step.looked || !slices.Equal(first.serving, []netip.AddrPort{netip.MustParseAddrPort(step.serves)}) {
+			t.Errorf("%s: flows are looked at %v, want %v; they may lead to %v, want %s", step.what, looked, step.looked, first.serving, step.serves)
+		}
+	}
+	c.update([]change{goes(young), goes(named("other", 0, plan.ClusterIP, "10.0.0.4:53"))})
+	if len(c.of) != 0 || len(c.services) != 0 {
+		t.Errorf("of nothing, %d frontends of %d Services are remembered", len(c.of), len(c.services))
+	}
+}
+
+// TestTriedAgain checks that what could not be removed is removed by a later
+// call, as things stand then.
+func TestTriedAgain(t *testing.T) {
+	ns := testenv.NewLab(t).Netns("node")
+	c, err := New(Options{NetNS: int(ns.Handle)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(serving ...string) []change {
+		s := service(model.UDP, []string{"10.96.0.10"}, serving...)
+		return []change{{Key: s.Key, New: s, HasNew: true}}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.Changed(t.Context(), is("10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53")))
+	for i := range 3 {
+		add(t, ns, unix.IPPROTO_UDP, fmt.Sprintf("10.0.9.9:%d", 1001+i), "10.96.0.10:53", fmt.Sprintf("10.0.0.%d:53", i+1))
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Changed(ended, is("10.0.0.3:53")); err == nil {
+		t.Fatal("no error though nothing was done")
+	}
+	bad := c.netns
+	c.netns = -2 // no file at all
+	if err := c.Changed(t.Context(), is("10.0.0.2:53", "10.0.0.3:53")); err == nil {
+		t.Fatal("no error in no network namespace")
+	}
+	c.netns = bad
+	if got := len(flows(t, c)); got != 3 {
+		t.Fatalf("%d flows left of 3, though nothing could be removed", got)
+	}
+	must(c.Changed(t.Context(), nil))
+	want := []string{"10.96.0.10:53 10.0.0.2:53", "10.96.0.10:53 10.0.0.3:53"}
+	if diff := cmp.Diff(want, flows(t, c)); diff != "" {
+		t.Error(diff)
+	}
+	if len(c.suspects) != 0 {
+		t.Errorf("%d frontends are still to be looked at", len(c.suspects))
 	}
 }
 

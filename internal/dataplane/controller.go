@@ -22,7 +22,9 @@ import (
 // Flows forgets what the kernel remembers of connections to backends that no
 // longer serve. conntrack has the implementation.
 type Flows interface {
-	// Changed is called after changes have been programmed.
+	// Changed is called after changes have been programmed, also of Services that
+	// do without a frontend that another one has ([TakenError]). After an error it
+	// is called again, with no changes, until what failed is done.
 	Changed(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) error
 }
 
@@ -60,6 +62,8 @@ type Controller struct {
 
 	mu      sync.Mutex
 	applied *Node // settings of the node; nil before the first
+
+	stale chan struct{} // told when Flows has failed
 }
 
 // NewController returns a controller that has programmed nothing yet.
@@ -74,7 +78,7 @@ func NewController(o Options) (*Controller, error) {
 		o.Settings.TLSProxy = o.Plan.TLSProxy
 	}
 	view := plan.View{Node: o.NodeName, Options: o.Plan}
-	c := &Controller{o: o}
+	c := &Controller{o: o, stale: make(chan struct{}, 1)}
 	options := reconcile.LoopOptions[model.Key, plan.Service]{
 		WatchOptions: reconcile.WatchOptions{Store: o.Store, Logger: o.Logger},
 		Name:         "dataplane",
@@ -110,6 +114,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go(func() error { return c.loop.Run(ctx) })
 	g.Go(func() error { return c.followNode(ctx) })
 	g.Go(func() error { c.verify(ctx); return nil })
+	g.Go(func() error { c.retryFlows(ctx); return nil })
 	return g.Wait()
 }
 
@@ -181,6 +186,35 @@ func (c *Controller) verify(ctx context.Context) {
 	}
 }
 
+// retryFlows calls Flows again after it has failed: the next change may be hours
+// away, and clients send to endpoints that have gone for as long.
+func (c *Controller) retryFlows(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.stale:
+		}
+		told := ""
+		for backoff := reconcile.NewBackoff(); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(backoff.Next()):
+			}
+			err := c.o.Flows.Changed(ctx, nil)
+			if err == nil {
+				break
+			}
+			if err.Error() != told && ctx.Err() == nil {
+				told = err.Error()
+				c.o.Logger.Warn("stale connections could still not be removed; it is tried again", "error", err)
+			}
+		}
+		c.o.Logger.Info("stale connections are removed after all")
+	}
+}
+
 // target is the data path with what has to come before and after.
 type target struct{ c *Controller }
 
@@ -193,12 +227,19 @@ func (t target) Apply(ctx context.Context, changes []reconcile.Change[model.Key,
 	}
 	done := make([]reconcile.Change[model.Key, plan.Service], 0, len(changes))
 	for _, c := range changes {
-		if failed[c.Key] == nil {
+		if Refusal(failed[c.Key]) == nil {
 			done = append(done, c)
 		}
 	}
-	if err := o.Flows.Changed(ctx, done); err != nil {
-		o.Logger.Warn("stale connections could not be removed", "error", err)
+	if len(done) == 0 {
+		return failed
+	}
+	if err := o.Flows.Changed(ctx, done); err != nil && ctx.Err() == nil {
+		o.Logger.Warn("stale connections could not be removed; it is tried again", "error", err)
+		select {
+		case t.c.stale <- struct{}{}:
+		default:
+		}
 	}
 	return failed
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -137,6 +138,7 @@ type fake struct {
 	nodes    []dataplane.Node
 	failNode int
 	failKey  model.Key
+	taken    model.Key
 	verified int
 }
 
@@ -147,6 +149,9 @@ func (f *fake) Apply(ctx context.Context, changes []reconcile.Change[model.Key, 
 	for _, c := range changes {
 		if c.Key == f.failKey {
 			failed[c.Key] = errors.New("refused")
+		}
+		if c.Key == f.taken {
+			failed[c.Key] = &dataplane.TakenError{Service: c.Key}
 		}
 	}
 	return failed
@@ -178,6 +183,8 @@ func (f *fake) Pulse(time.Duration, []uint64) error { return nil }
 type told struct {
 	mu   sync.Mutex
 	keys []string
+	// calls is how often, and again how often without changes; the first ones fail.
+	failing, calls, again int
 }
 
 func (f *told) Changed(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) error {
@@ -186,13 +193,19 @@ func (f *told) Changed(ctx context.Context, changes []reconcile.Change[model.Key
 	for _, c := range changes {
 		f.keys = append(f.keys, c.Key.Name)
 	}
-	return errors.New("no conntrack")
+	if f.calls++; len(changes) == 0 {
+		f.again++
+	}
+	if f.calls <= f.failing {
+		return errors.New("no conntrack")
+	}
+	return nil
 }
 
 func TestController(t *testing.T) {
 	proxy := []netip.AddrPort{netip.MustParseAddrPort("10.245.0.1:443")}
 	pods := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")}
-	dp, flows, store := &fake{failNode: 1, failKey: model.Key{Name: "bad"}}, &told{}, state.New()
+	dp, flows, store := &fake{failNode: 1, failKey: model.Key{Name: "bad"}, taken: model.Key{Name: "late"}}, &told{failing: 3}, state.New()
 	var failures sync.Map
 	run(t, dataplane.Options{
 		Store: store, Logger: logger(t), NodeName: "node-1", Dataplane: dp, Flows: flows, Plan: plan.Options{TLSProxy: proxy},
@@ -204,7 +217,7 @@ func TestController(t *testing.T) {
 		},
 	})
 	store.Update(func(tx *state.Tx) {
-		for _, name := range []string{"good", "bad"} {
+		for _, name := range []string{"good", "bad", "late"} {
 			tx.PutService(&model.Service{Key: model.Key{Name: name}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []model.ServicePort{{Port: 1, Protocol: model.TCP}}})
 		}
 		tx.PutNode(&model.Node{Name: "node-1", PodCIDRs: pods})
@@ -227,15 +240,20 @@ func TestController(t *testing.T) {
 	if !dp.nodes[0].Equal(want[0]) || !dp.nodes[1].Equal(want[1]) {
 		t.Errorf("settings %v, want %v", dp.nodes, want)
 	}
+	eventually(t, "flows to be looked at until it succeeds", func() bool {
+		flows.mu.Lock()
+		defer flows.mu.Unlock()
+		return flows.calls > flows.failing && flows.again > 0
+	})
 	flows.mu.Lock()
 	defer flows.mu.Unlock()
-	for _, k := range flows.keys {
-		if k != "good" {
-			t.Errorf("flows of %s were looked at before it was programmed", k)
-		}
+	if slices.Contains(flows.keys, "bad") {
+		t.Error("flows of a Service were looked at before it was programmed")
 	}
-	if len(flows.keys) == 0 {
-		t.Error("nobody looked at flows")
+	for _, name := range []string{"good", "late"} {
+		if !slices.Contains(flows.keys, name) {
+			t.Errorf("nobody looked at the flows of %q", name)
+		}
 	}
 }
 
