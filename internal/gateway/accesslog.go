@@ -74,7 +74,7 @@ func (l *accessLog) write(t *transaction, status int, bytes int64, took time.Dur
 		slog.String("userAgent", agent),
 		slog.String("referer", referer),
 	}
-	if t.traced() {
+	if t.span != nil {
 		attrs = append(attrs, slog.String("traceId", t.span.TraceID()))
 	}
 	if t.rule != nil {

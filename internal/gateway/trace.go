@@ -3,19 +3,18 @@ package gateway
 import (
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/tracing"
 )
 
-// beginSpan begins the span of a request that a rule takes, and has the backend
+// beginSpan begins the span of a request that a rule takes, and has backends
 // told of it.
 func (t *transaction) beginSpan() {
 	x := &t.exchange
-	t.span = t.g.tracer.Begin(t.view.Header, !x.TraceDistrust, t.start)
-	x.TraceParent, x.TraceState = t.span.Context()
+	t.span = t.g.tracer.Begin(&tracing.Request{Header: t.view.Header, Trust: !x.TraceDistrust, Start: t.start, Method: t.view.Method, Path: x.Path})
+	parent, state := t.span.Context()
+	x.TraceParent, x.TraceState = http1.Text(parent), state
 }
-
-// traced reports whether the request has a span.
-func (t *transaction) traced() bool { return t.span.Begun() }
 
 // endSpan ends the span of a request that is done.
 func (t *transaction) endSpan(status int, bytes int64, took time.Duration) {

@@ -1,13 +1,16 @@
 package gateway
 
 import (
+	"cmp"
 	"compress/gzip"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -82,6 +85,25 @@ func (r *receiver) of(path string) []*otlp.Span {
 		}
 	}
 	return list
+}
+
+// tries returns the spans of a request's tries, as they began.
+func (r *receiver) tries(of *otlp.Span) []*otlp.Span {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []*otlp.Span
+	for _, s := range r.spans {
+		if string(s.TraceId) == string(of.TraceId) && string(s.ParentSpanId) == string(of.SpanId) {
+			list = append(list, s)
+		}
+	}
+	slices.SortFunc(list, func(a, b *otlp.Span) int { return cmp.Compare(a.StartTimeUnixNano, b.StartTimeUnixNano) })
+	return list
+}
+
+// contextOf is the traceparent that names a span.
+func contextOf(s *otlp.Span) string {
+	return "00-" + hex.EncodeToString(s.TraceId) + "-" + hex.EncodeToString(s.SpanId) + "-01"
 }
 
 func attributes(s *otlp.Span) map[string]any {
@@ -159,8 +181,11 @@ func TestTraces(t *testing.T) {
 		w.eventually("the span of "+path+" is sent", func() bool { return len(r.of(path)) == 1 })
 		return r.of(path)[0]
 	}
+	// context is that of the one try to a backend.
 	context := func(s *otlp.Span) string {
-		return "00-" + hex.EncodeToString(s.TraceId) + "-" + hex.EncodeToString(s.SpanId) + "-01"
+		t.Helper()
+		w.eventually("the span of the try is sent", func() bool { return len(r.tries(s)) == 1 })
+		return contextOf(r.tries(s)[0])
 	}
 	for protocol := range clients {
 		// A trace that the client began.
@@ -242,6 +267,139 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// TestTraceTries: each time that a request is sent has a span of its own, and
+// the backend is told of that one, whatever protocols are spoken.
+func TestTraceTries(t *testing.T) {
+	var mu sync.Mutex
+	got := map[string][]string{} // the trace contexts that backends got, by path
+	begun := make(chan struct{}) // the client has the beginning of an answer that breaks off
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		got[r.URL.Path] = append(got[r.URL.Path], r.Header.Get("Traceparent"))
+		n := len(got[r.URL.Path])
+		mu.Unlock()
+		switch _, what, _ := strings.Cut(r.URL.Path[1:], "/"); {
+		case what == "again" && n == 1:
+			panic(http.ErrAbortHandler)
+		case what == "missing":
+			w.WriteHeader(http.StatusNotFound)
+		case what == "breaks":
+			_, _ = io.WriteString(w, strings.Repeat("x", 10000))
+			_ = http.NewResponseController(w).Flush()
+			<-begun
+			panic(http.ErrAbortHandler)
+		}
+	}
+	backendServer(t, "10.99.73.11:80", handler)
+	backendServer(t, "10.99.73.12:80", handler)
+	r := newReceiver(t)
+	w, pair := http3World(t, "10.99.74.11:443", "", "10.99.73.11:80", func(o *Options) { o.Tracer = newTracer(t, r.url, 1) })
+	var rules []model.RouteRule
+	clients := map[string]*http.Client{"3": http3Client(t, w.g.HTTPSAddr().String(), pair),
+		"1.1": {Transport: &http.Transport{DialContext: w.dialHTTPS, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 20 * time.Second},
+		"2":   {Transport: &http.Transport{DialContext: w.dialHTTPS, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 20 * time.Second}}
+	backends := map[string]string{"1.1": "", "2": "kubernetes.io/h2c"}
+	for client := range clients {
+		for backend, appProtocol := range backends {
+			name := "c" + client[:1] + "b" + backend[:1]
+			w.service("two-"+name, appProtocol, "10.99.73.11:80", "10.99.73.12:80")
+			// An endpoint that was in vain is not asked soon again: each has its own.
+			w.service("half-"+name, appProtocol, "10.99.73.99:80", "10.99.73.11:80")
+			w.service("half2-"+name, appProtocol, "10.99.73.99:80", "10.99.73.11:80")
+			rules = append(rules, rule("a.test", "/"+name, "two-"+name), rule("a.test", "/"+name+"/half", "half-"+name), rule("a.test", "/"+name+"/half-upload", "half2-"+name))
+		}
+	}
+	w.route(ingress("tries", rules...))
+	t.Cleanup(func() { clients["1.1"].CloseIdleConnections(); clients["2"].CloseIdleConnections() })
+	type want struct {
+		kind   string // of failure
+		status int64
+	}
+	for client, c := range clients {
+		for backend := range backends {
+			t.Run("client="+client+",backend="+backend, func(t *testing.T) {
+				name := "c" + client[:1] + "b" + backend[:1]
+				check := func(method, path string, want ...want) {
+					t.Helper()
+					w.eventually("the spans of "+path+" are sent", func() bool { return len(r.of(path)) > 0 })
+					server := r.of(path)[0]
+					w.eventually("the spans of the tries of "+path+" are sent", func() bool { return len(r.tries(server)) >= len(want) })
+					var asked []string
+					for i, try := range r.tries(server) {
+						a := attributes(try)
+						if i >= len(want) || try.Kind != otlp.Span_SPAN_KIND_CLIENT || try.Name != method || a["http.request.method"] != method ||
+							(a["error.type"] != nil || want[i].kind != "") && a["error.type"] != want[i].kind ||
+							(try.Status.GetCode() == otlp.Status_STATUS_CODE_ERROR) != (want[i].kind != "") ||
+							(a["http.response.status_code"] != nil || want[i].status != 0) && a["http.response.status_code"] != want[i].status ||
+							(a["http.request.resend_count"] != nil || i > 0) && a["http.request.resend_count"] != int64(i) {
+							t.Errorf("%s: try %d is %v, %v, want %+v", path, i, a, try, want)
+							continue
+						}
+						if addr := a["server.address"]; a["server.port"] != int64(80) || a["url.full"] != fmt.Sprintf("http://%v:80%s", addr, path) || a["network.protocol.version"] != backend {
+							t.Errorf("%s: %v", path, a)
+						}
+						if try.StartTimeUnixNano < server.StartTimeUnixNano || try.EndTimeUnixNano > server.EndTimeUnixNano || try.EndTimeUnixNano < try.StartTimeUnixNano {
+							t.Errorf("%s: a try that is not within its request: %v, %v", path, try, server)
+						}
+						if want[i].kind != "connection_failed" {
+							asked = append(asked, contextOf(try))
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if !slices.Equal(got[path], asked) {
+						t.Errorf("%s: the backend got %q, want %q", path, got[path], asked)
+					}
+				}
+				send := func(method, path, body string) {
+					t.Helper()
+					req, _ := http.NewRequest(method, "https://a.test"+path, nil)
+					if body != "" {
+						req, _ = http.NewRequest(method, "https://a.test"+path, strings.NewReader(body))
+					}
+					resp, err := c.Do(req)
+					if err != nil {
+						t.Fatal(path, err)
+					}
+					if strings.HasSuffix(path, "/breaks") {
+						begun <- struct{}{}
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+				}
+				path := func(what string) string { return "/" + name + "/" + what }
+				send("GET", path("ok?secret=1"), "")
+				check("GET", path("ok"), want{"", 200})
+				send("POST", path("upload"), "body")
+				check("POST", path("upload"), want{"", 200})
+				send("GET", path("missing"), "")
+				check("GET", path("missing"), want{"404", 404})
+				send("GET", path("again"), "")
+				check("GET", path("again"), want{"backend_failed", 0}, want{"", 200})
+				send("GET", path("breaks"), "")
+				check("GET", path("breaks"), want{"backend_failed", 200})
+				// Of two requests one comes to the endpoint that is not there first.
+				tried := func(what, method, body string) string {
+					t.Helper()
+					for i := range 2 {
+						p := path(fmt.Sprintf("%s/%d", what, i))
+						send(method, p, body)
+						w.eventually("the spans of "+p+" are sent", func() bool { return len(r.of(p)) > 0 })
+						if len(r.tries(r.of(p)[0])) == 2 {
+							return p
+						}
+					}
+					t.Fatalf("%s: the endpoint that is not there was not tried", what)
+					return ""
+				}
+				check("GET", tried("half", "GET", ""), want{"connection_failed", 0}, want{"", 200})
+				check("POST", tried("half-upload", "POST", "body"), want{"connection_failed", 0}, want{"", 200})
+			})
+		}
+	}
+}
+
 // TestTraceShare: of traces begun here the share is kept, and what clients began
 // is kept as they say.
 func TestTraceShare(t *testing.T) {
@@ -276,7 +434,7 @@ func TestTraceReceiverGone(t *testing.T) {
 		t.Errorf("status %d", status)
 	}
 	w.eventually("it is counted", func() bool {
-		return metric(t, registry, "fairway_gateway_spans_total")["result=failed"] == 1
+		return metric(t, registry, "fairway_gateway_spans_total")["result=failed"] == 2
 	})
 
 	r := newReceiver(t)

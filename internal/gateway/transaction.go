@@ -68,10 +68,10 @@ type transaction struct {
 	session  upstream.Session
 	cookie   *router.Rule // whose path the session's cookie has
 	exchange filter.Exchange
-	span     tracing.Span
-	endpoint string // that answered
-	failure  string // why the gateway answered itself, for the log
-	status   int    // what the log and metrics should tell; 0 for what was sent
+	span     *tracing.Span // nil for none
+	endpoint string        // that answered
+	failure  string        // why the gateway answered itself, for the log
+	status   int           // what the log and metrics should tell; 0 for what was sent
 }
 
 // begin readies a transaction for a request, of which the engine has filled in
@@ -142,7 +142,7 @@ func (t *transaction) finished() {
 	if t.g.access.wants(t, status) {
 		t.g.access.write(t, status, bytes, took)
 	}
-	if t.traced() {
+	if t.span != nil {
 		t.endSpan(status, bytes, took)
 	}
 }
@@ -435,7 +435,7 @@ func (t *transaction) call(b *backend) upstream.Call {
 	c := upstream.Call{
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
 		ReadTimeout: x.Read, SendTimeout: x.Send, Silence: max(t.g.options.SilenceTimeout, x.Read, x.Send),
-		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed},
+		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed}, Span: t.span,
 	}
 	if !t.queued {
 		c.Now = t.start

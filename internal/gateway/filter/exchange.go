@@ -20,7 +20,8 @@ type Exchange struct {
 	// RequestID names the request in logs, answers and at the backend.
 	RequestID string
 	// TraceParent and TraceState are the trace context for the backend; with an
-	// empty TraceParent what the client sent is passed on.
+	// empty TraceParent what the client sent is passed on. TraceParent is a view
+	// that changes with each try at a backend.
 	TraceParent, TraceState string
 
 	// Path and Query are what the backend is asked for; at first the view's.

@@ -154,31 +154,47 @@ type Header interface {
 	Values(name string) []string
 }
 
-// Span is a request's, and need not be one that is kept. The zero Span is none.
-type Span struct{ span api.Span }
-
-// Begin begins the span of a request. It goes on with the trace that the
-// request's headers tell of, if they are to be trusted and right; else a trace
-// begins.
-func (t *Tracer) Begin(h Header, trust bool, start time.Time) Span {
-	ctx := context.Background()
-	if trust {
-		ctx = extract(ctx, h)
-	}
-	_, span := t.tracer.Start(ctx, "request", api.WithTimestamp(start), api.WithSpanKind(api.SpanKindServer))
-	return Span{span}
+// Request is what a span is of.
+type Request struct {
+	// Header are its header fields, whose trace goes on if they are to be
+	// trusted and right; else a trace begins.
+	Header Header
+	Trust  bool
+	Start  time.Time
+	// Method and Path are what backends are asked for; views that are good until
+	// the span has ended.
+	Method, Path string
 }
 
-// Begun reports whether there is a span: there is none in the zero Span.
-func (s Span) Begun() bool { return s.span != nil }
+// Span is a request's, and need not be one that is kept. A nil Span is none. Its
+// methods are for one goroutine at a time.
+type Span struct {
+	tracer       api.Tracer
+	span         api.Span
+	method, path string
+	parent       []byte // for who is asked next
+	try          try
+}
+
+// Begin begins the span of a request.
+func (t *Tracer) Begin(r *Request) *Span {
+	ctx := context.Background()
+	if r.Trust {
+		ctx = extract(ctx, r.Header)
+	}
+	_, span := t.tracer.Start(ctx, "request", api.WithTimestamp(r.Start), api.WithSpanKind(api.SpanKindServer))
+	c := span.SpanContext()
+	return &Span{tracer: t.tracer, span: span, method: r.Method, path: r.Path,
+		parent: []byte("00-" + c.TraceID().String() + "-" + c.SpanID().String() + "-" + c.TraceFlags().String())}
+}
 
 // TraceID names the trace, in hexadecimal digits.
-func (s Span) TraceID() string { return s.span.SpanContext().TraceID().String() }
+func (s *Span) TraceID() string { return s.span.SpanContext().TraceID().String() }
 
 // Context returns the headers traceparent and tracestate for who is asked next.
-func (s Span) Context() (parent, state string) {
-	c := s.span.SpanContext()
-	return "00-" + c.TraceID().String() + "-" + c.SpanID().String() + "-" + c.TraceFlags().String(), c.TraceState().String()
+// The bytes of parent change with each try.
+func (s *Span) Context() (parent []byte, state string) {
+	return s.parent, s.span.SpanContext().TraceState().String()
 }
 
 // Outcome is what a span tells of a request.
@@ -201,18 +217,21 @@ type Outcome struct {
 // End ends the span. Names are those of OpenTelemetry's semantic conventions
 // for HTTP, and fairway.* for what they have no name for. The query is left
 // out, which may have secrets.
-func (s Span) End(o *Outcome) {
+func (s *Span) End(o *Outcome) {
 	if !s.span.IsRecording() {
 		s.span.End()
 		return
 	}
+	s.endLast(o)
 	list := make([]attribute.KeyValue, 0, 20)
 	text := func(name, value string) {
 		if value != "" {
 			list = append(list, attribute.String(name, valid(value)))
 		}
 	}
-	text("http.request.method", o.Method)
+	method, original := methodOf(o.Method)
+	text("http.request.method", method)
+	text("http.request.method_original", original)
 	text("url.scheme", o.Scheme)
 	text("url.path", o.Path)
 	text("http.route", o.Route)
@@ -231,9 +250,29 @@ func (s Span) End(o *Outcome) {
 		text("error.type", fmt.Sprint(o.Status))
 		s.span.SetStatus(codes.Error, valid(o.Failure))
 	}
-	s.span.SetName(strings.TrimSpace(valid(o.Method) + " " + valid(o.Route)))
+	s.span.SetName(strings.TrimSpace(nameOf(method) + " " + valid(o.Route)))
 	s.span.SetAttributes(list...)
 	s.span.End(api.WithTimestamp(o.End))
+}
+
+// methodOf returns how the conventions tell a method: those that are known, and
+// other, of which a client can think up any number, with its name apart.
+func methodOf(method string) (known, original string) {
+	switch method {
+	case "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE":
+		return method, ""
+	}
+	return otherMethod, method
+}
+
+const otherMethod = "_OTHER"
+
+// nameOf returns how the names of spans begin.
+func nameOf(method string) string {
+	if method == otherMethod {
+		return "HTTP"
+	}
+	return strings.Clone(method)
 }
 
 // valid copies a string, which may be a view, without what is not UTF-8: header

@@ -13,6 +13,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/tracing"
 )
 
 // lag is how far the clock of an exchange may be behind.
@@ -38,6 +39,7 @@ type Exchange struct {
 
 	at    *endpoint
 	begun time.Time
+	span  *tracing.Span
 	read  time.Duration // between two reads
 	send  time.Duration // between two writes
 
@@ -138,11 +140,12 @@ func (p *Pool) Exchange(x *Exchange, call Call) error {
 		}
 		tried = append(tried, e)
 		err = p.exchangeAt(e, x, &call, now)
-		e.measure(&call.Choice, now)
+		call.tried(e, now, err)
 		switch {
 		case err == nil:
 			e.succeeded()
-			x.at, x.begun, x.Endpoint = e, now, e.addr
+			x.at, x.begun, x.span, x.Endpoint = e, now, call.Span, e.addr
+			x.span.Answered(x.Head.Status)
 			return nil
 		case errors.Is(err, ErrNotHTTP2):
 			return err
@@ -187,6 +190,7 @@ func (p *Pool) exchangeAt(e *endpoint, x *Exchange, call *Call, now time.Time) (
 			return nil
 		}
 		x.stop()
+		endTry(call.Span, err, time.Time{})
 		if again == maxAgain || x.taken.Load() || x.Gone() || !errors.Is(err, h2client.ErrUnprocessed) {
 			return err
 		}
@@ -201,6 +205,7 @@ func (x *Exchange) ask(p *Pool, e *endpoint, proto protocol, call *Call) error {
 	x.Request.Secure = proto == h2
 	x.Request.End = x.Content == nil && len(x.Body) == 0
 	x.active.Store(x.clock.Load())
+	call.Span.Try(e.addr, proto.scheme(), "2", nil)
 	s, _, err := e.shared[proto-h2c].have(&x.Request)
 	if s == nil && err == nil {
 		s, err = x.connect(p, e, proto, call)
@@ -370,7 +375,7 @@ func (x *Exchange) Trailer() []hpack.HeaderField { return x.stream.Trailer() }
 // EndExchange ends an exchange that [Pool.Exchange] has begun; err is how the
 // answer ended.
 func (p *Pool) EndExchange(x *Exchange, err error) {
-	p.ended(x.at, err, x.begun)
+	p.answered(x.at, x.span, err, x.begun)
 	x.stop()
 	x.at.release()
 }

@@ -34,6 +34,7 @@ func (p *Pool) attemptHTTP2(e *endpoint, proto protocol, req *http.Request, src 
 		if err == nil || again == maxAgain || !errors.Is(err, h2client.ErrUnprocessed) || src != nil && !src.repeatable() {
 			return resp, err
 		}
+		endTry(call.Span, err, time.Time{})
 		if again > 0 {
 			select {
 			case <-time.After(wait):
@@ -46,10 +47,11 @@ func (p *Pool) attemptHTTP2(e *endpoint, proto protocol, req *http.Request, src 
 
 // askHTTP2 sends a request once and waits for the answer to begin.
 func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *source, call Call, begun time.Time) (*http.Response, error) {
-	ctx := req.Context()
+	ctx, span := req.Context(), call.Span
+	span.Try(e.addr, proto.scheme(), "2", nil)
 	head := h2client.Request{
 		Method: req.Method, Secure: proto == h2, Path: target(req.URL), Authority: req.Host,
-		Header: headerOf(req, src != nil), End: src == nil,
+		Header: headerOf(req, span.Header(req.Header), src != nil), End: src == nil,
 	}
 	if head.Method == "" {
 		head.Method = http.MethodGet
@@ -96,17 +98,18 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 	}
 	goesOn = true
 	e.succeeded()
+	span.Answered(answer.Status)
 	dog.disarm(&dog.reading)
 	dog.heard()
 	resp := responseOf(req, e.addr, proto, &answer)
 	if answer.End {
 		// Whatever is left of the request is of no use any more.
 		finish()
-		p.ended(e, nil, begun)
+		p.answered(e, span, nil, begun)
 		resp.Body = http.NoBody
 		return resp, nil
 	}
-	resp.Body = &answerBody{ReadCloser: &streamBody{s: s, ctx: ctx, resp: resp}, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err, begun) }}
+	resp.Body = &answerBody{ReadCloser: &streamBody{s: s, ctx: ctx, resp: resp}, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.answered(e, span, err, begun) }}
 	return resp, nil
 }
 
@@ -155,9 +158,9 @@ func target(u *url.URL) string {
 }
 
 // headerOf yields the fields that a request goes out with.
-func headerOf(req *http.Request, hasBody bool) iter.Seq2[string, string] {
+func headerOf(req *http.Request, header http.Header, hasBody bool) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
-		for name, values := range req.Header {
+		for name, values := range header {
 			switch name {
 			case "Host", "Content-Length", "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade", "Trailer":
 				continue

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -29,6 +30,7 @@ type Lease struct {
 	endpoint *endpoint
 	protocol protocol
 	begun    time.Time
+	span     *tracing.Span
 }
 
 // HTTP1 reports whether the pool's endpoints are spoken to by HTTP/1.1, so
@@ -61,7 +63,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 		}
 		tried = append(tried, e)
 		l, err := p.sendTo(e, c, head, &call, limits, now)
-		e.measure(&call.Choice, now)
+		call.tried(e, now, err)
 		if err == nil {
 			e.succeeded()
 			l.begun = now
@@ -102,7 +104,7 @@ func (p *Pool) Ask(q *http1.Question, call Call) (l Lease, err error) {
 		}
 		tried = append(tried, e)
 		l, err = p.askAt(e, q, call, limits, now)
-		e.measure(&call.Choice, now)
+		call.tried(e, now, err)
 		if err == nil {
 			e.succeeded()
 			l.begun = now
@@ -129,6 +131,7 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 	var b *http1.Backend
 	defer func() { e.unless(l.Backend != nil, b) }()
 	for fresh := false; ; fresh = true {
+		call.Span.Try(e.addr, proto.scheme(), "1.1", q.Head)
 		b = e.kept(proto, q.Repeatable(), fresh, now)
 		if b == nil {
 			if b, err = e.openFor(q, proto, call); err != nil {
@@ -137,7 +140,8 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 		}
 		err = b.Ask(q, limits)
 		if err == nil {
-			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
+			call.Span.Answered(b.Response.Status)
+			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto, span: call.Span}, nil
 		}
 		q.Release()
 		reused := b.Reused
@@ -146,6 +150,7 @@ func (p *Pool) askAt(e *endpoint, q *http1.Question, call Call, limits http1.Tim
 		if !reused || fresh || errors.Is(err, ErrTimeout) || !q.MayRepeat(false) {
 			return Lease{}, err
 		}
+		endTry(call.Span, err, time.Time{})
 	}
 }
 
@@ -160,6 +165,7 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limit
 	var b *http1.Backend
 	defer func() { e.unless(l.Backend != nil, b) }()
 	for fresh := false; ; fresh = true {
+		call.Span.Try(e.addr, proto.scheme(), "1.1", head)
 		b = e.kept(proto, c.Repeatable(), fresh, now)
 		if b == nil {
 			if b, err = e.openFor(c, proto, *call); err != nil {
@@ -168,7 +174,8 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limit
 		}
 		err = c.Send(b, head, limits)
 		if err == nil {
-			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto}, nil
+			call.Span.Answered(b.Response.Status)
+			return Lease{Backend: b, Endpoint: e.addr, endpoint: e, protocol: proto, span: call.Span}, nil
 		}
 		reused := b.Reused
 		b.Close()
@@ -176,12 +183,14 @@ func (p *Pool) sendTo(e *endpoint, c *http1.Conn, head []byte, call *Call, limit
 		if !reused || fresh || errors.Is(err, ErrTimeout) || !c.MayRepeat(err, false) {
 			return Lease{}, err
 		}
+		endTry(call.Span, err, time.Time{})
 	}
 }
 
 // Done ends a lease now; err is how the answer ended. Its connection is kept if
 // it can serve again.
 func (p *Pool) Done(l Lease, err error, now time.Time) {
+	endTry(l.span, err, now)
 	if l.Response.Status != http.StatusSwitchingProtocols {
 		p.ended(l.endpoint, err, l.begun)
 	}

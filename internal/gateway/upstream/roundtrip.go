@@ -9,6 +9,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -34,6 +35,8 @@ type Call struct {
 	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
 	// takes it from the request's context instead.
 	Deadline time.Time
+	// Span is the request's, which is told of each try; nil for none.
+	Span *tracing.Span
 	// Now is the time, where the caller has just asked for it. Optional.
 	Now time.Time
 }
@@ -76,7 +79,7 @@ func (p *Pool) RoundTrip(req *http.Request, call Call) (*http.Response, error) {
 		}
 		tried = append(tried, e)
 		resp, err := p.attempt(e, req, src, call, now)
-		e.measure(&call.Choice, now)
+		call.tried(e, now, err)
 		if err == nil {
 			return resp, nil
 		}
@@ -131,6 +134,9 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 	}
 	dog := newWatchdog(cancel, wait, call.SendTimeout)
 	out := req.WithContext(ctx)
+	span := call.Span
+	span.Try(e.addr, proto.scheme(), "1.1", nil)
+	out.Header = span.Header(req.Header)
 	url := *req.URL
 	url.Scheme, url.Host = proto.scheme(), e.addr
 	out.URL = &url
@@ -156,8 +162,9 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 	}
 	goesOn = true
 	e.succeeded()
+	span.Answered(resp.StatusCode)
 	dog.disarm(&dog.reading)
-	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.ended(e, err, begun) }}
+	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.answered(e, span, err, begun) }}
 	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		body.ended = func(error) {}
 		resp.Body = &tunnelBody{answerBody: body, Writer: w}
