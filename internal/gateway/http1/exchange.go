@@ -191,6 +191,18 @@ func (c *Conn) stopPump(b *Backend) {
 	c.pumping = nil
 }
 
+// allPumped waits until the client's body is sent: a client goes on by another
+// protocol once it has sent all of its request (RFC 9110, 7.8), to which a backend
+// may agree before it has seen the body.
+func (c *Conn) allPumped() error {
+	if c.pumping == nil {
+		return nil
+	}
+	err := <-c.pumping
+	c.pumping = nil
+	return err
+}
+
 // await reads the head of the answer.
 func (c *Conn) await(b *Backend) error {
 	for {
@@ -540,6 +552,11 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	c.out = append(out, b.src.buf...)
 	c.Bytes += int64(len(b.src.buf))
 	if err := c.flush(); err != nil {
+		c.stopPump(b)
+		return err
+	}
+	if err := c.allPumped(); err != nil {
+		c.broken = true
 		return err
 	}
 	begun := c.Body.src.buf
