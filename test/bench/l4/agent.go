@@ -16,6 +16,8 @@ import (
 // peer is one way to serve Services.
 type peer struct {
 	name string
+	// beside is another peer in whose network this one dials the Pod itself, with that one's agent at work.
+	beside string
 	// rules are for nft, in the node's namespace; for controls.
 	rules string
 	// command returns the agent's program and arguments; nil for none.
@@ -35,7 +37,8 @@ const masquerade = `table ip pods {
 
 // peers are those that can be measured, the reference first. The two after it
 // are controls: the same once more tells what chance does, and the same with
-// connection tracking what that costs.
+// connection tracking what that costs. Those with "-pods" tell what it costs to
+// dial a Service rather than its Pod where Services are served.
 func peers(fairway, kubeProxy string) []peer {
 	node := func(dataplane string) func(l *lab) []string {
 		return func(l *lab) []string {
@@ -52,7 +55,9 @@ func peers(fairway, kubeProxy string) []peer {
 		{name: "again"},
 		{name: "tracked", rules: masquerade},
 		{name: "ebpf", command: node("ebpf"), cleanup: cleanup},
+		{name: "ebpf-pods", beside: "ebpf"},
 		{name: "nft", command: node("nft"), cleanup: cleanup},
+		{name: "nft-pods", beside: "nft"},
 		{name: "kube-proxy", command: func(l *lab) []string {
 			return []string{
 				kubeProxy, "--kubeconfig", l.config, "--hostname-override", nodeName, "--proxy-mode", "nftables",

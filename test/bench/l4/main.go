@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,8 +47,8 @@ func drive() error {
 	failures := flag.Bool("failures", false, "count connections that fail while agents are killed, restarted and replaced, instead of measuring")
 	redraw := flag.String("redraw", "", "measure nothing, write page and plot of this l4.json anew")
 	flag.StringVar(&o.what, "measure", "", "measure only what has this in its name, such as: Pod to ClusterIP, connections")
-	flag.IntVar(&o.rounds, "rounds", 10, "rounds of each measurement")
-	flag.DurationVar(&o.round, "round", 500*time.Millisecond, "length of a round")
+	flag.IntVar(&o.rounds, "rounds", 20, "rounds of each measurement")
+	flag.DurationVar(&o.round, "round", 250*time.Millisecond, "length of a round")
 	flag.IntVar(&o.iperf, "iperf-rounds", 4, "rounds of iperf3, one second each")
 	flag.IntVar(&o.changes, "changes", 100, "endpoint changes to time at the last size")
 	flag.DurationVar(&o.pause, "pause", 1200*time.Millisecond, "time from one change to the next at the same peer")
@@ -89,7 +90,7 @@ func drive() error {
 	defer stop()
 	r := &run{options: o, log: slog.New(slog.NewTextHandler(os.Stderr, nil)), softirqs: findSoftirqs()}
 	for _, p := range peers(*fairway, *kubeProxy) {
-		if *only == "" || strings.Contains(","+*only+",", ","+p.name+",") {
+		if names := strings.Split(*only, ","); *only == "" || slices.Contains(names, p.name) || slices.Contains(names, p.beside) {
 			r.peers = append(r.peers, p)
 		}
 	}

@@ -79,8 +79,10 @@ func (r *run) size(ctx context.Context, n int, last bool) (out []*sizeResult, er
 	var stations []*station
 	defer func() {
 		for _, s := range stations {
-			s.agent.stop()
-			s.lab.close()
+			if s.peer.beside == "" {
+				s.agent.stop()
+				s.lab.close()
+			}
 		}
 	}()
 	for _, p := range r.peers {
@@ -89,11 +91,15 @@ func (r *run) size(ctx context.Context, n int, last bool) (out []*sizeResult, er
 		}
 		r.log.Info("start", "peer", p.name, "services", n)
 		s := &station{peer: p, world: w, size: &sizeResult{Peer: p.name, Services: n, Endpoints: n * endpointsEach}, rate: map[string]*samples{}}
+		if i := slices.IndexFunc(stations, func(s *station) bool { return s.peer.name == p.beside }); i >= 0 {
+			s.lab = stations[i].lab
+			stations, out = append(stations, s), append(out, s.size)
+			continue
+		}
 		if s.lab, err = newLab(p.name, r.scratch); err != nil {
 			return nil, err
 		}
-		stations = append(stations, s)
-		out = append(out, s.size)
+		stations, out = append(stations, s), append(out, s.size)
 		if err := s.lab.serveIperf(); err != nil {
 			return nil, err
 		}
@@ -121,6 +127,9 @@ func (r *run) size(ctx context.Context, n int, last bool) (out []*sizeResult, er
 					return nil, ctx.Err()
 				}
 				s := stations[(i+round)%len(stations)]
+				if s.peer.beside != "" && (what == outsideConnect || what == outsideRequest) {
+					continue // the server Pod is not dialled from there
+				}
 				if err := r.once(s, what); err != nil {
 					return nil, fmt.Errorf("%s: %s: %w", s.peer.name, what, err)
 				}

@@ -10,7 +10,7 @@ import (
 )
 
 // labels of the peers, for people.
-var labels = map[string]string{"direct": "direct to the Pod", "again": "direct again", "tracked": "direct, tracked", "ebpf": "Fairway ebpf", "nft": "Fairway nft", "kube-proxy": "kube-proxy"}
+var labels = map[string]string{"direct": "direct to the Pod", "again": "direct again", "tracked": "direct, tracked", "ebpf": "Fairway ebpf", "ebpf-pods": "the Pod, beside ebpf", "nft": "Fairway nft", "nft-pods": "the Pod, beside nft", "kube-proxy": "kube-proxy"}
 
 // write puts page, numbers and plot into a directory.
 func (r *report) write(dir string) error {
@@ -43,11 +43,12 @@ are from one run. Numbers of every round are in [l4.json](l4.json).
 
 - Every peer has a node, a client Pod, a server Pod and a client outside, each in a network namespace of its own, and an API server of its own with the same objects, in memory, which
   speaks what a real one does to client-go (watches with initial events, protobuf). Each Service has %d endpoints. A hundred of the Services, spread evenly, lead to the server Pod, which has
-  as many addresses; clients connect to them in turn. %d rounds of %.1f s each, the peers taking turns, and each time another one first. Numbers are medians of the rounds; ratios
+  as many addresses; clients connect to them in turn. %d rounds of %g s each, the peers taking turns, and each time another one first. Numbers are medians of the rounds; ratios
   are medians of the ratios of rounds that were made right after each other, with the quartiles in brackets.
 - "direct to the Pod" is the same network without any service proxy, and so without connection tracking. "direct again" is the same once more: how far its ratio is from 1 is what
   chance does. "direct, tracked" has a rule that masquerades what Pods send out of the cluster, as nearly every node has, and with it the kernel tracks all connections, as it does
-  for every service proxy that translates packets.
+  for every service proxy that translates packets. "the Pod, beside ..." is the Pod's address, dialled where that data path is at work: what a Service costs more than its Pod on one node.
+- Aims about the Pod's rate, and where it says so those about kube-proxy, are of the rounds of all numbers of Services together, with the bounds between which the median is with 95 %% confidence in brackets.
 - A connection is connect, 64 bytes there, 64 bytes back, close. Four threads of the client do so one after the other, so that client and server together use up the machine:
   connections/s then tell what one costs. p50 and p99 are from connect to the answer, under that load.
 - CPU of a connection or request: what client and server used, in user and kernel mode, and the kernel's threads ksoftirqd; the kernel does all other work of the network in the name of whoever sends.
@@ -74,7 +75,7 @@ func (r *report) busy() string {
 // peers returns the peers of the report in the order of labels' columns.
 func (r *report) peers() []string {
 	var out []string
-	for _, name := range []string{"direct", "again", "tracked", "ebpf", "nft", "kube-proxy"} {
+	for _, name := range []string{"direct", "again", "tracked", "ebpf", "ebpf-pods", "nft", "nft-pods", "kube-proxy"} {
 		if slices.ContainsFunc(r.Results, func(s *sizeResult) bool { return s.Peer == name }) {
 			out = append(out, name)
 		}
@@ -87,11 +88,14 @@ func (r *report) fairways() []string {
 	return slices.DeleteFunc(r.peers(), func(p string) bool { return !slices.Contains([]string{"ebpf", "nft"}, p) })
 }
 
+// podsBeside is the peer that dials the Pod where another one serves.
+func podsBeside(peer string) string { return peer + "-pods" }
+
 // pairs are the peers that are compared, each with the other in the divisor.
 func (r *report) pairs() [][2]string {
 	out := [][2]string{{"again", "direct"}, {"tracked", "direct"}}
 	for _, p := range r.fairways() {
-		out = append(out, [2]string{p, "direct"}, [2]string{p, "tracked"}, [2]string{p, "kube-proxy"})
+		out = append(out, [2]string{p, podsBeside(p)}, [2]string{p, "direct"}, [2]string{p, "kube-proxy"})
 	}
 	peers := r.peers()
 	return slices.DeleteFunc(out, func(p [2]string) bool { return !slices.Contains(peers, p[0]) || !slices.Contains(peers, p[1]) })
@@ -251,24 +255,20 @@ func (r *report) aims() string {
 	largest := sizes[len(sizes)-1]
 	for _, p := range r.fairways() {
 		for _, reference := range []struct{ peer, aim string }{
-			{"direct", "Pod to ClusterIP at least 0.98 of direct"},
-			{"tracked", "the same, of direct with connection tracking"},
+			{podsBeside(p), "Pod to ClusterIP at least 0.98 of dialling the Pod on the same node"},
+			{"direct", "the same, of dialling the Pod on a node that serves no Services"},
 		} {
-			if r.of(reference.peer, largest) == nil {
-				continue
-			}
-			worst, where := comparison{middle: 1e9}, ""
-			for _, n := range sizes {
-				for _, what := range []string{podConnect, podRequest, podStream} {
-					if x, y := r.rates(p, n, what), r.rates(reference.peer, n, what); x != nil && y != nil {
-						if v := compare(x.Rounds, y.Rounds); v.middle < worst.middle {
-							worst, where = v, fmt.Sprintf("%s, %d Services", what, n)
-						}
-					}
+			for _, m := range measures() {
+				if m.rounds == nil || m.less || !strings.HasPrefix(m.what, "Pod") {
+					continue
 				}
-			}
-			if where != "" {
-				t.row(reference.aim, p, fmt.Sprintf("least: %.2f, half of the rounds %.2f–%.2f (%s)", worst.middle, worst.low, worst.high, where), verdict(worst.middle >= 0.98))
+				if v, chance := r.overall(m, p, reference.peer), r.overall(m, "again", "direct"); v.middle > 0 {
+					measured := fmt.Sprintf("%.3f (%.2f–%.2f) of the rate", v.middle, v.low, v.high)
+					if chance.middle > 0 {
+						measured += fmt.Sprintf("; direct again, of direct: %.3f (%.2f–%.2f)", chance.middle, chance.low, chance.high)
+					}
+					t.row(reference.aim+": "+strings.TrimPrefix(m.what, "Pod to ClusterIP, "), p, measured, verdict(v.middle >= 0.98))
+				}
 			}
 		}
 		if r.of("kube-proxy", largest) != nil {
@@ -299,6 +299,21 @@ func (r *report) aims() string {
 				measured += ": " + strings.Join(behind, "; ")
 			}
 			t.row("never behind kube-proxy", p, measured, verdict(len(behind)+unclear == 0))
+			var overall []string
+			for _, m := range measures() {
+				if m.rounds == nil {
+					continue
+				}
+				v := r.overall(m, p, "kube-proxy")
+				if m.less && v.low > 1 || !m.less && v.high < 1 {
+					overall = append(overall, fmt.Sprintf("%.3f (%.2f–%.2f) %s, %s", v.middle, v.low, v.high, m.what, m.unit))
+				}
+			}
+			measured = "behind in none"
+			if len(overall) > 0 {
+				measured = "behind: " + strings.Join(overall, "; ")
+			}
+			t.row("the same, beyond chance and all numbers of Services together", p, measured, verdict(len(overall) == 0))
 		}
 		s := r.of(p, largest)
 		if s.Cold != nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // colours of the peers, told apart on light and dark ground.
-var colours = map[string]string{"direct": "#8a8f98", "again": "#b4b8bf", "tracked": "#5f646d", "ebpf": "#1f9e6e", "nft": "#3b82d0", "kube-proxy": "#d9822b"}
+var colours = map[string]string{"direct": "#8a8f98", "again": "#b4b8bf", "tracked": "#5f646d", "ebpf": "#1f9e6e", "ebpf-pods": "#8fcfb6", "nft": "#3b82d0", "nft-pods": "#9dc1e8", "kube-proxy": "#d9822b"}
 
 // bar is one bar of a panel.
 type bar struct {

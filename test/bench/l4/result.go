@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -80,22 +81,52 @@ func median(list []float64) float64 {
 	return (sorted[n/2] + sorted[(n-1)/2]) / 2
 }
 
-// comparison is the ratio of two peers: the median over rounds, and the
-// quartiles, between which half of the rounds lie.
+// comparison is the ratio of two peers: the median over rounds, and bounds below
+// and above it.
 type comparison struct{ low, middle, high float64 }
 
 // compare compares two peers round by round, since rounds of the same number
-// were made right after each other.
+// were made right after each other. Low and high are the quartiles, between which
+// half of the rounds lie.
 func compare(a, b []float64) comparison {
-	var all []float64
-	for i := range min(len(a), len(b)) {
-		all = append(all, a[i]/b[i])
-	}
+	all := ratios(a, b)
 	if len(all) == 0 {
 		return comparison{}
 	}
 	slices.Sort(all)
 	return comparison{quantile(all, 0.25), median(all), quantile(all, 0.75)}
+}
+
+func ratios(a, b []float64) []float64 {
+	var out []float64
+	for i := range min(len(a), len(b)) {
+		out = append(out, a[i]/b[i])
+	}
+	return out
+}
+
+// fewest is how many rounds have to be there to tell anything with 95 % confidence.
+const fewest = 6
+
+// overall compares two peers over the rounds of all sizes. Low and high are the
+// bounds of the median with 95 % confidence, by the order of the rounds. It is
+// zero where rounds are fewer than fewest.
+func (r *report) overall(m measure, a, b string) comparison {
+	var all []float64
+	for _, n := range r.sizes() {
+		x, y := r.rates(a, n, m.what), r.rates(b, n, m.what)
+		if x == nil || y == nil {
+			continue
+		}
+		all = append(all, ratios(m.rounds(x), m.rounds(y))...)
+	}
+	if len(all) < fewest {
+		return comparison{}
+	}
+	slices.Sort(all)
+	n := float64(len(all))
+	low := max(int(math.Floor((n-1.96*math.Sqrt(n))/2)), 0)
+	return comparison{all[low], median(all), all[len(all)-1-low]}
 }
 
 // of returns the result of a peer at a size, or nil.
