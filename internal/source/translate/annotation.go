@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const prefixNginx = "nginx.ingress.kubernetes.io/"
@@ -40,6 +41,19 @@ func (in *ingress) unknownAnnotations() {
 func (in *ingress) annotation(name string) (string, bool) {
 	v, ok := in.object.Annotations[name]
 	return strings.TrimSpace(v), ok
+}
+
+// place reads an annotation that says where clients or requests are sent. Its text
+// goes into a line of HTTP, which nothing of it may end: what came behind that
+// would be a header, or an answer, of the Ingress' making on a connection that is
+// not its own.
+func (in *ingress) place(name string) (string, bool) {
+	v, ok := in.annotation(name)
+	if strings.ContainsFunc(v, unicode.IsControl) {
+		in.invalid(annotationField(name), "%q has a line break or another control character; write it in one line without. It is ignored", v)
+		return "", false
+	}
+	return v, ok
 }
 
 // boolean reads "true" or "false", and fallback where there is neither.

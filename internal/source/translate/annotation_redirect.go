@@ -41,7 +41,7 @@ func (in *ingress) redirectAnnotations(s *settings) {
 	if temporal != nil {
 		s.filters.Redirect = temporal // wins, as in ingress-nginx
 	}
-	if root, ok := in.annotation(annotationAppRoot); ok {
+	if root, ok := in.place(annotationAppRoot); ok {
 		if !strings.HasPrefix(root, "/") {
 			in.invalid(annotationField(annotationAppRoot), "%q is no path; write a path that begins with /", root)
 			return
@@ -61,7 +61,7 @@ func (in *ingress) redirect(name, codeName string, status int) *model.Redirect {
 			in.invalid(annotationField(codeName), "%d is no redirect; use 301, 302, 303, 307 or 308. %d is used", code, status)
 		}
 	}
-	target, ok := in.annotation(name)
+	target, ok := in.place(name)
 	if !ok {
 		if _, lone := in.annotation(codeName); lone {
 			in.add(ReasonIneffective, annotationField(codeName), "has no effect without annotation %s", name)

@@ -20,7 +20,7 @@ var annotationsRewrite = []string{annotationRewriteTarget, annotationUseRegex}
 // the client there.
 func (in *ingress) rewriteAnnotations(s *settings) {
 	s.regex = in.boolean(annotationUseRegex, false)
-	target, ok := in.annotation(annotationRewriteTarget)
+	target, ok := in.place(annotationRewriteTarget)
 	if !ok {
 		return
 	}

@@ -15,7 +15,7 @@ import (
 // FuzzAnnotations: whatever stands in an annotation, nothing panics, and
 // Fairway either follows it or says why not.
 func FuzzAnnotations(f *testing.F) {
-	for _, v := range []string{"", "true", "8m", "/$1", "https://a/b", "10.0.0.0/8", "a,b", "([", "3306", "GRPC", "-1", "\x00"} {
+	for _, v := range []string{"", "true", "8m", "/$1", "https://a/b", "10.0.0.0/8", "a,b", "([", "3306", "GRPC", "-1", "\x00", "/a\r\nb: c"} {
 		for i := range ingressAnnotations {
 			f.Add(byte(i), v, "/path(.*)")
 		}
@@ -45,11 +45,30 @@ func FuzzAnnotations(f *testing.F) {
 			if slices.Contains(annotationsAccess, name) && len(commaList(value)) > 0 && len(r.Filters.AllowFrom) == 0 {
 				t.Errorf("%s: %q lets in everybody", name, value)
 			}
+			for _, text := range placesOf(&r.Filters) {
+				if strings.ContainsAny(text, "\x00\r\n") {
+					t.Errorf("%s: %q ends a line of HTTP", name, text)
+				}
+			}
 			if r.Path.Type != model.PathRegex && !strings.HasPrefix(r.Path.Value, "/") {
 				t.Errorf("path %q", r.Path.Value)
 			}
 		}
 	})
+}
+
+// placesOf returns the texts that go into lines of HTTP.
+func placesOf(f *model.Filters) (list []string) {
+	if f.Redirect != nil {
+		list = append(list, f.Redirect.Location)
+	}
+	if f.Rewrite != nil {
+		list = append(list, f.Rewrite.Target)
+	}
+	if f.Session != nil {
+		list = append(list, f.Session.Cookie, f.Session.Path, f.Session.Domain, f.Session.SameSite)
+	}
+	return list
 }
 
 // FuzzServiceAnnotations: a mistake must not turn TLS off or open a Service.
