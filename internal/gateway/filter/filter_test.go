@@ -74,6 +74,8 @@ func TestFilters(t *testing.T) {
 		{"rewrite with a capture that is not there", to("/new/$3"), env, captured(exchange("a", "/api/x"), "/api/x", "/", "x"), "/new/"},
 		{"rewrite with query", to("/new?a=1"), env, exchange("a", "/x?q=2"), "/new?a=1&q=2"},
 		{"rewrite that drops the query", to("/new?"), env, exchange("a", "/x?q=2"), "/new"},
+		{"rewrite with a capture in the query", to("/new?p=$2"), env, captured(exchange("a", "/api/c++%2B?q"), "/api/c++%2B", "/", "c++%2B"), "/new?p=c%2B%2B%2B&q"},
+		{"rewrite with a query that no URI has", to("/new?a=b c#d\u00e9"), env, exchange("a", "/x"), "/new?a=b%20c%23d%C3%A9"},
 		{"rewrite to elsewhere", to("https://b/$1"), env, captured(exchange("a", "/x"), "/x", "x"), "302 https://b/x"},
 		{"rewrite that climbs", to("/pub/$1"), env, captured(exchange("a", "/api../x"), "/api../x", "../x"), "400 "},
 		{"rewrite that climbs at the start", to("/$1"), env, captured(exchange("a", "/api../admin"), "/api../admin", "../admin"), "400 "},

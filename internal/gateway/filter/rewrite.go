@@ -29,15 +29,16 @@ func (r *rewrite) String() string {
 }
 
 func (r *rewrite) Apply(x *Exchange) *Answer {
-	target := expand(r.Target, x.Match.Captures)
+	path, query, hasQuery := strings.Cut(r.Target, "?")
+	path = expand(path, x.Match.Captures)
 	if r.Prefix {
-		target = strings.TrimSuffix(r.Target, "/") + x.View.Path[min(x.Match.Prefix, len(x.View.Path)):]
+		path = strings.TrimSuffix(r.Target, "/") + x.View.Path[min(x.Match.Prefix, len(x.View.Path)):]
 	}
-	if strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://") {
+	if strings.HasPrefix(r.Target, "http://") || strings.HasPrefix(r.Target, "https://") {
 		// nginx: a replacement that is a URL is a redirect.
-		return &Answer{Status: http.StatusFound, Location: target}
+		return &Answer{Status: http.StatusFound, Location: expand(r.Target, x.Match.Captures)}
 	}
-	path, query, hasQuery := strings.Cut(target, "?")
+	query = argument(query, x.Match.Captures)
 	path, err := request.ParseRewritten(path)
 	if err != nil {
 		return &Answer{Status: http.StatusBadRequest, Reason: "the path would leave its directory once it is rewritten"}
@@ -56,6 +57,19 @@ func (r *rewrite) Apply(x *Exchange) *Answer {
 		}
 	}
 	return nil
+}
+
+// argument is the query of a target. As in nginx a "+" of the path, which is just
+// that there, stays one where backends take it for a space.
+func argument(query string, captures []string) string {
+	if strings.Contains(query, "$") {
+		plain := make([]string, len(captures))
+		for i, c := range captures {
+			plain[i] = strings.ReplaceAll(c, "+", "%2B")
+		}
+		query = expand(query, plain)
+	}
+	return request.ParseQuery(query)
 }
 
 // expand replaces $1 to $9 by what the path's groups matched; as in nginx, a

@@ -46,12 +46,13 @@ func ParseRewritten(escaped string) (string, error) {
 	}
 }
 
-// ParseQuery returns the query with bytes beyond ASCII escaped, which no URI has
-// and which backends read in different ways or refuse. The rest stays as it is.
+// ParseQuery returns the query with those bytes escaped that no URI has in it, such
+// as those beyond ASCII, which backends read in different ways or refuse: space
+// and "#" would end it. The rest stays as it is.
 func ParseQuery(raw string) string {
 	more := 0
 	for i := range len(raw) {
-		if raw[i] >= 0x80 {
+		if !inQuery(raw[i]) {
 			more += 2
 		}
 	}
@@ -61,7 +62,7 @@ func ParseQuery(raw string) string {
 	const hex = "0123456789ABCDEF"
 	out := make([]byte, 0, len(raw)+more)
 	for i := range len(raw) {
-		if c := raw[i]; c >= 0x80 {
+		if c := raw[i]; !inQuery(c) {
 			out = append(out, '%', hex[c>>4], hex[c&15])
 		} else {
 			out = append(out, c)
@@ -69,6 +70,8 @@ func ParseQuery(raw string) string {
 	}
 	return string(out)
 }
+
+func inQuery(c byte) bool { return c > ' ' && c < 0x7f && c != '#' }
 
 // hidesDots reports whether a segment of a normal path would hold a dot
 // segment once its escaped separators or parameters are taken for such.
