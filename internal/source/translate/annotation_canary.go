@@ -53,6 +53,9 @@ func (in *ingress) canaryAnnotations(s *settings) {
 		in.add(ReasonIneffective, annotationField(annotationCanary), "no request goes to this canary; add %s, %s or %s",
 			annotationCanaryWeight, annotationCanaryHeader, annotationCanaryCookie)
 	}
+	if s.appRoot != "" {
+		in.add(ReasonIneffective, annotationField(annotationAppRoot), "has no effect on a canary; the Ingress that it takes requests of sends clients to the root of the application")
+	}
 	s.canary = c
 }
 

@@ -84,7 +84,7 @@ func (in *ingress) rules(s settings) []model.RouteRule {
 			in.invalid(field+".host", "%q is no host name; write a name such as www.example.com or *.example.com. The rule is left out", r.Host)
 			continue
 		}
-		if s.appRoot != "" {
+		if s.appRoot != "" && s.canary == nil { // a canary takes requests of rules that there are, and adds none
 			out = append(out, appRoot(in.rule(annotationField(annotationAppRoot), host, s), s.appRoot))
 		}
 		if r.HTTP == nil {
