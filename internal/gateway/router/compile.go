@@ -170,9 +170,10 @@ func (c *compiler) primary(canary *Rule) *Rule {
 		case r.Route == canary.Route || r.Route.Namespace != canary.Route.Namespace || strings.TrimSuffix(r.pattern, "/") != strings.TrimSuffix(canary.pattern, "/"):
 		case r.path == canary.path && r.pattern == canary.pattern:
 			return r
-		case other == nil:
+		case other == nil || other.Spec.Filters.Redirect != nil && r.Spec.Filters.Redirect == nil:
 			// The path type may differ: ingress-nginx does not look at it, and
-			// a rewrite-target makes one of the two a regular expression.
+			// a rewrite-target makes one of the two a regular expression. But a
+			// rule that redirects, as for an app-root, has no requests to share.
 			other = r
 		}
 	}

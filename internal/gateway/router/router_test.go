@@ -296,6 +296,12 @@ func TestCanaries(t *testing.T) {
 	if len(p) != 1 || p[0].Reason != ReasonNoPrimary || p[0].Object.Name != "lost" || !strings.Contains(p[0].Message, `"/nowhere"`) {
 		t.Errorf("problems %v", p)
 	}
+	// An app-root is a rule for the path that the canary is meant for, too.
+	rooted := route(t, "rooted", 10, "a Exact / none", "a Regex / main")
+	rooted.Rules[0].Backends, rooted.Rules[0].Filters.Redirect = nil, &model.Redirect{Location: "/app"}
+	if m, _ = Compile([]*model.Route{rooted, canary("c", 1, "a Prefix / c")}).Match(view("GET", "http://a/x")); len(m.Rule.Canaries) != 1 {
+		t.Errorf("rule beside a redirect has canaries %v", m.Rule.Canaries)
+	}
 	for i, rule := range r.Rules() {
 		if rule.ID != i {
 			t.Errorf("rule %d has ID %d", i, rule.ID)
