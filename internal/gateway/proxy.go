@@ -47,9 +47,13 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t.begin()
 	defer func() {
 		// The proxy panics with http.ErrAbortHandler to cut an answer off that
-		// cannot be finished; the server takes it from there.
+		// cannot be finished; anything else is a fault. The server resets the stream.
 		cut := recover()
-		if cut != nil && t.failure == "" {
+		switch {
+		case cut == nil:
+		case cut != http.ErrAbortHandler:
+			t.fault()
+		case t.failure == "":
 			t.failure = "the answer was cut off"
 		}
 		t.finished()

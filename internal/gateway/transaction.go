@@ -117,12 +117,17 @@ func (e *ends) are(peer netip.AddrPort, port uint16) {
 func (t *transaction) done() {
 	p := recover()
 	if p != nil {
-		t.status, t.failure = http.StatusInternalServerError, "a fault in the gateway"
+		t.fault()
 	}
 	t.finished()
 	if p != nil {
 		panic(p)
 	}
+}
+
+// fault notes that the gateway itself has failed.
+func (t *transaction) fault() {
+	t.status, t.failure = http.StatusInternalServerError, "a fault in the gateway"
 }
 
 // finished counts and logs a request that is done.
