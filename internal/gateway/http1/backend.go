@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Backend is a connection to a backend, kept between exchanges.
@@ -80,16 +78,11 @@ func (b *Backend) detach() *Socket {
 	if b.wire == nil {
 		return nil
 	}
-	raw, err := b.tcp.SyscallConn()
-	if err != nil {
-		return nil
+	sock := duplicate(b.tcp)
+	if sock != nil {
+		b.Close()
 	}
-	fd := -1
-	if raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }) != nil || err != nil {
-		return nil
-	}
-	b.Close()
-	return &Socket{fd: fd}
+	return sock
 }
 
 // Alive asks the kernel whether an idle connection is still open: nothing has

@@ -562,33 +562,10 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	begun := c.Body.src.buf
 	c.Body.src.buf = nil
 	if !c.ferried(b, begun) {
-		c.carried(b, begun)
+		c.Bytes += between(c.conn, b.conn, begun)
 	}
 	c.broken = true // nothing of HTTP goes on from here
 	return nil
-}
-
-// carried carries a tunnel by two goroutines.
-func (c *Conn) carried(b *Backend, begun []byte) {
-	sent := make(chan error, 1)
-	go func() {
-		_, err := b.conn.Write(begun)
-		if err == nil {
-			_, err = Copy(b.conn, c.conn)
-		}
-		closeWrite(b.conn)
-		if err != nil {
-			_ = b.conn.SetDeadline(past)
-		}
-		sent <- err
-	}()
-	n, err := Copy(c.conn, b.conn)
-	c.Bytes += n
-	closeWrite(c.conn)
-	if err != nil {
-		_ = c.sock.SetDeadline(past)
-	}
-	<-sent
 }
 
 // ferried has a ferry carry a tunnel between two plain connections, of which

@@ -1,7 +1,9 @@
 package http1
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -16,19 +18,19 @@ import (
 // goes its own way, as one that carries bulk.
 const turns = 4
 
-// ferries carry tunnels of messages: each is a goroutine that waits, by a
+// Ferries carry tunnels of messages: each is a goroutine that waits, by a
 // poller of its own, for the sockets of many. A goroutine for each direction
 // costs more time, for it is woken for every message, and more memory; and that
 // poller tells with what has come whether its end has come as well, for which a
-// goroutine has to ask. Made with the first tunnel.
-type ferries struct {
+// goroutine has to ask. Made with the first tunnel. The zero value is ready.
+type Ferries struct {
 	once sync.Once
 	list []*ferry
 	next atomic.Uint32
 }
 
 // pick returns the ferry for another tunnel; nil if there is none.
-func (f *ferries) pick() *ferry {
+func (f *Ferries) pick() *ferry {
 	f.once.Do(func() {
 		for range runtime.GOMAXPROCS(0) {
 			one, err := newFerry()
@@ -44,8 +46,61 @@ func (f *ferries) pick() *ferry {
 	return f.list[int(f.next.Add(1))%len(f.list)]
 }
 
-// close ends the ferries, which carry nothing any more.
-func (f *ferries) close() {
+// Carry carries bytes both ways between two connections, of which both are its
+// own, until both sides have ended or ctx does. Begun has come from a already.
+// A side that ends is no end of the other (half-close); a side that fails is.
+func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte) {
+	near, far := detached(&a), detached(&b)
+	defer a.Close()
+	defer b.Close()
+	if near == nil || far == nil {
+		defer context.AfterFunc(ctx, func() {
+			_ = a.SetDeadline(past)
+			_ = b.SetDeadline(past)
+		})()
+		between(a, b, begun)
+		return
+	}
+	t := newTunnel(near, far)
+	defer context.AfterFunc(ctx, t.cut)()
+	t.carry(f, begun)
+}
+
+// detached puts a Socket, of which the runtime's poller knows nothing, in a
+// connection's place. If it cannot, that is as it was, and nil is returned.
+func detached(c *net.Conn) *Socket {
+	var s *Socket
+	switch conn := (*c).(type) {
+	case *Socket:
+		if conn.unpoll() {
+			s = conn
+		}
+	case *net.TCPConn:
+		s = duplicate(conn)
+	}
+	if s != nil && s != *c {
+		_ = (*c).Close()
+		*c = s
+	}
+	return s
+}
+
+// duplicate returns a Socket for a connection that is to be closed; nil if the
+// process may have no further file.
+func duplicate(c *net.TCPConn) *Socket {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	fd := -1
+	if raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }) != nil || err != nil {
+		return nil
+	}
+	return &Socket{fd: fd}
+}
+
+// Close ends the ferries, which carry nothing any more.
+func (f *Ferries) Close() {
 	f.once.Do(func() {})
 	for _, one := range f.list {
 		_ = one.epoll.Close()
@@ -92,7 +147,7 @@ func newTunnel(a, b *Socket) *tunnel {
 
 // carry carries a tunnel until both sides have ended, and returns how many bytes
 // went from the second to the first. Begun has come from that already.
-func (t *tunnel) carry(fleet *ferries, begun []byte) int64 {
+func (t *tunnel) carry(fleet *Ferries, begun []byte) int64 {
 	r := remainder{&t.banks[0], begun}
 	if len(begun) > 0 {
 		if n, errno := send(uintptr(t.banks[1].sock.fd), begun, syscall.MSG_NOSIGNAL); errno == 0 {
@@ -119,7 +174,7 @@ func (t *tunnel) finish(r remainder) {
 		b.n += int64(written)
 		if err == nil {
 			var n int64
-			n, err = Copy(to, b.sock)
+			n, err = transfer(to, b.sock)
 			b.n += n
 		}
 		_ = to.CloseWrite()

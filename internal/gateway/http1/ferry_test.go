@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,14 +22,14 @@ import (
 type ferryTest struct {
 	ends   [2]*net.TCPConn
 	tunnel *tunnel
-	fleet  *ferries
+	fleet  *Ferries
 	over   chan int64 // gets what carry returned
 }
 
 func newFerryTest(t *testing.T, begun string) *ferryTest {
 	t.Helper()
-	f := &ferryTest{fleet: new(ferries), over: make(chan int64, 1)}
-	t.Cleanup(f.fleet.close)
+	f := &ferryTest{fleet: new(Ferries), over: make(chan int64, 1)}
+	t.Cleanup(f.fleet.Close)
 	a, nearA := tcpPair(t)
 	b, nearB := tcpPair(t)
 	f.ends = [2]*net.TCPConn{a, b}
@@ -212,6 +215,98 @@ func TestFerryLeaves(t *testing.T) {
 		}
 		one.mu.Unlock()
 	}
+}
+
+// TestCarry carries connections of all sorts, and ends some from outside. What
+// carries them closes them.
+func TestCarry(t *testing.T) {
+	plain := func(c *net.TCPConn) net.Conn { return c }
+	polled := func(c *net.TCPConn) net.Conn {
+		s := socketOf(t, c)
+		_ = c.Close()
+		_ = s.SetDeadline(time.Now().Add(30 * time.Second)) // as whoever reads something before
+		_ = s.SetDeadline(time.Time{})
+		return s
+	}
+	opaque := func(c *net.TCPConn) net.Conn {
+		return struct {
+			net.Conn
+			closeWriter
+		}{c, c}
+	}
+	for name, wrap := range map[string][2]func(*net.TCPConn) net.Conn{
+		"plain": {plain, plain}, "socket": {polled, plain}, "one is opaque": {plain, opaque}, "the other is opaque": {opaque, polled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var fleet Ferries
+			defer fleet.Close()
+			for _, cut := range []bool{false, true} {
+				a, nearA := tcpPair(t)
+				b, nearB := tcpPair(t)
+				nears := []string{inode(t, nearA), inode(t, nearB)}
+				_, _ = nearA.SetDeadline(time.Time{}), nearB.SetDeadline(time.Time{})
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					fleet.Carry(ctx, wrap[0](nearA), wrap[1](nearB), []byte("begun"))
+				}()
+				f := &ferryTest{ends: [2]*net.TCPConn{a, b}}
+				got := make([]byte, 5)
+				if _, err := io.ReadFull(b, got); err != nil || string(got) != "begun" {
+					t.Fatalf("%q, %v", got, err)
+				}
+				f.says(t, 0, []byte("question"))
+				f.says(t, 1, []byte("answer"))
+				if cut {
+					cancel()
+				} else {
+					_ = a.CloseWrite()
+					wantEnd(t, b)
+					f.says(t, 1, random(tunnelBulk))
+					_ = b.CloseWrite()
+				}
+				select {
+				case <-over:
+				case <-time.After(30 * time.Second):
+					t.Fatalf("cut %t: it did not end", cut)
+				}
+				wantEnd(t, a)
+				for _, near := range nears {
+					if isOpen(near) {
+						t.Errorf("cut %t: a connection was left open", cut)
+					}
+				}
+			}
+		})
+	}
+}
+
+type closeWriter interface{ CloseWrite() error }
+
+// inode tells the socket of a connection, whoever has it.
+func inode(t *testing.T, c *net.TCPConn) string {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Stat_t
+	_ = raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &stat) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("socket:[%d]", stat.Ino)
+}
+
+// isOpen reports whether the process has a socket.
+func isOpen(inode string) bool {
+	files, _ := filepath.Glob("/proc/self/fd/*")
+	return slices.ContainsFunc(files, func(name string) bool {
+		to, _ := os.Readlink(name)
+		return to == inode
+	})
 }
 
 // tunneller has requests upgraded by the backend at an address.

@@ -50,7 +50,7 @@ type Server struct {
 	old      sync.Pool // of *Conn whose connections have ended
 
 	lot     *lot
-	ferries ferries
+	ferries Ferries
 
 	mu      sync.Mutex
 	conns   map[*Conn]struct{}
@@ -176,7 +176,7 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 	s.stop()
 	_ = s.lot.epoll.Close()
-	s.ferries.close()
+	s.ferries.Close()
 }
 
 // look is the janitor's: it ends what takes too long, and exchanges whose client

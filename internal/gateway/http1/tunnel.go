@@ -20,11 +20,34 @@ const (
 
 var tunnelBuffers = sync.Pool{New: func() any { b := make([]byte, tunnelBuffer); return &b }}
 
-// Copy carries bytes from src to dst until src ends, and returns how many. It
+// between carries bytes both ways by two goroutines until both sides have ended,
+// and returns how many went from b to a. Begun has come from a already.
+func between(a, b net.Conn, begun []byte) int64 {
+	var other sync.WaitGroup
+	other.Go(func() {
+		_, err := b.Write(begun)
+		if err == nil {
+			_, err = transfer(b, a)
+		}
+		closeWrite(b)
+		if err != nil {
+			_ = b.SetDeadline(past)
+		}
+	})
+	n, err := transfer(a, b)
+	closeWrite(a)
+	if err != nil {
+		_ = a.SetDeadline(past)
+	}
+	other.Wait()
+	return n
+}
+
+// transfer carries bytes from src to dst until src ends, and returns how many. It
 // is io.Copy for two connections: what comes in small pieces, as messages do,
 // takes two system calls each where both are plain, and what comes in bulk is
 // moved by the kernel.
-func Copy(dst, src net.Conn) (int64, error) {
+func transfer(dst, src net.Conn) (int64, error) {
 	to, from := plain(dst), plain(src)
 	if to == nil || from == nil {
 		return io.Copy(dst, src)

@@ -53,8 +53,8 @@ func socketOf(t *testing.T, c *net.TCPConn) *Socket {
 	return s
 }
 
-// TestCopy carries pieces of all sizes, and after bulk small ones again.
-func TestCopy(t *testing.T) {
+// TestTransfer carries pieces of all sizes, and after bulk small ones again.
+func TestTransfer(t *testing.T) {
 	for name, wrap := range map[string]func(*net.TCPConn) net.Conn{
 		"plain":  func(c *net.TCPConn) net.Conn { return c },
 		"wire":   func(c *net.TCPConn) net.Conn { return NewWire(c) },
@@ -70,7 +70,7 @@ func TestCopy(t *testing.T) {
 			}
 			done := make(chan end, 1)
 			go func() {
-				n, err := Copy(wrap(dst), wrap(src))
+				n, err := transfer(wrap(dst), wrap(src))
 				_ = dst.CloseWrite()
 				done <- end{n, err}
 			}()
@@ -101,14 +101,14 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-// TestCopyEnds gives a direction up from outside, and by what its ends do.
-func TestCopyEnds(t *testing.T) {
+// TestTransferEnds gives a direction up from outside, and by what its ends do.
+func TestTransferEnds(t *testing.T) {
 	start := func() (sender, src, dst, receiver *net.TCPConn, done chan error) {
 		sender, src = tcpPair(t)
 		dst, receiver = tcpPair(t)
 		done = make(chan error, 1)
 		go func() {
-			_, err := Copy(dst, src)
+			_, err := transfer(dst, src)
 			done <- err
 		}()
 		if _, err := sender.Write([]byte("x")); err != nil {

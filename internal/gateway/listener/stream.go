@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/upstream"
 	"fairway.dev/fairway/internal/model"
 )
@@ -62,9 +63,10 @@ type Streams struct {
 	mu    sync.Mutex
 	ports map[portKey]port
 
-	conns  sync.WaitGroup
-	ctx    context.Context // ends connections at the end of draining
-	cancel context.CancelFunc
+	ferries http1.Ferries // carry TCP
+	conns   sync.WaitGroup
+	ctx     context.Context // ends connections at the end of draining
+	cancel  context.CancelFunc
 }
 
 type portKey struct {
@@ -155,6 +157,7 @@ func (s *Streams) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		s.conns.Wait()
+		s.ferries.Close()
 		close(done)
 	}()
 	select {

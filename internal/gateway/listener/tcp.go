@@ -2,16 +2,12 @@ package listener
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
 
-	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/proxyproto"
-	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
 // dialTimeout limits the search for a backend, over all endpoints tried.
@@ -121,11 +117,7 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 		p.streams.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
 		return err
 	}
-	stop := context.AfterFunc(p.streams.ctx, func() {
-		_ = raw.Close()
-		_ = backend.Close()
-	})
-	defer stop()
+	defer backend.Close()
 	version := route.Pool.Proxy()
 	if version == 0 && route.ProxyOut {
 		version = proxyproto.V1 // which every server that speaks the protocol understands
@@ -133,7 +125,7 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 	if version != 0 {
 		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
-	pipe(raw, prefix, backend)
+	p.streams.ferries.Carry(p.streams.ctx, raw, backend.Conn, prefix)
 	return nil
 }
 
@@ -145,33 +137,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return a.AddrPort()
 	}
 	return netip.AddrPort{}
-}
-
-// pipe copies both ways. When one side ends its direction the other is told
-// so, and goes on with its own (half-close).
-func pipe(client net.Conn, prefix []byte, backend *upstream.Conn) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		transfer(client, backend.Conn)
-	}()
-	if _, err := backend.Write(prefix); err == nil || len(prefix) == 0 {
-		transfer(backend.Conn, client)
-	}
-	<-done
-	_ = client.Close()
-	_ = backend.Close()
-}
-
-// transfer copies from src to dst to the end.
-func transfer(dst, src net.Conn) {
-	_, err := http1.Copy(dst, src)
-	if err == nil || errors.Is(err, io.EOF) {
-		if c, ok := dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-			return
-		}
-	}
-	// An error in one direction leaves no sense in the other.
-	_ = dst.Close()
-	_ = src.Close()
 }
