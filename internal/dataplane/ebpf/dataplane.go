@@ -85,6 +85,7 @@ type Dataplane struct {
 	// listAddresses lists the node's addresses.
 	listAddresses func() ([]netip.Addr, error)
 	closing       sync.Once
+	fresh         bool // see Fresh
 	pulse         pulse
 
 	verifying sync.Mutex // held by Verify as a whole
@@ -122,8 +123,10 @@ type Dataplane struct {
 	nodeKnown bool
 	// uses counts what has an address.
 	uses map[address]use
-	// live is true while programs are attached; they are with the first Prune.
+	// live is true while programs are attached; they are with the first Prune at the latest.
 	live, pruned bool
+	// attaching is closed when attachEarly is done; nil where it has not begun.
+	attaching chan struct{}
 }
 
 // owner is a Service with what it has of the maps.
@@ -179,7 +182,8 @@ var _ dataplane.Dataplane = (*Dataplane)(nil)
 
 // New opens the maps, or makes them, and loads the programs. Programs that are
 // attached already, by an earlier process, are replaced at once; others are
-// attached once everything is known, with the first Prune.
+// attached once everything is known, with the first Prune, or where there was
+// nothing of an earlier process once the node's settings are.
 func New(o Options) (*Dataplane, error) {
 	if o.Logger == nil || o.Cgroup == "" && o.HostCgroup == "" {
 		return nil, errors.New("eBPF: Logger and Cgroup or HostCgroup are required")
@@ -217,6 +221,9 @@ func (d *Dataplane) open() error {
 		return err
 	}
 	if err := d.inherit(); err != nil {
+		return err
+	}
+	if d.fresh, err = d.findsNothing(); err != nil {
 		return err
 	}
 	d.flagInherited()
@@ -311,6 +318,7 @@ func (d *Dataplane) Close() error {
 }
 
 func (d *Dataplane) close() {
+	d.locked(d.awaitEarly)
 	d.stop()
 	if d.ingress != nil {
 		d.ingress.close()
@@ -731,6 +739,25 @@ func (d *Dataplane) Prune(ctx context.Context, _ iter.Seq2[model.Key, plan.Servi
 // attach attaches the programs and removes what is pinned and not wanted any
 // more. It notes what was not attached or pinned.
 func (d *Dataplane) attach(fixed dataplane.Repairs) error {
+	d.awaitEarly()
+	if err := d.attachPrograms(fixed); err != nil {
+		return err
+	}
+	if d.ingress == nil {
+		// An earlier process may have served packets; another packet path does now.
+		if err := removeIngress(d.o.NetNS, d.pins); err != nil {
+			return err
+		}
+	}
+	if !d.live {
+		d.live = true
+		d.log.Info("eBPF: sockets are balanced", "cgroup", d.o.Cgroup, "hostCgroup", d.o.HostCgroup)
+	}
+	return errors.Join(d.pins.removeOtherLinks(d.attachments), d.pins.removeOtherMaps(d.layout), d.pins.removeStale(d.log))
+}
+
+// attachPrograms attaches the programs, and notes what was not attached or pinned.
+func (d *Dataplane) attachPrograms(fixed dataplane.Repairs) error {
 	if err := d.hangSign(fixed); err != nil {
 		return err
 	}
@@ -740,28 +767,23 @@ func (d *Dataplane) attach(fixed dataplane.Repairs) error {
 		}
 	}
 	if d.ingress == nil {
-		// An earlier process may have served packets; another packet path does now.
-		if err := removeIngress(d.o.NetNS, d.pins); err != nil {
-			return err
-		}
-	} else if err := d.ingress.start(fixed); err != nil {
-		return err
+		return nil
 	}
-	if !d.live {
-		d.live = true
-		d.log.Info("eBPF: sockets are balanced", "cgroup", d.o.Cgroup, "hostCgroup", d.o.HostCgroup)
-	}
-	return errors.Join(d.pins.removeOtherLinks(d.attachments), d.pins.removeOtherMaps(d.layout), d.pins.removeStale(d.log))
+	return d.ingress.start(fixed)
 }
 
 // SetNode implements dataplane.Dataplane.
 func (d *Dataplane) SetNode(ctx context.Context, n dataplane.Node) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	first := !d.nodeKnown
 	d.node, d.nodeKnown = n, true
 	err := d.commitNode()
 	if d.ingress != nil {
 		err = errors.Join(err, d.ingress.setPods(n.PodInterfaces))
+	}
+	if first && !d.pruned {
+		d.attachEarly()
 	}
 	if err != nil {
 		return fmt.Errorf("eBPF: node settings: %w", err)

@@ -299,7 +299,7 @@ func (d *Dataplane) commitNode() error {
 	var errs []error
 	var want nodeSettings
 	if d.nodeKnown {
-		want = compileNode(d.node, d.nodeAddrs)
+		want = d.settings()
 	}
 	all := maps.Clone(d.have.addresses)
 	maps.Copy(all, want.addresses)

@@ -48,7 +48,7 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 		// They are few, so they are read anew.
 		errs = append(errs, d.have.readSettings(d.maps))
 		if d.nodeKnown {
-			errs = append(errs, d.setNamespaces(fixed), d.commitSettings(compileNode(d.node, d.nodeAddrs), fixed))
+			errs = append(errs, d.setNamespaces(fixed), d.commitSettings(d.settings(), fixed))
 		}
 	})
 	d.locked(func() {
