@@ -24,8 +24,11 @@ func (v View) Dirty(prev, next *state.Snapshot, mark func(model.Key)) {
 	if !next.Synced {
 		return
 	}
-	if !prev.Synced {
-		prev = &state.Snapshot{}
+	if !prev.Synced { // endpoints and certificates without a Service need no look
+		for key := range next.Services.All() {
+			mark(key)
+		}
+		return
 	}
 	for d := range state.Diff(prev.Services, next.Services) {
 		mark(d.Key)
