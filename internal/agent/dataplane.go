@@ -82,6 +82,8 @@ type chosenDataplane struct {
 	name, reason string
 	// bpf is nil without eBPF.
 	bpf *ebpf.Dataplane
+	// fresh is true where no earlier process has left anything that serves clients.
+	fresh bool
 }
 
 // mode is the data path's name in kube-proxy's words.
@@ -133,6 +135,7 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 		}
 		return nil, err
 	}
+	c.fresh = !packets.Present() && (c.bpf == nil || c.bpf.Fresh())
 	switch {
 	case c.bpf == nil:
 		c.Dataplane = &dataplane.Successor{Dataplane: packets, Remove: func() error {

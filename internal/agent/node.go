@@ -116,6 +116,7 @@ type node struct {
 	path      *dataplane.Controller
 	mode      string
 	dataplane dataplane.Dataplane
+	fresh     bool          // nothing of an earlier process serves clients
 	applied   func() uint64 // the revision that the data path has
 	farewell  atomic.Pointer[func(context.Context)]
 	corefile  string // its text and that of what it imports, as of the last reading
@@ -257,7 +258,7 @@ func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer
 		return err
 	}
 	n.applied = func() uint64 { return controller.Status().Revision }
-	n.path, n.mode, n.dataplane = controller, path.mode(), path
+	n.path, n.mode, n.dataplane, n.fresh = controller, path.mode(), path, path.fresh
 	n.gates = append(n.gates, gate{"the data path", func() bool { return controller.Status().Ready }})
 	n.parts = append(n.parts, part{"data path", controller.Run})
 	return nil

@@ -137,6 +137,11 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 	if n.last != nil {
 		options.LastKnown = n.last.Snapshot
 	}
+	if n.fresh {
+		// No client gets here before the data path leads it here, which is ready the
+		// sooner: with many Services both would have the processors for a while.
+		options.LoadAfter = n.path.Loaded()
+	}
 	server, err := dns.New(options)
 	if err != nil {
 		return fmt.Errorf("DNS: %w", err)

@@ -60,6 +60,9 @@ type Controller struct {
 	o    Options
 	loop *reconcile.Loop[model.Key, plan.Service]
 
+	loaded   chan struct{} // see Loaded
+	loadOnce sync.Once
+
 	mu      sync.Mutex
 	applied *Node // settings of the node; nil before the first
 
@@ -78,7 +81,7 @@ func NewController(o Options) (*Controller, error) {
 		o.Settings.TLSProxy = o.Plan.TLSProxy
 	}
 	view := plan.View{Node: o.NodeName, Options: o.Plan}
-	c := &Controller{o: o, stale: make(chan struct{}, 1)}
+	c := &Controller{o: o, loaded: make(chan struct{}), stale: make(chan struct{}, 1)}
 	options := reconcile.LoopOptions[model.Key, plan.Service]{
 		WatchOptions: reconcile.WatchOptions{Store: o.Store, Logger: o.Logger},
 		Name:         "dataplane",
@@ -106,6 +109,9 @@ func NewController(o Options) (*Controller, error) {
 
 // Status returns where the controller stands.
 func (c *Controller) Status() reconcile.Status { return c.loop.Status() }
+
+// Loaded returns what is closed once all that there was at first has been tried.
+func (c *Controller) Loaded() <-chan struct{} { return c.loaded }
 
 // Run keeps the data path in step until ctx ends. It leaves what is programmed
 // as it is, so that connections go on without it.
@@ -247,6 +253,7 @@ func (t target) Apply(ctx context.Context, changes []reconcile.Change[model.Key,
 // Prune sees to it that the node's settings are known, which would else count
 // as left over from an earlier process.
 func (t target) Prune(ctx context.Context, wanted iter.Seq2[model.Key, plan.Service]) error {
+	defer t.c.loadOnce.Do(func() { close(t.c.loaded) })
 	if err := t.c.setNode(ctx, t.c.o.Store.Snapshot()); err != nil {
 		return err
 	}

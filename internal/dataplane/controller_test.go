@@ -102,6 +102,11 @@ func TestFromStateToPackets(t *testing.T) {
 	if got := ask(); got != "" {
 		t.Fatalf("before there is a Service %q answered", got)
 	}
+	select {
+	case <-c.Loaded():
+		t.Error("loaded before anything is known")
+	default:
+	}
 	store.Update(func(tx *state.Tx) {
 		tx.PutNode(network.Node1)
 		tx.PutService(&model.Service{
@@ -110,6 +115,7 @@ func TestFromStateToPackets(t *testing.T) {
 		endpoints(tx, "10.244.0.3")
 		tx.SetSynced()
 	})
+	<-c.Loaded()
 	eventually(t, "the first endpoint", func() bool { return ask() == "pod-b" })
 	store.Update(func(tx *state.Tx) { endpoints(tx, "10.244.1.2") })
 	eventually(t, "the other endpoint", func() bool { return ask() == "pod-c" })

@@ -31,6 +31,9 @@ type Options struct {
 	// LastKnown is the state of an earlier run, to answer from until Store has
 	// synced. Optional.
 	LastKnown *state.Snapshot
+	// LoadAfter, until it is closed, has what else there is to do first when Store
+	// has synced: the server goes on as before, for some seconds at most. Optional.
+	LoadAfter <-chan struct{}
 	// Domain is the cluster domain. Default "cluster.local".
 	Domain string
 	// Listen are the addresses to serve by UDP and TCP, each a specific one so
@@ -91,6 +94,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Logger is required.
 	Logger *slog.Logger
+
+	loadPatience time.Duration // with LoadAfter
 }
 
 func (o *Options) setDefaults() error {
@@ -113,6 +118,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.ResolvConf == "" {
 		o.ResolvConf = "/etc/resolv.conf"
+	}
+	if o.loadPatience == 0 {
+		o.loadPatience = 5 * time.Second
 	}
 	if o.MaxUDPSize == 0 {
 		o.MaxUDPSize = 1232
@@ -150,6 +158,9 @@ type Server struct {
 	// config is in use, and so is answering; both of who updates.
 	config    *model.DNSConfig
 	answering *state.Snapshot
+	// loadAfter is nil once it need not be waited for; patience ends the wait.
+	loadAfter <-chan struct{}
+	patience  <-chan time.Time
 
 	listening atomic.Pointer[[]netip.AddrPort]
 	cookies   atomic.Pointer[[]uint64]
@@ -191,7 +202,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("dns: metrics: %w", err)
 	}
 	s := &Server{
-		opts: o, log: o.Logger, zone: z, forward: f, conns: newTCPConns(o), cache: c,
+		opts: o, log: o.Logger, zone: z, forward: f, conns: newTCPConns(o), cache: c, loadAfter: o.LoadAfter,
 		handler: &handler{
 			zone: z, forward: f, metrics: m, log: o.Logger,
 			maxUDPSize: o.MaxUDPSize, acl: newACL(o.AllowFrom),
@@ -268,6 +279,12 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-sub.C():
 			s.update()
 			continue
+		case <-s.loadAfter:
+			s.load()
+			continue
+		case <-s.patience:
+			s.load()
+			continue
 		case err = <-failed:
 			err = fmt.Errorf("dns: %w", err)
 		case <-ctx.Done():
@@ -282,9 +299,21 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// load ends the wait for Options.LoadAfter.
+func (s *Server) load() {
+	s.loadAfter, s.patience = nil, nil
+	s.update()
+}
+
 // update makes the newest snapshot the one to answer from.
 func (s *Server) update() {
 	snap := s.opts.Store.Snapshot()
+	if snap.Synced && s.loadAfter != nil {
+		if s.patience == nil {
+			s.patience = time.After(s.opts.loadPatience)
+		}
+		return
+	}
 	if !snap.Synced && s.opts.LastKnown != nil {
 		snap = s.opts.LastKnown
 	}

@@ -216,3 +216,39 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestFirstLoadWaits has a first complete state answered from once what has to be
+// done first is done, or has taken too long, and all states after it at once.
+func TestFirstLoadWaits(t *testing.T) {
+	put := func(name string) func(tx *state.Tx) {
+		return func(tx *state.Tx) {
+			tx.PutService(&model.Service{
+				Key: model.Key{Namespace: "default", Name: name}, IPv4: true, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.9")},
+				Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}},
+			})
+			tx.SetSynced()
+		}
+	}
+	for name, patience := range map[string]time.Duration{"it ends": time.Hour, "it does not": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			store, after := state.New(), make(chan struct{})
+			s := newServer(t, Options{Store: store, LoadAfter: after, loadPatience: patience})
+			addr := run(t, s)
+			store.Update(put("first"))
+			if patience == time.Hour {
+				if m := lookup(t, "udp", addr, "first.default.svc.cluster.local."); m.Rcode != dns.RcodeServerFailure || s.Ready() {
+					t.Errorf("before: rcode %d, ready %v", m.Rcode, s.Ready())
+				}
+				close(after)
+			}
+			eventually(t, s.Ready)
+			store.Update(put("second"))
+			for _, name := range []string{"first", "second"} {
+				eventually(t, func() bool {
+					m := lookup(t, "udp", addr, name+".default.svc.cluster.local.")
+					return m.Rcode == dns.RcodeSuccess && len(m.Answer) == 1
+				})
+			}
+		})
+	}
+}

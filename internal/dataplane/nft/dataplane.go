@@ -113,6 +113,14 @@ func New(o Options) (*Dataplane, error) {
 	return d, nil
 }
 
+// Present reports whether there are tables of ours: with those of an earlier
+// process, clients are served before this one has done anything.
+func (d *Dataplane) Present() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.tables[v4].present || d.tables[v6].present
+}
+
 // Cleanup removes Fairway's tables from the kernel. It changes nothing where a
 // process that runs owns one of them.
 func Cleanup(o Options) error {
