@@ -101,8 +101,7 @@ type Conn struct {
 	writing    bool
 	idleWriter *sync.Cond // writing is false, or there is room
 	sized      bool       // HPACK's table was given up
-	sent       int64
-	unpaid     int64 // of that and what is to be sent, the part that pays for nothing
+	paying     int64      // how much has been sent that pays for what the client does
 	failed     error
 	waiters    []*Stream // for room, or for the connection's window
 
@@ -310,7 +309,7 @@ func (c *Conn) charge(b *budget, cost float64, reason string, kind http2.FrameTy
 func (c *Conn) earned() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sent - c.unpaid
+	return c.paying
 }
 
 func (c *Conn) flood(reason, format string, args ...any) error {
@@ -360,7 +359,7 @@ func (c *Conn) settings(f *frame) error {
 			wake(s.writable)
 		}
 	}
-	out := c.output()
+	out := c.unpaidOutput(0)
 	out.b = appendHeader(out.b, 0, http2.FrameSettings, http2.FlagSettingsAck, 0)
 	return nil
 }
@@ -380,7 +379,7 @@ func (c *Conn) ping(f *frame) error {
 		}
 		return nil
 	}
-	out := c.output()
+	out := c.unpaidOutput(8)
 	out.b = appendPing(out.b, http2.FlagPingAck, f.payload)
 	return nil
 }
@@ -460,7 +459,7 @@ func (c *Conn) resetStream(id uint32, code http2.ErrCode, reason string) error {
 	} else {
 		c.remember(id)
 	}
-	out := c.output()
+	out := c.unpaidOutput(4)
 	out.b = appendReset(out.b, id, code)
 	return nil
 }
@@ -560,7 +559,7 @@ func (c *Conn) dataFor(s *Stream, f *frame, total int64, end bool) (http2.ErrCod
 // refund opens the connection's window again.
 func (c *Conn) refund(n int64) {
 	if c.owed += n; c.owed >= c.server.ConnectionWindow/2 && c.failed == nil {
-		out := c.output()
+		out := c.unpaidOutput(4)
 		out.b = appendWindowUpdate(out.b, 0, int(c.owed))
 		c.recv += c.owed
 		c.owed = 0

@@ -163,7 +163,7 @@ func (s *Stream) keep(data []byte) {
 func (s *Stream) refund(n int64) {
 	c := s.conn
 	if s.owed += n; s.owed >= c.server.StreamWindow/2 && !s.remoteEnd && !s.gone && c.failed == nil {
-		out := c.output()
+		out := c.unpaidOutput(4)
 		out.b = appendWindowUpdate(out.b, s.id, int(s.owed))
 		s.recv += s.owed
 		s.owed = 0
@@ -327,6 +327,6 @@ func (s *Stream) finish() {
 
 func (s *Stream) sendReset(code http2.ErrCode) {
 	s.resetByUs = true
-	out := s.conn.output()
+	out := s.conn.unpaidOutput(4)
 	out.b = appendReset(out.b, s.id, code)
 }

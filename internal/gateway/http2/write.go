@@ -19,9 +19,12 @@ const (
 	outSize, outKeep = 8 << 10, 128 << 10
 )
 
-type outBuffer struct{ b []byte }
+type outBuffer struct {
+	b      []byte
+	unpaid int // of that, what pays for nothing that the client does
+}
 
-var outBuffers = sync.Pool{New: func() any { return &outBuffer{make([]byte, 0, outSize)} }}
+var outBuffers = sync.Pool{New: func() any { return &outBuffer{b: make([]byte, 0, outSize)} }}
 
 // output is where frames are appended, which go out by flush.
 func (c *Conn) output() *outBuffer {
@@ -32,9 +35,17 @@ func (c *Conn) output() *outBuffer {
 	return c.out
 }
 
+// unpaidOutput is output for a frame with so many bytes that pays for nothing:
+// the client has it sent by one that costs it as little.
+func (c *Conn) unpaidOutput(size int) *outBuffer {
+	out := c.output()
+	out.unpaid += frameHeader + size
+	return out
+}
+
 func putOutput(o *outBuffer) {
 	if cap(o.b) <= outKeep {
-		o.b = o.b[:0]
+		o.b, o.unpaid = o.b[:0], 0
 		outBuffers.Put(o)
 	}
 }
@@ -90,7 +101,7 @@ func (c *Conn) writeOut() {
 	c.mu.Unlock()
 	_, err := c.conn.Write(out.b)
 	c.mu.Lock()
-	c.sent += int64(len(out.b))
+	c.paying += int64(len(out.b) - out.unpaid)
 	putOutput(out)
 	if err != nil {
 		c.fail(err)
@@ -215,7 +226,7 @@ func (s *Stream) sendBlock(flags http2.Flags) error {
 		c.sized, first = true, 1 // an update of the table's size, to 0 (RFC 7541, 4.2)
 	}
 	if s.unpaid {
-		c.unpaid += int64(frameHeader + len(s.block))
+		out.unpaid += frameHeader + len(s.block)
 	}
 	kind, rest := http2.FrameHeaders, s.block
 	for {
@@ -260,7 +271,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		out.b = append(out.b, p[:n]...)
 		p = p[n:]
 		if s.unpaid {
-			c.unpaid += int64(frameHeader + n)
+			out.unpaid += frameHeader + n
 		}
 		s.send -= int64(n)
 		c.send -= int64(n)
