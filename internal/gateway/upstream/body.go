@@ -75,7 +75,7 @@ func (b *sentBody) finished() {
 		b.source.read(nil, true)
 	}
 	b.dog.disarm(&b.dog.sending)
-	b.dog.arm(&b.dog.reading, b.dog.read)
+	b.dog.sent()
 }
 
 // untouched shuts all attempts out and reports whether nothing was read.
@@ -101,7 +101,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 		if b.again = b.again[n:]; len(b.again) > 0 {
 			return n, nil
 		}
-		b.dog.arm(&b.dog.reading, b.dog.read)
+		b.dog.sent()
 		return n, io.EOF
 	}
 	n, err := s.inner.Read(p)
@@ -110,7 +110,7 @@ func (b *sentBody) Read(p []byte) (int, error) {
 		s.read(p[:n], err == io.EOF)
 	}
 	if err != nil {
-		b.dog.arm(&b.dog.reading, b.dog.read)
+		b.dog.sent()
 	} else {
 		b.dog.arm(&b.dog.sending, b.dog.send)
 	}

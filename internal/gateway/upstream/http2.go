@@ -82,7 +82,7 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 		}
 	}()
 	if src == nil {
-		dog.arm(&dog.reading, dog.read)
+		dog.sent()
 	} else {
 		if body, err = src.next(dog); err != nil {
 			return nil, err
@@ -99,7 +99,7 @@ func (p *Pool) askHTTP2(e *endpoint, proto protocol, req *http.Request, src *sou
 	goesOn = true
 	e.succeeded()
 	span.Answered(answer.Status)
-	dog.disarm(&dog.reading)
+	dog.answered()
 	dog.heard()
 	resp := responseOf(req, e.addr, proto, &answer)
 	if answer.End {

@@ -163,7 +163,7 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 	goesOn = true
 	e.succeeded()
 	span.Answered(resp.StatusCode)
-	dog.disarm(&dog.reading)
+	dog.answered()
 	body := &answerBody{ReadCloser: resp.Body, dog: dog, idle: call.ReadTimeout, ctx: ctx, finish: finish, ended: func(err error) { p.answered(e, span, err, begun) }}
 	if w, ok := resp.Body.(io.Writer); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		body.ended = func(error) {}
@@ -179,7 +179,7 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 func prepareBody(out *http.Request, src *source, dog *watchdog) error {
 	if src == nil {
 		out.Body, out.GetBody = nil, nil
-		dog.arm(&dog.reading, dog.read)
+		dog.sent()
 		return nil
 	}
 	body, err := src.next(dog)

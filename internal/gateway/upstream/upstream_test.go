@@ -202,6 +202,26 @@ func TestBodyIsReadByOneAttempt(t *testing.T) {
 	}
 }
 
+// TestAnswerBeforeBody: the end of a request's body begins no wait for an answer
+// that has begun already, be it that its client is slow to take it.
+func TestAnswerBeforeBody(t *testing.T) {
+	for answered, want := range map[bool]bool{false: true, true: false} {
+		dog := newWatchdog(func(error) {}, time.Hour, time.Hour)
+		body, err := (&source{inner: io.NopCloser(strings.NewReader("x"))}).next(dog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answered {
+			dog.answered()
+		}
+		_, _ = io.ReadAll(body)
+		if waits := dog.reading != nil && dog.reading.Stop(); waits != want {
+			t.Errorf("answered %t: the answer is waited for: %t", answered, waits)
+		}
+		dog.stop()
+	}
+}
+
 func TestDialError(t *testing.T) {
 	store := state.New()
 	var failures int

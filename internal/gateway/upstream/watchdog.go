@@ -15,6 +15,7 @@ type watchdog struct {
 
 	mu                       sync.Mutex
 	reading, sending, silent *time.Timer
+	begun                    bool // the answer has
 	done                     bool
 }
 
@@ -29,6 +30,10 @@ func (w *watchdog) arm(t **time.Timer, d time.Duration) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.armLocked(t, d)
+}
+
+func (w *watchdog) armLocked(t **time.Timer, d time.Duration) {
 	switch {
 	case w.done:
 	case *t == nil:
@@ -39,6 +44,26 @@ func (w *watchdog) arm(t **time.Timer, d time.Duration) {
 		*t = time.AfterFunc(d, func() { w.cancel(why) })
 	default:
 		(*t).Reset(d)
+	}
+}
+
+// sent notes that all of the request was sent, from when on the answer is waited
+// for, unless it has begun.
+func (w *watchdog) sent() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.begun && w.read > 0 {
+		w.armLocked(&w.reading, w.read)
+	}
+}
+
+// answered notes that the answer has begun: each further read has a limit of its own.
+func (w *watchdog) answered() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun = true
+	if w.reading != nil {
+		w.reading.Stop()
 	}
 }
 
