@@ -62,6 +62,7 @@ type Streams struct {
 
 	mu    sync.Mutex
 	ports map[portKey]port
+	ended bool // no more are opened
 
 	ferries http1.Ferries // carry TCP
 	conns   sync.WaitGroup
@@ -99,11 +100,15 @@ func NewStreams(o StreamOptions) *Streams {
 
 // Sync opens and closes ports until they are those of the routes, and returns
 // what is wrong. Connections of a route that is gone go on to their end. Ports
-// that could not be opened are tried again by the next Sync.
+// that could not be opened are tried again by the next Sync. Once Run ends it opens
+// none.
 func (s *Streams) Sync(ctx context.Context, routes []Stream) []model.Problem {
 	tables, problems := compileTables(routes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended {
+		return problems
+	}
 	for key, p := range s.ports {
 		if tables[key] == nil {
 			s.options.Logger.Info("stream port closed", "port", key.String())
@@ -149,6 +154,7 @@ func (s *Streams) open(ctx context.Context, key portKey, t *table) (port, error)
 func (s *Streams) Run(ctx context.Context) error {
 	<-ctx.Done()
 	s.mu.Lock()
+	s.ended = true
 	for key, p := range s.ports {
 		_ = p.Close()
 		delete(s.ports, key)

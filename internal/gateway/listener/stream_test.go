@@ -1,7 +1,9 @@
 package listener
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -46,5 +48,26 @@ func TestCompileTables(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"lost true", "young true", "udp-2 true"}, lost); d != "" {
 		t.Errorf("problems (-want +got):\n%s", d)
+	}
+}
+
+// TestNoPortAfterTheEnd: routes that were being taken in when Run ended open the
+// ports again for nobody, which another process may have taken over.
+func TestNoPortAfterTheEnd(t *testing.T) {
+	s := NewStreams(StreamOptions{Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
+	routes := []Stream{{StreamRoute: model.StreamRoute{Protocol: model.TCP}}, {StreamRoute: model.StreamRoute{Protocol: model.UDP}}} // the kernel chooses the port
+	if p := s.Sync(t.Context(), routes); len(p) > 0 || len(s.State()) != 2 {
+		t.Fatalf("problems %v, ports %v", p, s.State())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.Sync(t.Context(), routes); len(p) > 0 || len(s.State()) > 0 {
+		t.Errorf("problems %v, ports %v", p, s.State())
+		for _, p := range s.ports {
+			_ = p.Close()
+		}
 	}
 }
