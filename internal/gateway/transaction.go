@@ -105,7 +105,7 @@ type ends struct {
 
 func (e *ends) are(peer netip.AddrPort, port uint16) {
 	if e.at != peer {
-		e.at, e.peer = peer, peer.Addr().String()
+		e.at, e.peer = peer, peer.Addr().WithZone("").String()
 	}
 	if e.local != port {
 		e.local, e.port = port, strconv.Itoa(int(port))

@@ -302,12 +302,35 @@ func TestTrustStopsAtGarbage(t *testing.T) {
 		"10.0.0.1, nonsense":          "192.0.2.1",
 		"10.0.0.1,203.0.113.1":        "203.0.113.1",
 		"::ffff:10.0.0.1, 192.0.2.11": "10.0.0.1",
+		`2001:db8::2%"x`:              "2001:db8::2",
 	} {
 		x := exchange("a", "/", "X-Forwarded-For", list)
 		trust.Resolve(x.View)
 		if x.View.Client.String() != want {
 			t.Errorf("X-Forwarded-For %q gives client %s, want %s", list, x.View.Client, want)
 		}
+	}
+}
+
+// TestLinkLocal: an address of a link is what it is, whatever this machine calls
+// the link, of which nobody else knows.
+func TestLinkLocal(t *testing.T) {
+	link := netip.MustParsePrefix("fe80::/10")
+	trust := Trust{link}
+	x := exchange("a", "/", "X-Forwarded-For", "198.51.100.7")
+	x.View.Peer = netip.MustParseAddr("fe80::1%eth0")
+	if trust.Resolve(x.View); !trust.Has(netip.MustParseAddr("fe80::1%eth0")) || x.View.Client.String() != "198.51.100.7" {
+		t.Errorf("behind a trusted proxy on the link the client is %s", x.View.Client)
+	}
+	x = exchange("a", "/")
+	x.View.Peer = netip.MustParseAddr("fe80::1%eth0")
+	Trust{}.Resolve(x.View)
+	Forward(x)
+	if got := headers(x)["X-Real-Ip"]; got != "fe80::1" {
+		t.Errorf("the backend is told of %s", got)
+	}
+	if a := allowFrom([]netip.Prefix{link}).Apply(x); a != nil {
+		t.Errorf("a client that is let in gets %+v", a)
 	}
 }
 

@@ -101,7 +101,7 @@ type Trust []netip.Prefix
 
 // Has reports whether an address is a trusted proxy.
 func (t Trust) Has(a netip.Addr) bool {
-	a = a.Unmap()
+	a = a.Unmap().WithZone("") // a range has none, and contains none
 	for _, p := range t {
 		if p.Contains(a) {
 			return true
@@ -112,8 +112,10 @@ func (t Trust) Has(a netip.Addr) bool {
 
 // Resolve fills in Client, Scheme and Trusted of a view that has Peer, TLS and
 // Header: behind a trusted proxy the client is the last address in
-// X-Forwarded-For that is no trusted proxy itself.
+// X-Forwarded-For that is no trusted proxy itself. Addresses lose their zone, which
+// means something on one machine only.
 func (t Trust) Resolve(v *request.View) {
+	v.Peer = v.Peer.WithZone("")
 	v.Client, v.Scheme, v.Trusted = v.Peer, "http", false
 	if v.TLS {
 		v.Scheme = "https"
@@ -141,8 +143,8 @@ func (t Trust) Resolve(v *request.View) {
 // parseForwarded reads an address with an optional port.
 func parseForwarded(s string) (netip.Addr, error) {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap(), nil
+		return ap.Addr().Unmap().WithZone(""), nil
 	}
 	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
-	return a.Unmap(), err
+	return a.Unmap().WithZone(""), err
 }
