@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -179,6 +180,20 @@ func cleanupInside(t *testing.T) {
 		}
 		if now := ourBPF(t); len(now) != len(ours) || !strings.Contains(listRules(t, "list", "tables"), "table ip fairway\n") {
 			t.Errorf("%s: the refused cleanup has left %d programs, maps and links of %d, and tables\n%s", mode, len(now), len(ours), listRules(t, "list", "tables"))
+		}
+		during = everything(t)
+		o := cleanupOptions(filepath.Join(dir, "another-run"), quiet)
+		o.Dataplane = mode
+		second, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := RunNode(second, o); err != nil {
+			t.Errorf("a second role that is told to end while it waits for the first: %v", err)
+		}
+		cancel()
+		now := everything(t)
+		for name, was := range during {
+			if aged(now[name]) != aged(was) {
+				t.Errorf("a second role beside the first has touched %s\nbefore:\n%s\nafter:\n%s", name, was, now[name])
+			}
 		}
 		kill()
 		if mode == DataplaneNFT {
@@ -367,6 +382,11 @@ func listRules(t *testing.T, args ...string) string {
 		t.Fatalf("nft: %v\n%s", err, out)
 	}
 	return string(out)
+}
+
+// aged is a listing without how old its parts are.
+func aged(listing string) string {
+	return regexp.MustCompile(`expires \S+`).ReplaceAllString(listing, "expires")
 }
 
 // everything lists what there is in the network namespace, on the cgroup and

@@ -155,7 +155,7 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 // needs Logger, BPF.Pins and RunDir, as the role had them. While one runs it
 // changes nothing and fails.
 func CleanupNode(o NodeOptions) error {
-	return withoutNode(o.RunDir, func() error {
+	return withoutNode(func() error {
 		return errors.Join(
 			nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), sysctl.Restore(o.RunDir),
 		)

@@ -131,7 +131,8 @@ type node struct {
 }
 
 // RunNode runs the node role until ctx ends. It serves, beside DNS, once the API has told
-// what there is; when the API goes away later, it goes on with what it knows.
+// what there is; when the API goes away later, it goes on with what it knows. Where
+// another one runs in the network namespace, it fails before it has touched anything.
 func RunNode(ctx context.Context, o NodeOptions) error {
 	if err := checkDataplane(o.Dataplane); err != nil {
 		return err
@@ -140,11 +141,14 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	if lock, err := holdNode(o.RunDir); err != nil {
-		o.Logger.Warn("a cleanup beside this process cannot be kept from removing what it serves by", "error", err)
-	} else {
-		defer lock.Close()
+	lock, err := holdNode(ctx, o.Logger)
+	if ctx.Err() != nil && err != nil {
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	n := &node{NodeOptions: o, config: config, corefilesRefused: newCorefilesRefused(), store: state.New(), settle: deferCollections()}
 	defer n.settle()
 	n.lastKnown = sync.OnceValues(func() (*lastknown.State, error) { return lastknown.Load(n.StateDir, n.NodeName, n.config.Host) })

@@ -84,7 +84,7 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		}
 	}
 	// Those of further nodes, whose namespaces are gone, with all that was changed in them.
-	errs = append(errs, removeAll(d.path("run", "sysctl-*.json")), removeAll(d.path("run", "node-*.lock")))
+	errs = append(errs, removeAll(d.path("run", "sysctl-*.json")))
 	if err := errors.Join(errs...); err != nil {
 		return notes, fmt.Errorf("%w\n(what is left is listed in %s; fairway down --data-dir %s tries again)", err, d.state(), s.DataDir)
 	}

@@ -128,7 +128,7 @@ func Cleanup(o Options) error {
 	// Those that a process may own come first: they tell whether it runs.
 	if err := k.removeTables(pulseTable); err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("%w: they belong to a fairway node that runs in this network namespace, perhaps with another --run-dir; stop it first (this needs root, too)", err)
+			return fmt.Errorf("%w: they belong to a fairway node that runs in this network namespace; stop it first (this needs root, too)", err)
 		}
 		return err
 	}
