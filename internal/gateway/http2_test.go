@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
 	http2gw "fairway.dev/fairway/internal/gateway/http2"
 	"fairway.dev/fairway/internal/model"
@@ -557,4 +558,73 @@ func TestBodyThatIsLate(t *testing.T) {
 			t.Fatalf("the next got %s", got)
 		}
 	}
+}
+
+// TestHTTP2EndInOnePacket: why a connection ends is told with its end, in one
+// packet, also where it came through a proxy.
+func TestHTTP2EndInOnePacket(t *testing.T) {
+	for _, proxied := range []bool{false, true} {
+		w := newWorld(t, func(o *Options) { o.ProxyProtocol = proxied })
+		for _, secure := range []bool{false, true} {
+			once := func() (together bool) {
+				addr := w.g.HTTPAddr().String()
+				if secure {
+					addr = w.g.HTTPSAddr().String()
+				}
+				tcp, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tcp.Close()
+				_ = tcp.SetDeadline(time.Now().Add(20 * time.Second))
+				if proxied {
+					_, _ = io.WriteString(tcp, "PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n")
+				}
+				conn := tcp
+				if secure {
+					conn = tls.Client(tcp, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+				}
+				f := http2.NewFramer(conn, conn)
+				_, _ = io.WriteString(conn, http2.ClientPreface)
+				_ = f.WriteSettings()
+				for acked := false; !acked; {
+					frame, err := f.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					acked = frame.Header().Type == http2.FrameSettings && frame.Header().Flags.Has(http2.FlagSettingsAck)
+				}
+				before := segments(t, tcp)
+				_ = f.WriteRawFrame(http2.FramePing, 0, 1, make([]byte, 8)) // which is an error
+				if frame, err := f.ReadFrame(); err != nil || frame.Header().Type != http2.FrameGoAway {
+					t.Fatal(frame, err)
+				}
+				if _, err := f.ReadFrame(); err != io.EOF {
+					t.Fatal(err)
+				}
+				after := segments(t, tcp)
+				// What was sent has been acknowledged before, or with the answer.
+				return after.Segs_in-before.Segs_in <= 2 && after.Data_segs_in-before.Data_segs_in == 1
+			}
+			for tries := 1; !once(); tries++ {
+				if tries == 10 {
+					t.Errorf("proxied %v, TLS %v: the end came in a packet of its own, %d times", proxied, secure, tries)
+					break
+				}
+			}
+		}
+	}
+}
+
+// segments tells what a connection has got so far.
+func segments(t *testing.T, c net.Conn) (info *unix.TCPInfo) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+		t.Fatal(e, err)
+	}
+	return info
 }

@@ -658,11 +658,8 @@ type begunConn struct {
 	begun []byte
 }
 
-// CloseWrite tells the other end that there is no more to come.
-func (c *begunConn) CloseWrite() error {
-	closeWrite(c.Conn)
-	return nil
-}
+// NetConn is the connection.
+func (c *begunConn) NetConn() net.Conn { return c.Conn }
 
 func (c *begunConn) Read(p []byte) (int, error) {
 	if len(c.begun) > 0 {

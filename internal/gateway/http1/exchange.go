@@ -414,7 +414,7 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 // waited for that is still being sent to the backend.
 func (c *Conn) ends() {
 	if c.last && c.pumping == nil {
-		c.sock.hold()
+		c.sock.Hold()
 	}
 }
 

@@ -35,15 +35,15 @@ type Socket struct {
 	closed bool
 	own    *wire // of Read and Write; nil until they are called
 
-	held atomic.Bool // see hold
+	held atomic.Bool // see Hold
 
 	watched bool // has been parked before; the Server's
 }
 
-// hold has what is written from here on wait for the end of the connection, that
+// Hold has what is written from here on wait for the end of the connection, that
 // is to follow at once: the kernel sends both in one packet then, where it would
 // send two, and with TLS three.
-func (s *Socket) hold() { s.held.Store(true) }
+func (s *Socket) Hold() { s.held.Store(true) }
 
 // flags are for sending.
 func (s *Socket) flags() uintptr {

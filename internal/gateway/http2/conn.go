@@ -640,6 +640,7 @@ func (c *Conn) end(err error) {
 	var broke *connError
 	c.mu.Lock()
 	_ = c.conn.SetWriteDeadline(time.Now().Add(farewellTime)) // also for the write under way
+	hold(c.conn)
 	switch {
 	case c.failed != nil:
 	case errors.As(err, &broke):
@@ -686,6 +687,16 @@ func (c *Conn) linger() {
 			return
 		}
 		n += m
+	}
+}
+
+// hold has what is sent from here on go out with the connection's end, if what
+// is beneath can.
+func hold(conn net.Conn) {
+	if s, ok := conn.(interface{ Hold() }); ok {
+		s.Hold()
+	} else if above, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		hold(above.NetConn())
 	}
 }
 

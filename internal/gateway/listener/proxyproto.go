@@ -65,6 +65,9 @@ func (c *proxyConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
+// NetConn is the connection to the proxy.
+func (c *proxyConn) NetConn() net.Conn { return c.Conn }
+
 // RemoteAddr is the client's address.
 func (c *proxyConn) RemoteAddr() net.Addr {
 	if c.header() == nil && c.remote != nil {
