@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
@@ -47,7 +48,9 @@ func (c Common) restConfig(role string) (*rest.Config, error) {
 	return cfg, nil
 }
 
-// identity tells this process from the other replicas of its role.
+// identity tells this process from the other replicas of its role. A host, or a
+// node, and a PID do not: in a container the PID mostly is 1, and two replicas on one
+// node that had the same identity would both take the Lease for theirs, and lead.
 func identity(node string) string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -56,5 +59,5 @@ func identity(node string) string {
 	if node != "" {
 		host = node
 	}
-	return fmt.Sprintf("%s-%d", host, os.Getpid())
+	return fmt.Sprintf("%s_%s", host, uuid.NewUUID())
 }

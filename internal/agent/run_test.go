@@ -233,3 +233,14 @@ func TestConfigErrorsNameTheCure(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+// TestReplicasOnOneNodeHaveIdentitiesOfTheirOwn: in containers, their PIDs are the same.
+func TestReplicasOnOneNodeHaveIdentitiesOfTheirOwn(t *testing.T) {
+	a, b := identity("node-a"), identity("node-a")
+	if a == b {
+		t.Errorf("two replicas on one node are both %q", a)
+	}
+	if !strings.HasPrefix(a, "node-a_") {
+		t.Errorf("%q does not say where it runs", a)
+	}
+}
