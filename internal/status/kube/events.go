@@ -1,8 +1,10 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/reconcile"
 )
 
 const (
@@ -44,6 +47,7 @@ type events struct {
 	limiter *rate.Limiter
 	written map[model.Problem]time.Time
 	since   map[model.Problem]time.Time // when those without Event appeared
+	failed  map[model.Problem]int       // how often in vain
 	settle  time.Duration
 }
 
@@ -51,17 +55,23 @@ func newEvents(client kubernetes.Interface, logger *slog.Logger, now func() time
 	return &events{
 		client: client, logger: logger, now: now,
 		limiter: rate.NewLimiter(eventsPerSecond, eventBurst),
-		written: map[model.Problem]time.Time{}, since: map[model.Problem]time.Time{}, settle: settle,
+		written: map[model.Problem]time.Time{}, since: map[model.Problem]time.Time{}, failed: map[model.Problem]int{}, settle: settle,
 	}
 }
 
-// eventRetry is the pause after an Event could not be written.
-const eventRetry = 2 * time.Second
+const (
+	// eventRetry is the pause after an Event could not be written, and
+	// eventRetryMax where that lasts.
+	eventRetry, eventRetryMax = 2 * time.Second, time.Minute
+	// failuresInARow end a round: the API does not take any, most likely.
+	failuresInARow = 5
+)
 
 // run writes Events for the newest problems until ctx ends.
 func (e *events) run(ctx context.Context, newest <-chan map[model.Ref]model.Problems) {
 	var problems map[model.Ref]model.Problems
 	var retry <-chan time.Time
+	backoff := reconcile.Backoff{Min: eventRetry, Max: eventRetryMax}
 	for {
 		select {
 		case <-ctx.Done():
@@ -71,9 +81,15 @@ func (e *events) run(ctx context.Context, newest <-chan map[model.Ref]model.Prob
 		}
 		retry = nil
 		wait, err := e.write(ctx, problems)
-		if err != nil && ctx.Err() == nil {
-			e.logger.Warn("cannot write Events", "error", err, "retryIn", eventRetry)
-			wait = eventRetry
+		switch {
+		case err == nil:
+			backoff.Reset()
+		case ctx.Err() == nil:
+			delay := backoff.Next()
+			e.logger.Warn("cannot write Events", "error", err, "retryIn", delay)
+			if wait == 0 || delay < wait {
+				wait = delay
+			}
 		}
 		if wait > 0 {
 			retry = time.After(wait)
@@ -82,8 +98,8 @@ func (e *events) run(ctx context.Context, newest <-chan map[model.Ref]model.Prob
 }
 
 // write makes the Events of the problems that are new and have stayed, and
-// forgets those that are cured. It returns when to call it again for others, 0
-// if there are none.
+// forgets those that are cured. One that the API does not take keeps no other
+// back. It returns when to call it again for others, 0 if there are none.
 func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problems) (again time.Duration, err error) {
 	present := map[model.Problem]bool{}
 	var fresh []model.Problem
@@ -123,23 +139,34 @@ func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problem
 			delete(e.since, p)
 		}
 	}
-	slices.SortFunc(fresh, func(a, b model.Problem) int {
-		if n := a.Object.Compare(b.Object); n != 0 {
-			return n
+	for p := range e.failed {
+		if !present[p] {
+			delete(e.failed, p)
 		}
-		return strings.Compare(a.Field+a.Message, b.Field+b.Message)
+	}
+	slices.SortFunc(fresh, func(a, b model.Problem) int {
+		return cmp.Or(cmp.Compare(e.failed[a], e.failed[b]), a.Object.Compare(b.Object), strings.Compare(a.Field+a.Message, b.Field+b.Message))
 	})
+	var errs []error
+	inARow := 0
 	for _, p := range fresh {
 		if err := e.limiter.Wait(ctx); err != nil {
 			return 0, err
 		}
 		if err := e.writeOne(ctx, p, now); err != nil {
-			return 0, fmt.Errorf("write Event for %s: %w", p.Object, err)
+			e.failed[p]++
+			errs = append(errs, fmt.Errorf("write Event for %s: %w", p.Object, err))
+			if inARow++; inARow == failuresInARow || ctx.Err() != nil {
+				break
+			}
+			continue
 		}
+		inARow = 0
 		e.written[p] = now
 		delete(e.since, p)
+		delete(e.failed, p)
 	}
-	return again, nil
+	return again, errors.Join(errs...)
 }
 
 // writeOne creates the Event, or renews the one that is there. An Event that

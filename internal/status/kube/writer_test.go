@@ -405,6 +405,44 @@ func TestEventsThatFail(t *testing.T) {
 	f.eventually("the Event that can be written", func() bool { return len(f.events()) == 1 })
 }
 
+// TestEventsThatAreNeverTaken: the webhook of one namespace keeps the Events of no
+// other back, however many of its own it refuses.
+func TestEventsThatAreNeverTaken(t *testing.T) {
+	f := newFixture(t)
+	var refuse atomic.Bool
+	refuse.Store(true)
+	f.client.PrependReactor("create", "events", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		return a.GetNamespace() == "awkward" && refuse.Load(), nil, apierrors.NewInternalError(errors.New("failed calling webhook"))
+	})
+	e := newEvents(f.client, slog.New(slog.DiscardHandler), time.Now, 0)
+	problems := map[model.Ref]model.Problems{}
+	put := func(p model.Problem) { problems[p.Object] = model.Problems{p} }
+	for i := range 2*failuresInARow + 1 {
+		put(model.Problem{Object: model.Ref{Kind: "Service", Key: model.Key{Namespace: "awkward", Name: fmt.Sprint("s", i)}}, Reason: "R", Message: "m"})
+	}
+	put(problem("z", "m"))
+	rounds := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := e.write(ctx, problems); err == nil {
+				t.Fatal("no error of the Events that are refused")
+			}
+		}
+	}
+	rounds(3)
+	if got := len(f.events()); got != 1 {
+		t.Fatalf("%d Events, want that of the other namespace", got)
+	}
+	rounds(3)
+	refuse.Store(false)
+	if _, err := e.write(ctx, problems); err != nil {
+		t.Error(err)
+	}
+	if got, want := len(f.events()), len(problems); got != want {
+		t.Errorf("%d Events of %d once they are taken", got, want)
+	}
+}
+
 func TestEventOf(t *testing.T) {
 	long := model.Problem{Object: model.Ref{Kind: "Node", Key: model.Key{Name: strings.Repeat("n", 250)}}, Reason: "R", Message: strings.Repeat("ü", 1000)}
 	e := eventOf(long, time.Now())
