@@ -135,11 +135,12 @@ func (w *Writer) lead(ctx context.Context) {
 	w.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { w.recheck(ctx) })
 	if w.Events || w.Problems != nil {
-		w.problems = make(chan map[model.Ref]model.Problems, 1)
-		wg.Go(func() { newEvents(w.Client, w.Logger, w.Now, w.Settle).run(ctx, w.problems) })
+		problems := make(chan map[model.Ref]model.Problems, 1)
+		w.problems = problems // before the first sync, which recheck may be
+		wg.Go(func() { newEvents(w.Client, w.Logger, w.Now, w.Settle).run(ctx, problems) })
 	}
+	wg.Go(func() { w.recheck(ctx) })
 	options := reconcile.WatchOptions{Store: w.Store, Logger: w.Logger}
 	_ = reconcile.Watch(ctx, options, func(ctx context.Context, prev, next *state.Snapshot) error {
 		if !w.concerns(prev, next) {
