@@ -134,9 +134,9 @@ func (l *Loop[K, D]) Status() Status {
 // when something that Compile depends on besides the snapshot has changed.
 func (l *Loop[K, D]) Resync() { l.resync.Store(true) }
 
-// errRetry makes Watch come back for the keys that failed, and hold nobody else up:
-// an object that cannot be applied may stay so for months.
-var errRetry = errors.New("some objects are to be tried again")
+// ErrRetry makes [Watch] come back for objects that failed, and hold nobody else up:
+// one that cannot be applied may stay so for months.
+var ErrRetry = errors.New("some objects are to be tried again")
 
 // Run keeps the target in step until ctx ends; it then returns nil and leaves
 // the target as it is.
@@ -149,7 +149,7 @@ func (l *Loop[K, D]) Run(ctx context.Context) error {
 		again := l.round(ctx, prev, next)
 		prev = next
 		if again {
-			return errRetry
+			return ErrRetry
 		}
 		return nil
 	})

@@ -42,7 +42,7 @@ func (o *WatchOptions) setDefaults() {
 // Watch calls sync with the snapshot of the last call that succeeded (an empty
 // one at first) and the newest one, until ctx ends; it then returns nil. When
 // sync fails it is called again after a back-off or on the next change,
-// whichever comes later, with the same prev. After [errRetry] changes do not wait.
+// whichever comes later, with the same prev. After [ErrRetry] changes do not wait.
 func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, prev, next *state.Snapshot) error) error {
 	o.setDefaults()
 	sub := o.Store.Subscribe()
@@ -74,7 +74,7 @@ func Watch(ctx context.Context, o WatchOptions, sync func(ctx context.Context, p
 				return nil
 			}
 			delay := backoff.Next()
-			if patient = !errors.Is(err, errRetry); !patient {
+			if patient = !errors.Is(err, ErrRetry); !patient {
 				pace.done() // all but some objects is done
 			}
 			o.Logger.Warn("sync failed", "error", err, "retryIn", delay)

@@ -187,7 +187,8 @@ func differ[K comparable, V any](prev, next state.Table[K, V]) bool {
 }
 
 // sync brings the API up to date with a snapshot: addresses at once, for
-// traffic waits for them, Events in their own time.
+// traffic waits for them, Events in their own time. Objects that the API does not
+// take, such as for a webhook, are tried again and keep no others waiting.
 func (w *Writer) sync(ctx context.Context, snap *state.Snapshot) error {
 	if !snap.Synced {
 		return nil
@@ -225,7 +226,10 @@ func (w *Writer) sync(ctx context.Context, snap *state.Snapshot) error {
 	if w.problems != nil {
 		handOver(w.problems, problems)
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", reconcile.ErrRetry, err)
+	}
+	return nil
 }
 
 func (w *Writer) newTerm(ctx context.Context) (*term, error) {

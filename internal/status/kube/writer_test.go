@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -217,6 +218,36 @@ func TestFailedWritesAreTriedAgain(t *testing.T) {
 	f.put(func(tx *state.Tx) { tx.PutService(service("a")) })
 	f.run(Options{Addresses: pool(t, "192.0.2.0/30")})
 	f.eventually("address", func() bool { return f.serviceAddrs("a") == "192.0.2.1 VIP" })
+}
+
+// TestAServiceThatIsNeverTaken: one whose status the API refuses for good, such as
+// for a webhook, keeps no other Service waiting for its address.
+func TestAServiceThatIsNeverTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, apiService("a"), apiService("b"))
+		var tries atomic.Int32
+		f.client.PrependReactor("patch", "services", func(a k8stesting.Action) (bool, runtime.Object, error) {
+			if a.(k8stesting.PatchAction).GetName() != "a" {
+				return false, nil, nil
+			}
+			tries.Add(1)
+			return true, nil, apierrors.NewInternalError(errors.New("failed calling webhook"))
+		})
+		f.put(func(tx *state.Tx) { tx.PutService(service("a")) })
+		_, stop := f.run(Options{Addresses: pool(t, "192.0.2.0/29"), LeaseDuration: time.Hour})
+		time.Sleep(10 * time.Minute)
+		f.put(func(tx *state.Tx) { tx.PutService(service("b")) })
+		time.Sleep(time.Second)
+		if f.serviceAddrs("b") == "" {
+			t.Error("no address after a second")
+		}
+		before := tries.Load()
+		time.Sleep(10 * time.Minute)
+		if again := tries.Load() - before; again < 10 || again > 40 {
+			t.Errorf("%d tries in 10 minutes, want one each half a minute", again)
+		}
+		stop()
+	})
 }
 
 func TestGoneServicesAreNoError(t *testing.T) {
