@@ -22,10 +22,6 @@ import (
 	"fairway.dev/fairway/internal/model"
 )
 
-// maxChecks is how many health checks run at a time: enough for 10,000
-// endpoints each 10 s that answer within 60 ms.
-const maxChecks = 64
-
 // maxCheckAnswer is how much of an answer to a check is read.
 const maxCheckAnswer = 64 << 10
 
@@ -38,14 +34,14 @@ const firstCheck = time.Second
 type checks struct {
 	ctx        context.Context
 	stop       context.CancelFunc
-	slots      chan struct{}
+	slots      *slots
 	transports [protocols]*http.Transport
 	onCheck    func(pool Key, endpoint string, err error)
 	onHealth   func(pool Key, endpoint string, err error)
 }
 
 func newChecks(o *Options) *checks {
-	c := &checks{slots: make(chan struct{}, maxChecks), onCheck: o.OnCheck, onHealth: o.OnHealth}
+	c := &checks{slots: newSlots(), onCheck: o.OnCheck, onHealth: o.OnHealth}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	for p := range protocols {
 		t := newTransport(p)
@@ -162,12 +158,11 @@ func (c *check) end() {
 }
 
 func (c *check) run() {
-	select {
-	case c.checks.slots <- struct{}{}:
-	case <-c.checks.ctx.Done():
+	namespace := c.pool.key.Service.Namespace
+	if !c.checks.slots.take(c.checks.ctx, namespace) {
 		return
 	}
-	defer func() { <-c.checks.slots }()
+	defer c.checks.slots.give(namespace)
 	c.mu.Lock()
 	spec, proto, stopped := c.spec, c.proto, c.stopped
 	c.mu.Unlock()
