@@ -212,24 +212,24 @@ func (s *Stapler) Run(ctx context.Context) error {
 	defer asking.Wait()
 	slots := make(chan struct{}, maxFetches)
 	for {
-		due, wait := s.due(time.Now())
-		for _, e := range due {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return nil
-			}
-			asking.Add(1)
-			go func() {
-				defer asking.Done()
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		e, wait := s.due(time.Now())
+		if e != nil {
+			asking.Go(func() {
 				s.ask(ctx, e)
 				<-slots
 				select {
 				case s.changed <- struct{}{}:
 				default:
 				}
-			}()
+			})
+			continue
 		}
+		<-slots
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -242,9 +242,10 @@ func (s *Stapler) Run(ctx context.Context) error {
 	}
 }
 
-// due returns the certificates to ask about, those first that need it most, and
-// when the next ones are.
-func (s *Stapler) due(now time.Time) (list []*entry, wait time.Duration) {
+// due returns the certificate to ask about next, nil if none is due, and when the
+// next one is. It is chosen only once somebody can ask, so that those whose
+// responders hang are not asked before one that has come meanwhile.
+func (s *Stapler) due(now time.Time) (first *entry, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait = longestWait
@@ -253,21 +254,26 @@ func (s *Stapler) due(now time.Time) (list []*entry, wait time.Duration) {
 		case e.asking:
 		case e.next.After(now):
 			wait = min(wait, e.next.Sub(now))
-		default:
-			e.asking = true
-			list = append(list, e)
+		case first == nil || e.before(first):
+			first = e
 		}
 	}
-	slices.SortFunc(list, func(a, b *entry) int {
-		switch {
-		case a.must == b.must:
-			return 0
-		case a.must:
-			return -1
-		}
-		return 1
-	})
-	return list, wait
+	if first != nil {
+		first.asking = true
+	}
+	return first, wait
+}
+
+// before reports whether a certificate is asked about sooner than another: those
+// that need it first, then those whose responders have failed less often.
+func (e *entry) before(o *entry) bool {
+	switch {
+	case e.must != o.must:
+		return e.must
+	case e.failures != o.failures:
+		return e.failures < o.failures
+	}
+	return e.next.Before(o.next)
 }
 
 // ask asks about a certificate and sets the time for the next question.

@@ -331,6 +331,28 @@ func TestNoWait(t *testing.T) {
 	eventually(t, "the other proof is there", func() bool { return len(shown(t, s, well)) > 0 })
 }
 
+// TestNewBeforeStuck: one that comes while many responders hang is asked about
+// next, and not after all of them.
+func TestNewBeforeStuck(t *testing.T) {
+	slow, a := newAuthority(t, "10.99.80.8:80"), newAuthority(t, "10.99.80.9:80")
+	release := make(chan struct{})
+	slow.answers(func(http.ResponseWriter, *big.Int) { <-release })
+	now := time.Now()
+	a.answers(a.good(ocsp.Response{Status: ocsp.Good, ThisUpdate: now, NextUpdate: now.Add(100 * time.Hour)}))
+	s, _ := run(t, time.Hour)
+	list := []*tls.Certificate{}
+	for i := range int64(3 * maxFetches) {
+		list = append(list, slow.issue(2+i, false, slow.url))
+	}
+	s.Use(list)
+	eventually(t, "as many as may be are asked", func() bool { return slow.asked.Load() == maxFetches })
+	well := a.issue(2, true, a.url)
+	s.Use(append(list, well))
+	release <- struct{}{} // one of them
+	eventually(t, "the other proof is there", func() bool { return len(shown(t, s, well)) > 0 })
+	close(release)
+}
+
 // TestMustStapleFirst: certificates that clients refuse without a proof go first.
 func TestMustStapleFirst(t *testing.T) {
 	a := newAuthority(t, "10.99.80.7:80")
@@ -340,12 +362,20 @@ func TestMustStapleFirst(t *testing.T) {
 		list = append(list, a.issue(2+i, i == 13, a.url))
 	}
 	s.Use(list)
-	due, _ := s.due(time.Now())
-	if len(due) != 20 || due[0].cert != list[13] || !due[0].must || due[1].must {
-		t.Errorf("%d are due, the first must %v", len(due), due[0].must)
+	s.entries[list[5]].failures = 1
+	seen := map[*tls.Certificate]int{}
+	for range list {
+		e, _ := s.due(time.Now())
+		if e == nil || seen[e.cert] != 0 {
+			t.Fatalf("after %d: %v", len(seen), e)
+		}
+		seen[e.cert] = len(seen) + 1
 	}
-	if again, _ := s.due(time.Now()); len(again) != 0 {
-		t.Errorf("%d are asked about twice at a time", len(again))
+	if e, _ := s.due(time.Now()); e != nil {
+		t.Error("one is asked about twice at a time")
+	}
+	if seen[list[13]] != 1 || seen[list[5]] != len(list) {
+		t.Errorf("the one that must have a proof is number %d, the one whose responder failed %d", seen[list[13]], seen[list[5]])
 	}
 }
 
@@ -382,8 +412,8 @@ func TestKept(t *testing.T) {
 	if until, err := s.State(cert); err != nil || !until.After(time.Now()) {
 		t.Errorf("%v, %v", until, err)
 	}
-	if list, _ := s.due(time.Now()); len(list) != 1 || list[0].cert != other {
-		t.Errorf("%d responders are to be asked at once", len(list))
+	if e, _ := s.due(time.Now()); e == nil || e.cert != other {
+		t.Errorf("asked about next: %v", e)
 	}
 	if err := os.WriteFile(s.path(s.entries[other]), raw, 0o600); err != nil { // of the other one
 		t.Fatal(err)
