@@ -25,6 +25,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -90,7 +91,7 @@ func cleanupOptions(runDir string, logger *slog.Logger) NodeOptions {
 		Common:   Common{Kubeconfig: os.Getenv(kubeconfigEnv), MetricsAddress: "127.0.0.1:10249", Logger: logger},
 		NodeName: "node-1", Dataplane: os.Getenv(roleEnv), BPF: BPFOptions{Cgroup: os.Getenv(cgroupEnv)}, RunDir: runDir,
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, TLSPort: DefaultTLSPort, DNSUpstreams: []string{"127.0.0.1:9"},
+		ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, DNSNotrack: true, TLSPort: DefaultTLSPort, DNSUpstreams: []string{"127.0.0.1:9"},
 		ExternalIPs: true, Announce: true, HealthzAddress: "127.0.0.1:10256",
 		Sysctls: sysctl.Options{Established: time.Hour, CloseWait: time.Minute, NodePorts: "30000-32767"},
 	}
@@ -162,6 +163,7 @@ func cleanupInside(t *testing.T) {
 				got, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
 				return err == nil && strings.TrimSpace(string(got)) == "20000-20010,30000-32767"
 			})
+			wants(t, mode+" answers at the cluster DNS address, unknown to connection tracking", cleanupDNS)
 		}()
 		ours := ourBPF(t)
 		if (mode == DataplaneEBPF) != (len(ours) > 10) {
@@ -364,6 +366,22 @@ func cleanupAPI(t *testing.T) {
 				Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.30", ClusterIPs: []string{"10.96.0.30"}, Ports: []corev1.ServicePort{{Port: 53, Protocol: corev1.ProtocolUDP}},
 			},
 		},
+		&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns"},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.10", ClusterIPs: []string{"10.96.0.10"},
+				Ports: []corev1.ServicePort{{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP}, {Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP}},
+			},
+		},
+		&discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns-here", Labels: map[string]string{discoveryv1.LabelServiceName: "kube-dns"}},
+			AddressType: discoveryv1.AddressTypeIPv4,
+			Ports: []discoveryv1.EndpointPort{
+				{Name: new("dns"), Port: new(int32(DefaultDNSPort)), Protocol: new(corev1.ProtocolUDP)},
+				{Name: new("dns-tcp"), Port: new(int32(DefaultDNSPort)), Protocol: new(corev1.ProtocolTCP)},
+			},
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{lastKnownNode}, NodeName: new("node-1")}},
+		},
 	)
 	listener, err := api.Listen("127.0.0.1:0")
 	if err != nil {
@@ -373,6 +391,25 @@ func cleanupAPI(t *testing.T) {
 	if err := listener.WriteKubeconfig(os.Getenv(kubeconfigEnv)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// cleanupDNS reports whether the cluster DNS address answers by UDP and TCP, and
+// connection tracking knows of neither.
+func cleanupDNS() bool {
+	if netlink.ConntrackTableFlush(netlink.ConntrackTable) != nil {
+		return false
+	}
+	q := new(dns.Msg).SetQuestion("kube-dns.kube-system.svc.cluster.local.", dns.TypeA)
+	for _, network := range []string{"udp", "tcp"} {
+		c := dns.Client{Net: network, Timeout: 2 * time.Second}
+		if a, _, err := c.Exchange(q, "10.96.0.10:53"); err != nil || len(a.Answer) != 1 {
+			return false
+		}
+	}
+	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
+	return err == nil && !slices.ContainsFunc(flows, func(f *netlink.ConntrackFlow) bool {
+		return slices.ContainsFunc([]net.IP{f.Forward.SrcIP, f.Forward.DstIP, f.Reverse.SrcIP, f.Reverse.DstIP}, net.ParseIP("10.96.0.10").Equal)
+	})
 }
 
 func listRules(t *testing.T, args ...string) string {

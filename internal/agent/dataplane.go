@@ -150,14 +150,14 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 	return c, nil
 }
 
-// CleanupNode removes every packet rule, program and map of the node role for
+// CleanupNode removes every packet rule, local route, program and map of the node role for
 // this network namespace and puts back its kernel parameters. Of the options it
 // needs Logger, BPF.Pins and RunDir, as the role had them. While one runs it
 // changes nothing and fails.
 func CleanupNode(o NodeOptions) error {
 	return withoutNode(func() error {
 		return errors.Join(
-			nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), sysctl.Restore(o.RunDir),
+			nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), localRoutes(nil), sysctl.Restore(o.RunDir),
 		)
 	})
 }

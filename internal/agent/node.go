@@ -78,6 +78,9 @@ type NodeOptions struct {
 	// DNSPolicy is the order in which they are asked: sequential, round_robin
 	// or random. Optional.
 	DNSPolicy string
+	// DNSNotrack has queries to DNSAddresses that this node's own server answers
+	// reach it without translation and connection tracking.
+	DNSNotrack bool
 	// DNSAutopath goes along Pods' search paths in their place.
 	DNSAutopath bool
 	// DNSLog says which queries are logged: off, errors, all, or a share such as 1%.

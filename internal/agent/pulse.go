@@ -26,6 +26,8 @@ func (n *node) pulse(listen []netip.AddrPort, server *dns.Server) func(context.C
 			pingers[i] = dns.NewPinger(a)
 			defer pingers[i].Close()
 		}
+		direct := &directDNS{node: n, server: server}
+		defer direct.close()
 		tick := time.NewTicker(pulseEvery)
 		defer tick.Stop()
 		ill := false
@@ -36,7 +38,8 @@ func (n *node) pulse(listen []netip.AddrPort, server *dns.Server) func(context.C
 			}
 			err := errors.Join(errs...)
 			if err == nil {
-				err = n.dataplane.Pulse(pulseValid, server.Sockets())
+				at := direct.addrs(ctx)
+				err = n.dataplane.Pulse(pulseValid, server.Sockets(), at)
 			}
 			if ctx.Err() != nil {
 				return nil

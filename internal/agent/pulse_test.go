@@ -24,7 +24,7 @@ type pulses struct {
 	away atomic.Bool // the server
 }
 
-func (p *pulses) Pulse(valid time.Duration, _ []uint64) error {
+func (p *pulses) Pulse(valid time.Duration, _ []uint64, _ []netip.AddrPort) error {
 	if valid <= pulseEvery {
 		panic("over before the next one")
 	}

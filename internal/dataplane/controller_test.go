@@ -183,7 +183,7 @@ func (f *fake) Verify(context.Context) error {
 	return errors.New("somebody was here")
 }
 
-func (f *fake) Pulse(time.Duration, []uint64) error { return nil }
+func (f *fake) Pulse(time.Duration, []uint64, []netip.AddrPort) error { return nil }
 
 // told remembers which Services' flows were looked at.
 type told struct {

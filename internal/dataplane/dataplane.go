@@ -26,7 +26,13 @@ type Dataplane interface {
 	// that stand by, where there are any (plan.Frontend.Standby). They do so before where
 	// the kernel sees that the process, or one of sockets, has ended: these are the
 	// cookies (SO_COOKIE) of those that the server has for UDP. It may be called beside all the others.
-	Pulse(valid time.Duration, sockets []uint64) error
+	//
+	// direct are where the server answers at the addresses of its frontends
+	// (plan.Frontend.OwnServer) themselves, by UDP and TCP, with the port that it has there: their
+	// packets are then neither translated nor tracked. They are all such
+	// addresses, and local ones to the node's routes, or none. Where the server is told
+	// to end, answers may leave untracked until then.
+	Pulse(valid time.Duration, sockets []uint64, direct []netip.AddrPort) error
 }
 
 // Node is what a data path has to know of the node and its network. Addresses

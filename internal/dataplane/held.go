@@ -11,6 +11,9 @@ import (
 // backends, in order of address.
 type Held struct {
 	Internal, External HeldPool
+	// Untracked is true where packets pass connection tracking by, to the node's own
+	// server at the frontend's address.
+	Untracked bool
 }
 
 // HeldPool is what one class of clients gets of the kernel.

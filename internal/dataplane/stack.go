@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,8 +80,8 @@ func (s Stack) Verify(ctx context.Context) error {
 }
 
 // Pulse implements Dataplane.
-func (s Stack) Pulse(valid time.Duration, sockets []uint64) error {
-	return s.each(func(d Dataplane) error { return d.Pulse(valid, sockets) })
+func (s Stack) Pulse(valid time.Duration, sockets []uint64, direct []netip.AddrPort) error {
+	return s.each(func(d Dataplane) error { return d.Pulse(valid, sockets, direct) })
 }
 
 // Successor is a data path that takes over from others: what they have in the

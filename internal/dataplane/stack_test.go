@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -42,7 +43,7 @@ func (n noted) Prune(_ context.Context, wanted iter.Seq2[model.Key, plan.Service
 func (n noted) SetNode(context.Context, dataplane.Node) error { n.note("node"); return n.fail }
 func (n noted) Verify(context.Context) error                  { n.note("verify"); return n.fail }
 
-func (n noted) Pulse(time.Duration, []uint64) error { n.note("pulse"); return n.fail }
+func (n noted) Pulse(time.Duration, []uint64, []netip.AddrPort) error { n.note("pulse"); return n.fail }
 
 func TestStack(t *testing.T) {
 	var calls []string
@@ -54,7 +55,7 @@ func TestStack(t *testing.T) {
 	if failed := s.Apply(ctx, changes); !errors.Is(failed[key], full) {
 		t.Errorf("failures %v", failed)
 	}
-	for _, err := range []error{s.Prune(ctx, all), s.SetNode(ctx, dataplane.Node{}), s.Verify(ctx), s.Pulse(time.Second, nil)} {
+	for _, err := range []error{s.Prune(ctx, all), s.SetNode(ctx, dataplane.Node{}), s.Verify(ctx), s.Pulse(time.Second, nil, nil)} {
 		if !errors.Is(err, full) {
 			t.Errorf("got %v", err)
 		}

@@ -74,7 +74,7 @@ func listenOn(ctx context.Context, a netip.AddrPort) (*socket, error) {
 func freebind(network, _ string, c syscall.RawConn) error {
 	var err error
 	control := func(fd uintptr) {
-		if network == "tcp4" {
+		if network == "tcp4" || network == "udp4" {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
 		} else {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)

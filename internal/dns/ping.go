@@ -44,7 +44,8 @@ func (p *Pinger) Ping(ctx context.Context, timeout time.Duration) (err error) {
 		}
 	}()
 	if p.conn == nil {
-		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.server.Addr(), 0))}
+		// It may be an address of a route's only, which IPv6 does not let everybody have.
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.server.Addr(), 0)), Control: freebind}
 		if p.conn, err = d.DialContext(ctx, "udp", p.server.String()); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,6 +165,18 @@ type Server struct {
 
 	listening atomic.Pointer[[]netip.AddrPort]
 	cookies   atomic.Pointer[[]uint64]
+
+	mu   sync.Mutex
+	run  *running // nil while Run is not at work
+	also []*socket
+}
+
+// running is what Run starts sockets with.
+type running struct {
+	ctx     context.Context
+	wg      *sync.WaitGroup
+	failed  chan error
+	sockets []*socket // of Options.Listen
 }
 
 // New returns a server; Run opens its sockets.
@@ -238,6 +251,49 @@ func (s *Server) Sockets() []uint64 {
 	return nil
 }
 
+// Also has the server answer at these addresses, beside those of Options.Listen, and
+// no longer at those of the call before. It opens all of them or none. It is for
+// addresses that come and go while Run is at work, and fails at any other time.
+func (s *Server) Also(addrs []netip.AddrPort) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.EqualFunc(s.also, addrs, func(l *socket, a netip.AddrPort) bool { return l.addr == a }) {
+		return nil
+	}
+	for _, l := range s.also {
+		l.close()
+	}
+	s.also = nil
+	if s.run == nil {
+		return errors.New("dns: the server does not run")
+	}
+	sockets, err := listen(s.run.ctx, addrs)
+	if err != nil {
+		s.noteSockets()
+		return fmt.Errorf("dns: %w", err)
+	}
+	for _, l := range sockets {
+		l.start(s.run.ctx, s.run.wg, s, s.run.failed)
+	}
+	s.also = sockets
+	s.noteSockets()
+	if len(addrs) > 0 {
+		s.log.Info("serving DNS", "addresses", addrs)
+	}
+	return nil
+}
+
+// noteSockets notes the cookies of all sockets that there are.
+func (s *Server) noteSockets() {
+	var cookies []uint64
+	for _, l := range slices.Concat(s.run.sockets, s.also) {
+		for _, u := range l.udp {
+			cookies = append(cookies, u.Cookie)
+		}
+	}
+	s.cookies.Store(&cookies)
+}
+
 // Run serves until ctx ends; then it returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	sub := s.opts.Store.Subscribe()
@@ -249,15 +305,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("dns: %w", err)
 	}
 	var addrs []netip.AddrPort
-	var cookies []uint64
 	for _, l := range sockets {
 		addrs = append(addrs, l.addr)
-		for _, u := range l.udp {
-			cookies = append(cookies, u.Cookie)
-		}
 	}
-	s.cookies.Store(&cookies)
-	defer s.cookies.Store(nil)
 	s.listening.Store(&addrs)
 	defer s.listening.Store(nil)
 	s.log.Info("serving DNS", "addresses", addrs, "domain", s.zone.Domain(), "upstreams", s.forward.Servers())
@@ -269,6 +319,10 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range sockets {
 		l.start(ctx, &wg, s, failed)
 	}
+	s.mu.Lock()
+	s.run = &running{ctx, &wg, failed, sockets}
+	s.noteSockets()
+	s.mu.Unlock()
 	wg.Go(func() { _ = s.forward.Run(ctx) })
 	wg.Go(func() { s.checkHealth(ctx) })
 	if q := s.handler.queries; q != nil {
@@ -292,9 +346,13 @@ func (s *Server) Run(ctx context.Context) error {
 		break
 	}
 	cancel()
-	for _, l := range sockets {
+	s.mu.Lock()
+	for _, l := range slices.Concat(sockets, s.also) {
 		l.close()
 	}
+	s.run, s.also = nil, nil
+	s.cookies.Store(nil)
+	s.mu.Unlock()
 	wg.Wait()
 	return err
 }

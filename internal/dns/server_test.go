@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,6 +185,45 @@ func TestRunEndsWithOpenConnections(t *testing.T) {
 		t.Errorf("port is still taken: %v", err)
 	} else {
 		l.Close()
+	}
+}
+
+// TestAlso checks addresses that come and go while the server is at work.
+func TestAlso(t *testing.T) {
+	s := newServer(t, Options{})
+	at := func(addr string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(addr), 10353) }
+	if err := s.Also([]netip.AddrPort{at("127.0.0.2")}); err == nil {
+		t.Error("a server that does not run serves at an address")
+	}
+	first := run(t, s)
+	sockets := len(s.Sockets())
+	answers := func(a netip.AddrPort) bool {
+		p := NewPinger(a)
+		defer p.Close()
+		return p.Ping(t.Context(), time.Minute) == nil
+	}
+	for _, step := range [][]netip.AddrPort{{at("127.0.0.2")}, {at("127.0.0.3"), at("127.0.0.4")}, {at("127.0.0.3"), at("127.0.0.4")}, nil} {
+		if err := s.Also(step); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(s.Sockets()); got != sockets*(1+len(step)) {
+			t.Errorf("with %v it has %d sockets, and %d without", step, got, sockets)
+		}
+		for i := range byte(3) {
+			a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 2 + i}), 10353)
+			if want := slices.Contains(step, a); answers(a) != want {
+				t.Errorf("with %v %s answers: %v", step, a, !want)
+			}
+		}
+	}
+	if err := s.Also([]netip.AddrPort{at("127.0.0.5"), first}); err == nil {
+		t.Error("it opens an address that it has")
+	}
+	if answers(at("127.0.0.5")) || !answers(first) || len(s.Sockets()) != sockets {
+		t.Error("an address of several could not be opened, and others are not as they were")
+	}
+	if got := lookup(t, "tcp", first, "web.prod.svc.cluster.local."); got == nil {
+		t.Error("no answer")
 	}
 }
 

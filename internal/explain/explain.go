@@ -117,6 +117,9 @@ type Frontend struct {
 	// Standby are the endpoints in the place of the node's own server while that
 	// does not answer.
 	Standby []string `json:"standby,omitempty"`
+	// Untracked is true where the node's own server answers without connection
+	// tracking.
+	Untracked bool `json:"untracked,omitempty"`
 	// TakenBy is the Service that has the address instead.
 	TakenBy string  `json:"takenBy,omitempty"`
 	Clients []Class `json:"clients"`
@@ -322,6 +325,9 @@ func (x *explainer) frontend(f *plan.Frontend, served bool) Frontend {
 		out.TakenBy = owner.Key.String()
 	}
 	parts := x.parts(f, out.TakenBy != "")
+	for _, p := range parts {
+		out.Untracked = out.Untracked || p.held != nil && p.held.Untracked
+	}
 	add := func(who string, p plan.Pool, of func(*dataplane.Held) dataplane.HeldPool) {
 		c := Class{Who: who, Policy: p.Policy.String(), Action: p.Action.String(), Why: why(p.Action, served), Backends: []string{}}
 		for _, b := range p.Backends {

@@ -218,7 +218,10 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 				})
 			}
 			tx.PutSlice(&model.EndpointSlice{Key: web, Service: web, Endpoints: both})
-		}, Options{Plan: plan.Options{OwnServer: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.2:10053")}}}, []string{"ClusterIP all Cluster 10.244.0.2:10053 (while it does not answer, 10.244.1.3:10053)"}, nil},
+		}, Options{
+			Plan:   plan.Options{OwnServer: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.2:10053")}},
+			Kernel: read(kernel{"10.96.0.7:80": {Internal: forward("10.244.0.2:10053"), External: forward("10.244.0.2:10053"), Untracked: true}}),
+		}, []string{"ClusterIP all Cluster 10.244.0.2:10053 (without connection tracking) (while it does not answer, 10.244.1.3:10053)"}, nil},
 		{"headless", func(s *model.Service, _ *state.Tx) { s.Headless, s.ClusterIPs = true, nil }, Options{}, []string{"is headless"}, []string{"ClusterIP all"}},
 		{"another proxy's", func(s *model.Service, _ *state.Tx) { s.NotProxied = true }, Options{}, []string{"leaves the Service to another proxy"}, []string{"ClusterIP all"}},
 		{"ExternalName", func(s *model.Service, tx *state.Tx) {

@@ -159,6 +159,9 @@ func (f *Frontend) gets(c *Class) string {
 	if f.Affinity != "" && c.Action == "forward" {
 		text += fmt.Sprintf(" (the same one for %s)", f.Affinity)
 	}
+	if f.Untracked {
+		text += " (without connection tracking)"
+	}
 	if len(f.Standby) > 0 {
 		text += fmt.Sprintf(" (while it does not answer, %s)", backends(f.Standby))
 	}

@@ -117,7 +117,7 @@ func (c *compiler) port(port model.ServicePort, family func(netip.Addr) bool) {
 		return &c.out.Frontends[len(c.out.Frontends)-1]
 	}
 	if f := add(ClusterIP, svc.ClusterIPs[i], port.Port); f.AffinityTimeout == 0 {
-		f.Standby = c.standby(list, f.Internal)
+		f.Standby, f.OwnServer = c.standby(list, f.Internal)
 	}
 	if port.NodePort != 0 {
 		add(NodePort, unspecified(svc.ClusterIPs[i]), port.NodePort)
@@ -172,15 +172,16 @@ func (c *compiler) pools(list []candidate, port model.ServicePort, family func(n
 	return [2]Pool{cluster, local}
 }
 
-// standby returns where clients are to go while the node's own server does not
-// answer, if it is all that they have: where they would if it were not there.
-func (c *compiler) standby(list []candidate, p Pool) Pool {
+// standby reports whether the node's own server is all that clients have, and
+// returns where they are to go while it does not answer: where they would if it
+// were not there.
+func (c *compiler) standby(list []candidate, p Pool) (Pool, bool) {
 	if p.Policy != Cluster || p.Action != Forward || len(p.Backends) != 1 || !slices.Contains(c.Options.OwnServer, p.Backends[0].AddrPort) {
-		return Pool{}
+		return Pool{}, false
 	}
 	own := p.Backends[0].AddrPort
 	others := slices.DeleteFunc(slices.Clone(list), func(c candidate) bool { return c.AddrPort == own })
-	return Pool{Policy: Standby, Backends: clusterBackends(others, topologyOf(others, c.Node))}
+	return Pool{Policy: Standby, Backends: clusterBackends(others, topologyOf(others, c.Node))}, true
 }
 
 // sourceRanges returns who may connect to a load-balancer address. A range

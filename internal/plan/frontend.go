@@ -90,8 +90,12 @@ type Frontend struct {
 	// for all others. They differ with externalTrafficPolicy: Local, which does
 	// not bind clients in the cluster ("short-circuit").
 	Internal, External Pool
-	// Standby has, where the one backend is a server of Options.OwnServer, those
-	// of other nodes, for as long as it does not answer; else it has none.
+	// OwnServer is true of a cluster address whose one backend is a server of
+	// Options.OwnServer: its packets need no translation where that server
+	// answers at the address itself.
+	OwnServer bool
+	// Standby has, with OwnServer, the backends on other nodes, for as long as
+	// that one does not answer; else it has none.
 	Standby Pool
 	// AffinityTimeout is how long after its last new connection a client's
 	// choice of backend holds; 0 for no affinity.
@@ -110,7 +114,7 @@ type Frontend struct {
 // Equal reports whether both are the same in every respect.
 func (f *Frontend) Equal(o *Frontend) bool {
 	return f.Kind == o.Kind && f.Addr == o.Addr && f.Protocol == o.Protocol && f.Port == o.Port &&
-		f.ServicePort == o.ServicePort && f.AffinityTimeout == o.AffinityTimeout && f.Restricted == o.Restricted &&
+		f.ServicePort == o.ServicePort && f.AffinityTimeout == o.AffinityTimeout && f.OwnServer == o.OwnServer && f.Restricted == o.Restricted &&
 		f.Internal.equal(o.Internal) && f.External.equal(o.External) && f.Standby.equal(o.Standby) && slices.Equal(f.SourceRanges, o.SourceRanges) && slices.Equal(f.Serving, o.Serving)
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -221,6 +222,31 @@ func (n *Netns) Neighbor(addr, link string, of *Netns, ofLink string) {
 		LinkIndex: n.link(link).Attrs().Index, State: netlink.NUD_PERMANENT,
 		IP: netip.MustParseAddr(addr).AsSlice(), HardwareAddr: of.link(ofLink).Attrs().HardwareAddr,
 	}), "neighbour %s", addr)
+}
+
+// ChecksumInSoftware has an interface send packets with their checksums, as they come
+// from other machines, which interfaces of this kernel otherwise spare each other.
+func (n *Netns) ChecksumInSoftware(link string) {
+	n.lab.tb.Helper()
+	const setTxChecksum = 0x17 // ETHTOOL_STXCSUM
+	value := struct{ command, on uint32 }{command: setTxChecksum}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		data *struct{ command, on uint32 }
+		_    [16]byte
+	}{data: &value}
+	copy(request.name[:], link)
+	n.must(n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+			return errno
+		}
+		return nil
+	}), "checksums on %s", link)
 }
 
 // Pod makes a namespace that is reached from node by routes to its addresses,

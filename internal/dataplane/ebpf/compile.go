@@ -53,6 +53,8 @@ type wantedFrontend struct {
 	affinity uint32
 	// standsBy tells that there is another one at key.standby().
 	standsBy bool
+	// ownServer is as in the plan.
+	ownServer bool
 	// restricted lets in nobody but sources.
 	restricted bool
 	sources    []netip.Prefix
@@ -66,7 +68,10 @@ type wantedFrontend struct {
 func (w *wantedFrontend) decide(id, guard uint32, rows []row) frontend {
 	f := frontend{ID: id, Guard: guard, Affinity: w.affinity, Actions: w.actions, Kind: uint8(w.kind)}
 	if w.standsBy {
-		f.Standby = 1
+		f.Standby |= serverStandby
+	}
+	if w.ownServer {
+		f.Standby |= serverOwn
 	}
 	for class, action := range w.actions {
 		if action == actionForward {
@@ -99,7 +104,7 @@ func compile(s plan.Service) service {
 		}
 		w := wantedFrontend{
 			key: frontendKeyOf(f), kind: f.Kind, port: portKey{f.ServicePort.Name, f.Protocol, f.Addr.Is6()},
-			affinity: wholeSeconds(f.AffinityTimeout), standsBy: f.StandsBy(), restricted: f.Restricted, sources: f.SourceRanges, serving: f.Serving,
+			affinity: wholeSeconds(f.AffinityTimeout), standsBy: f.StandsBy(), ownServer: f.OwnServer, restricted: f.Restricted, sources: f.SourceRanges, serving: f.Serving,
 		}
 		if out.frontend(w.key) != nil {
 			continue // an address that a Service has twice, say as external IP and as load balancer's
@@ -115,7 +120,7 @@ func compile(s plan.Service) service {
 		}
 		if f.StandsBy() {
 			s := w
-			s.key, s.standsBy = w.key.standby(), false
+			s.key, s.standsBy, s.ownServer = w.key.standby(), false, false
 			at := out.pool(poolKey{w.port, f.Standby.Policy}, f.Standby.Backends)
 			s.actions, s.pools = [2]uint8{actionForward, actionForward}, [2]uint16{at, at}
 			out.frontends = append(out.frontends, s)

@@ -28,7 +28,8 @@
 //
 // Where a frontend leads to the node's own server (plan.Frontend.Standby), those of
 // other nodes are a frontend beside it, that takes its place from when the time
-// in the map pulse is over, or a socket of the server was closed.
+// in the map pulse is over, or a socket of the server was closed. While the
+// server answers at the frontend's address itself, nothing is done to its packets.
 //
 // Maps, programs and their links are pinned: what an earlier process left goes
 // on working, and the next one takes over from it.

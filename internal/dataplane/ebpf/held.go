@@ -228,6 +228,9 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 		say("only %v may connect", admitted)
 	}
 	out = append(out, h.standbyDifferences(f, v)...)
+	if own := v.Standby&serverOwn != 0; own != f.OwnServer {
+		say("that clients may be answered by this node's server without translation is %t, planned is %t", own, f.OwnServer)
+	}
 	said := map[backend]bool{}
 	for class, p := range []plan.Pool{inside: f.Internal, outside: f.External} {
 		for _, want := range p.Backends {
@@ -260,7 +263,7 @@ func (h *Holdings) standbyDifferences(f *plan.Frontend, v frontend) []string {
 	for _, b := range f.Standby.Backends {
 		want = append(want, b.AddrPort)
 	}
-	if v.Standby != 0 {
+	if v.Standby&serverStandby != 0 {
 		got = h.pool(h.frontends[frontendKeyOf(f).standby()], inside).Backends
 	}
 	if slices.Equal(got, want) {

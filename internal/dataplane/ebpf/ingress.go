@@ -170,7 +170,8 @@ func removeIngress(fd int, p pins) error {
 // frontend needs: the node's own packets to it need a packet path beside, for a
 // socket's client is not known when it connects, TLS is to be found by what the
 // connection was, datagrams are refused by a reply, and silence is not to be
-// taken for an address that no Service has.
+// taken for an address that no Service has. A server that answers directly is
+// spared connection tracking by rules of the packet path.
 func Remainder(f *plan.Frontend) bool {
-	return f.Restricted || f.Internal.Action != plan.Forward || f.Protocol == model.SCTP
+	return f.Restricted || f.OwnServer || f.Internal.Action != plan.Forward || f.Protocol == model.SCTP
 }

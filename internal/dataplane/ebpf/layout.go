@@ -117,6 +117,12 @@ type frontend struct {
 	Standby  uint8
 }
 
+// The bits of frontend.Standby.
+const (
+	serverStandby = 1 << iota // SERVER_STANDBY
+	serverOwn                 // SERVER_OWN
+)
+
 const backendLocal = 1
 
 type backend struct {

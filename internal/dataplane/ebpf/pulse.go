@@ -2,6 +2,7 @@ package ebpf
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -17,8 +18,9 @@ type pulse struct {
 }
 
 // Pulse implements dataplane.Dataplane. Of a server that has been killed the
-// programs learn at once, as the kernel closes its sockets.
-func (d *Dataplane) Pulse(valid time.Duration, sockets []uint64) error {
+// programs learn at once, as the kernel closes its sockets. What is answered
+// directly they leave as it is, for whom Remainder leaves the frontend to.
+func (d *Dataplane) Pulse(valid time.Duration, sockets []uint64, direct []netip.AddrPort) error {
 	d.pulse.mu.Lock()
 	defer d.pulse.mu.Unlock()
 	if !slices.Equal(sockets, d.pulse.sockets) {
@@ -33,7 +35,11 @@ func (d *Dataplane) Pulse(valid time.Duration, sockets []uint64) error {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("eBPF: clock: %w", err)
 	}
-	if err := d.maps[socketMapPulse].Update(uint32(0), uint64(now.Nano()+valid.Nanoseconds()), ebpf.UpdateExist); err != nil {
+	until := uint64(now.Nano()+valid.Nanoseconds()) &^ 1
+	if len(direct) > 0 {
+		until |= 1
+	}
+	if err := d.maps[socketMapPulse].Update(uint32(0), until, ebpf.UpdateExist); err != nil {
 		return fmt.Errorf("eBPF: map %s: %w", socketMapPulse, err)
 	}
 	return nil

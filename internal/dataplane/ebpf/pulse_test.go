@@ -26,6 +26,7 @@ func TestServerSocketCloses(t *testing.T) {
 	service := planOf("dns", model.UDP, to, "192.168.50.1:8080")
 	f := &service.Frontends[0]
 	f.Standby = plan.Pool{Policy: plan.Standby, Backends: []plan.Backend{{AddrPort: netip.MustParseAddrPort("10.244.1.2:8080")}}}
+	f.Serving = append(f.Serving, f.Standby.Backends[0].AddrPort) // else a sweep ends the sockets that have it
 	apply(t, d, service)
 	prune(t, d, n)
 	want := func(when, name string) {
@@ -49,7 +50,7 @@ func TestServerSocketCloses(t *testing.T) {
 	}
 	pulse := func(d *Dataplane) {
 		t.Helper()
-		if err := d.Pulse(time.Hour, []uint64{cookie}); err != nil {
+		if err := d.Pulse(time.Hour, []uint64{cookie}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

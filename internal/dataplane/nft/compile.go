@@ -105,8 +105,10 @@ func (c *serviceCompiler) frontend(f *plan.Frontend) {
 		c.add(front.fam, clusterIPs, front.key[:len(front.key)-len(protocolWord(0))-len(portWord(0))])
 	}
 	inside := &f.Internal
-	if f.StandsBy() {
+	if f.OwnServer {
 		c.part(ownServer, "", addrPort(inside.Backends[0].AddrPort))
+	}
+	if f.StandsBy() {
 		c.local(inside.Backends, front.fam)
 		inside = &f.Standby
 	}

@@ -183,7 +183,9 @@ func (d *Dataplane) seen() (uint32, error) {
 }
 
 // Pulse implements dataplane.Dataplane. The kernel sees to it when the process ends.
-func (d *Dataplane) Pulse(valid time.Duration, _ []uint64) error { return d.pulse.beat(valid) }
+func (d *Dataplane) Pulse(valid time.Duration, _ []uint64, direct []netip.AddrPort) error {
+	return d.pulse.beat(valid, direct)
+}
 
 // Apply implements reconcile.Target. When the kernel refuses a batch, what it
 // holds is read again and each Service is tried by itself.

@@ -40,7 +40,8 @@
 // endpoints are those of other nodes. The way to the own one is in a table of its own, at an
 // earlier priority, which the kernel removes with the process, and whose elements
 // expire unless Pulse renews them. The map own-server has them for good, so that a process
-// that starts knows them before it knows any Service.
+// that starts knows them before it knows any Service. Where the server answers at the
+// frontend's address itself, the packets of both directions are not even tracked.
 //
 // With Options.OwnPackets the tables lack the chains that packets pass which
 // arrive or are forwarded. That is another shape, with a name of its own.

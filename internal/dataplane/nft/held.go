@@ -7,7 +7,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/plan"
@@ -44,6 +48,10 @@ func Read(o Options) (dataplane.Holdings, error) {
 		}
 	}
 	h := holdings{elements: d.have}
+	var err error
+	if h.untracked, err = readUntracked(o.NetNS); err != nil {
+		return nil, err
+	}
 	for i, t := range d.tables {
 		h.damaged[i] = t.damaged
 		if t.present && !t.current && !t.damaged {
@@ -70,6 +78,38 @@ type holdings struct {
 	elements holding
 	// damaged tells of tables that lack rules, by family.
 	damaged [2]bool
+	// untracked are the frontends whose packets pass connection tracking by.
+	untracked map[element]bool
+}
+
+// readUntracked reads them from the tables of the node's own server.
+func readUntracked(netns int) (map[element]bool, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(netns))
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	out := map[element]bool{}
+	for i, f := range families(false) {
+		tables, err := conn.ListTablesOfFamily(f.table.Family)
+		if err != nil {
+			return nil, fmt.Errorf("nftables: listing tables: %w", err)
+		}
+		if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == pulseTable }) {
+			continue
+		}
+		_, set, _ := f.pulseSets(&nftables.Table{Name: pulseTable, Family: f.table.Family})
+		elements, err := conn.GetSetElements(set)
+		switch {
+		case err != nil && strings.Contains(err.Error(), unix.ENOENT.Error()): // the library does not wrap it
+			continue // the table has just gone, or is of a version without
+		case err != nil:
+			return nil, fmt.Errorf("nftables: reading table %s: %w", pulseTable, err)
+		}
+		for _, e := range elements {
+			out[element{fam: fam(i), set: frontends, key: string(e.Key)}] = true
+		}
+	}
+	return out, nil
 }
 
 // block returns what there is of a frontend.
@@ -83,7 +123,7 @@ func (holdings) Mode() string { return "nftables" }
 
 // Held implements dataplane.Holdings.
 func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
-	_, have := h.block(f)
+	front, have := h.block(f)
 	internal, ok := have.pool(internalScope)
 	if !ok {
 		return dataplane.Held{}, false
@@ -97,7 +137,7 @@ func (h holdings) Held(f *plan.Frontend) (dataplane.Held, bool) {
 	if !ok {
 		external = internal // outside clients have entries only where they differ
 	}
-	return dataplane.Held{Internal: internal, External: external}, true
+	return dataplane.Held{Internal: internal, External: external, Untracked: h.untracked[front]}, true
 }
 
 // pool returns what one class of clients gets.

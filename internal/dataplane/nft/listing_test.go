@@ -101,7 +101,8 @@ func TestListing(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.put(services...)
-	if err := n.dp.Pulse(time.Hour, nil); err != nil {
+	direct := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.9:10053"), netip.MustParseAddrPort("[fd00:10:96::9]:10053")}
+	if err := n.dp.Pulse(time.Hour, nil, direct); err != nil {
 		t.Fatal(err)
 	}
 	have := n.kernel()
@@ -144,7 +145,7 @@ func TestListing(t *testing.T) {
 				t.Errorf("it does not understand: %q", bad)
 			}
 			if strings.HasSuffix(command, "ruleset") {
-				for _, want := range []string{"4711", "fairway", "2001:db8::"} {
+				for _, want := range []string{"4711", "fairway", "2001:db8::", untrackedReplies} {
 					if !strings.Contains(out, want) {
 						t.Errorf("the listing lacks %s", want)
 					}

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,12 +33,16 @@ type pulse struct {
 
 	mu   sync.Mutex
 	conn *nftables.Conn // owns the tables; nil until needed
-	made [2]bool
+	made [2]madeTable
 	// unowned is true where the kernel knows no owners of tables: what a process
 	// leaves there expires.
 	unowned bool
 	own     map[element]string // by frontend
 	until   time.Time          // when it ceases to count as one that answers
+	direct  []netip.AddrPort   // where it answers at the addresses of frontends
+	// replies are all ports that were asked at direct, also those that own has no
+	// longer: the server may still answer.
+	replies map[element]string
 	// changes is the number of transactions, which Verify is not to take for
 	// those of others.
 	changes uint32
@@ -44,11 +51,11 @@ type pulse struct {
 func newPulse(netns int) *pulse { return &pulse{netns: netns, families: families(false)} }
 
 // beat has the server count as one that answers for some time from now on.
-func (p *pulse) beat(valid time.Duration) error {
+func (p *pulse) beat(valid time.Duration, direct []netip.AddrPort) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.until = time.Now().Add(valid)
-	return p.write()
+	p.until, p.direct = time.Now().Add(valid), direct
+	return p.write(nil)
 }
 
 // set says which frontends have the node's own server as their backend. It is
@@ -59,8 +66,9 @@ func (p *pulse) set(own map[element]string) error {
 	if maps.Equal(own, p.own) {
 		return nil
 	}
+	before := p.own
 	p.own = maps.Clone(own)
-	return p.write()
+	return p.write(before)
 }
 
 // close has clients go to other nodes.
@@ -76,16 +84,48 @@ func (p *pulse) drop() error {
 		return nil
 	}
 	err := p.conn.CloseLasting()
-	p.conn, p.made = nil, [2]bool{}
+	p.conn, p.made = nil, [2]madeTable{}
 	return err
 }
 
-// write makes the tables what they should be.
-func (p *pulse) write() error {
-	err := p.tryWrite()
+// madeTable is what there is of the table of one family.
+type madeTable struct {
+	there bool
+	// direct are the addresses that its rules are about.
+	direct []netip.AddrPort
+}
+
+// The maps of packets that are spared connection tracking, beside ownServer.
+const (
+	// untrackedQueries has the server's port by what the client asked at.
+	untrackedQueries = "untracked-queries"
+	// untrackedReplies has the port that the client asked at by where an answer is from.
+	untrackedReplies = "untracked-replies"
+)
+
+// untrackedPriority is before connection tracking.
+const untrackedPriority = -300
+
+const (
+	// directSlack is how much longer queries go untracked than the server counts as
+	// one that answers: a data path before this one in a stack is told later.
+	directSlack = 100 * time.Millisecond
+	// directLeaves is for how long they do so where a frontend has ceased to have the
+	// server as its backend, for the same reason.
+	directLeaves = 50 * time.Millisecond
+	// repliesLast is for how long answers go untracked after the last pulse. One
+	// that is late must not make the kernel think of a connection that the client's
+	// next query would be part of.
+	repliesLast = 10 * time.Second
+)
+
+// write makes the tables what they should be. before are the frontends with the
+// node's own server until now, where those are others.
+func (p *pulse) write(before map[element]string) error {
+	err := p.tryWrite(before)
 	if err != nil && !p.unowned && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
 		p.unowned = true
-		err = p.tryWrite()
+		err = p.tryWrite(before)
 	}
 	if err != nil {
 		return fmt.Errorf("nftables: table %s: %w", pulseTable, err)
@@ -93,15 +133,67 @@ func (p *pulse) write() error {
 	return nil
 }
 
-func (p *pulse) tryWrite() (err error) {
-	var wanted [2][]nftables.SetElement
-	if valid := time.Until(p.until); valid > 0 {
-		for e, value := range p.own {
-			wanted[e.fam] = append(wanted[e.fam], nftables.SetElement{Key: []byte(e.key), Val: []byte(value), Timeout: max(valid, time.Millisecond)})
+// pulseElements are those of one family.
+type pulseElements struct {
+	own, queries, replies []nftables.SetElement
+}
+
+// any reports whether there are some.
+func (e *pulseElements) any() bool { return len(e.own) > 0 || len(e.replies) > 0 }
+
+// elements are what the tables should hold now.
+func (p *pulse) elements(before map[element]string) (out [2]pulseElements) {
+	entry := func(key, value string, lasts time.Duration) nftables.SetElement {
+		return nftables.SetElement{Key: []byte(key), Val: []byte(value), Timeout: max(lasts, time.Millisecond)}
+	}
+	valid := time.Until(p.until)
+	if valid <= 0 {
+		return out
+	}
+	maps.DeleteFunc(p.replies, func(e element, _ string) bool { _, ok := p.directAt(e); return !ok })
+	query := func(e element, lasts time.Duration) {
+		at, ok := p.directAt(e)
+		if !ok {
+			return
+		}
+		out[e.fam].queries = append(out[e.fam].queries, entry(e.key, portWord(at.Port())[:2], lasts))
+		end := len(e.key) - len(portWord(0))
+		reply := e
+		reply.key = e.key[:end] + portWord(at.Port())
+		if p.replies == nil {
+			p.replies = map[element]string{}
+		}
+		p.replies[reply] = e.key[end : end+2]
+	}
+	for e, value := range p.own {
+		out[e.fam].own = append(out[e.fam].own, entry(e.key, value, valid))
+		query(e, valid+directSlack)
+	}
+	for e := range before {
+		if _, stays := p.own[e]; !stays {
+			query(e, min(valid, directLeaves))
 		}
 	}
-	made := p.made
-	if len(wanted[v4]) == 0 && len(wanted[v6]) == 0 && made == [2]bool{} {
+	for e, port := range p.replies {
+		out[e.fam].replies = append(out[e.fam].replies, entry(e.key, port, valid+repliesLast))
+	}
+	return out
+}
+
+// directAt returns where the server answers what is sent to the address of an
+// element, if it does so directly.
+func (p *pulse) directAt(e element) (netip.AddrPort, bool) {
+	i := slices.IndexFunc(p.direct, func(a netip.AddrPort) bool { return e.key[:p.families[e.fam].bytes] == addrBytes(a.Addr()) })
+	if i < 0 {
+		return netip.AddrPort{}, false
+	}
+	return p.direct[i], true
+}
+
+func (p *pulse) tryWrite(before map[element]string) (err error) {
+	wanted := p.elements(before)
+	becomes := p.made
+	if !wanted[v4].any() && !wanted[v6].any() && !p.made[v4].there && !p.made[v6].there {
 		return nil
 	}
 	defer func() {
@@ -116,22 +208,35 @@ func (p *pulse) tryWrite() (err error) {
 	}
 	for i, f := range p.families {
 		table := &nftables.Table{Name: pulseTable, Family: f.table.Family}
-		set := f.set(ownServer)
-		set.Table, set.HasTimeout = table, true
-		switch {
-		case len(wanted[i]) > 0 && !made[i]:
-			if err := p.create(f, table, set); err != nil {
+		if !wanted[i].any() {
+			if p.made[i].there {
+				p.conn.DelTable(table)
+				becomes[i] = madeTable{}
+			}
+			continue
+		}
+		var direct []netip.AddrPort
+		for _, a := range p.direct {
+			if famOf(a.Addr()) == fam(i) {
+				direct = append(direct, a)
+			}
+		}
+		own, queries, replies := f.pulseSets(table)
+		if p.made[i].there && slices.Equal(p.made[i].direct, direct) {
+			p.conn.FlushSet(own)
+			p.conn.FlushSet(queries)
+			p.conn.FlushSet(replies)
+		} else {
+			if err := p.create(f, table, direct, own, queries, replies); err != nil {
 				return err
 			}
-			made[i] = true
-		case len(wanted[i]) > 0:
-			p.conn.FlushSet(set)
-		case made[i]:
-			p.conn.DelTable(table)
-			made[i] = false
+			becomes[i] = madeTable{true, direct}
 		}
-		if len(wanted[i]) > 0 {
-			if err := p.conn.SetAddElements(set, wanted[i]); err != nil {
+		for set, elements := range map[*nftables.Set][]nftables.SetElement{own: wanted[i].own, queries: wanted[i].queries, replies: wanted[i].replies} {
+			if len(elements) == 0 {
+				continue
+			}
+			if err := p.conn.SetAddElements(set, elements); err != nil {
 				return err
 			}
 		}
@@ -139,33 +244,92 @@ func (p *pulse) tryWrite() (err error) {
 	if err := p.conn.Flush(); err != nil {
 		return err
 	}
-	p.made = made
+	p.made = becomes
 	p.changes++
 	return nil
 }
 
+// pulseSets are the maps of the table.
+func (f *family) pulseSets(table *nftables.Table) (own, queries, replies *nftables.Set) {
+	own = f.set(ownServer)
+	own.Table, own.HasTimeout = table, true
+	ports := func(name string) *nftables.Set {
+		s := *own
+		s.Name, s.DataType = name, nftables.TypeInetService
+		return &s
+	}
+	return own, ports(untrackedQueries), ports(untrackedReplies)
+}
+
 // create makes a table of one family.
-func (p *pulse) create(f *family, table *nftables.Table, set *nftables.Set) error {
+func (p *pulse) create(f *family, table *nftables.Table, direct []netip.AddrPort, sets ...*nftables.Set) error {
 	p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
 	p.conn.DelTable(table)
 	p.conn.AddTable(table)
 	if !p.unowned {
-		// The library has no flags for tables.
-		flags := func(n uint32) []byte {
-			return binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 8), unix.NFTA_TABLE_FLAGS), n)
-		}
 		const owner = 2 // NFT_TABLE_F_OWNER
-		last := lastMessage(p.conn)
-		last.Data = bytes.ReplaceAll(last.Data, flags(0), flags(owner))
+		p.amend(unix.NFTA_TABLE_FLAGS, 0, owner)
 	}
-	if err := p.conn.AddSet(set, nil); err != nil {
-		return err
+	for _, s := range sets {
+		if err := p.conn.AddSet(s, nil); err != nil {
+			return err
+		}
 	}
-	for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
-		priority := nftables.ChainPriority(pulsePriority)
-		chain := &nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: &priority}
-		p.conn.AddChain(chain)
-		p.conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: f.rule(f.destination(0), lookup(ownServer, 0, 0), f.dnat(0))})
+	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority, rules ...[]expr.Any) {
+		c := &nftables.Chain{Name: name, Table: table, Type: kind, Hooknum: hook, Priority: &priority}
+		p.conn.AddChain(c)
+		for _, exprs := range rules {
+			p.conn.AddRule(&nftables.Rule{Table: table, Chain: c, Exprs: exprs})
+			p.amend(unix.NFTA_PAYLOAD_CSUM_TYPE, unix.NFT_PAYLOAD_CSUM_INET, unix.NFT_PAYLOAD_CSUM_NONE) // see untracked
+		}
 	}
+	translate := f.rule(f.destination(0), lookup(ownServer, 0, 0), f.dnat(0))
+	chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, pulsePriority, translate)
+	chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, pulsePriority, translate)
+	if len(direct) == 0 {
+		return nil
+	}
+	var queries, replies [][]expr.Any
+	for _, a := range direct {
+		addr := a.Addr().AsSlice()
+		// All packets of the machine pass here: the first comparison has to be cheap.
+		queries = append(queries, f.rule(f.dst(0), equals(0, addr), f.destination(0), f.untracked(untrackedQueries, 2)))
+		replies = append(replies, f.rule(f.src(0), equals(0, addr), f.source(0), f.untracked(untrackedReplies, 0)))
+	}
+	chain("untracked-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, untrackedPriority, queries...)
+	chain("untracked-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, untrackedPriority, slices.Concat(replies, queries)...)
 	return nil
+}
+
+// amend writes another number into attributes of the last message where the
+// library has no way to say it.
+func (p *pulse) amend(attribute uint16, from, to uint32) {
+	encode := func(n uint32) []byte {
+		return binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 8), attribute), n)
+	}
+	last := lastMessage(p.conn)
+	last.Data = bytes.ReplaceAll(last.Data, encode(from), encode(to))
+}
+
+// source loads address . protocol . port that a packet is from.
+func (f *family) source(to uint32) []expr.Any {
+	return f.rule(f.src(to), f.meta(expr.MetaKeyL4PROTO, to+f.words),
+		&expr.Payload{DestRegister: reg(to + f.words + 1), Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2})
+}
+
+// untracked writes the port that a map has for the key in register 0 into a packet,
+// at an offset in the transport header, and has connection tracking, and with it all NAT,
+// leave the packet alone. What the map does not have passes as it is.
+func (f *family) untracked(ports string, offset uint32) []expr.Any {
+	return f.rule(
+		&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: ports},
+		// By this flag the kernel mends the checksum where the packet's protocol has it,
+		// and leaves a UDP packet that has none without. The type would have it do
+		// so at an offset, whatever the protocol; it is here since the library leaves
+		// out the flag without it, and is taken out of the message by create.
+		&expr.Payload{
+			OperationType: expr.PayloadWrite, SourceRegister: reg(0), Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2,
+			CsumType: expr.CsumTypeInet, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+		},
+		&expr.Notrack{})
 }

@@ -46,7 +46,7 @@ func TestPulse(t *testing.T) {
 	n := newNode(t)
 	beat := func() {
 		t.Helper()
-		if err := n.dp.Pulse(time.Hour, nil); err != nil {
+		if err := n.dp.Pulse(time.Hour, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,13 +85,67 @@ func TestPulse(t *testing.T) {
 	}
 }
 
+// TestUntracked checks what there is for a server that answers at the Service's address
+// itself: that it is told by Read, stays for answers that are under way when the
+// server is about to end, and goes when it answers there no more.
+func TestUntracked(t *testing.T) {
+	n := newNode(t)
+	s := ownService()
+	n.put(s)
+	direct := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.10:10053")}
+	beat := func(direct ...netip.AddrPort) {
+		t.Helper()
+		if err := n.dp.Pulse(time.Hour, nil, direct); err != nil {
+			t.Fatal(err)
+		}
+	}
+	untracked := func() bool {
+		t.Helper()
+		h, err := Read(Options{NetNS: int(n.ns.Handle)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, ok := h.Held(&s.Frontends[0])
+		if !ok {
+			t.Fatal("there is no such frontend")
+		}
+		return held.Untracked
+	}
+	beat()
+	if untracked() {
+		t.Error("untracked, though it does not answer there")
+	}
+	beat(direct...)
+	if !untracked() {
+		t.Error("tracked, though it answers there")
+	}
+	retired := ownService()
+	retired.Frontends[0].OwnServer, retired.Frontends[0].Internal, retired.Frontends[0].Standby = false, retired.Frontends[0].Standby, plan.Pool{}
+	retired.Frontends[0].Internal.Policy, retired.Frontends[0].External = plan.Cluster, retired.Frontends[0].Internal
+	n.dp.Apply(t.Context(), []change{{Key: s.Key, Old: s, HadOld: true, New: retired, HasNew: true}})
+	for deadline := time.Now().Add(10 * time.Second); untracked(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("queries go on to the server that is about to end")
+		}
+	}
+	const reply = "10.96.0.10 . udp . 10053 "
+	beat(direct...)
+	if got := n.pulses(); !strings.Contains(got, reply) || untracked() {
+		t.Errorf("a late answer is tracked: %s", got)
+	}
+	beat()
+	if got := n.pulses(); got != "" {
+		t.Errorf("it answers there no more, and there is %s", got)
+	}
+}
+
 // TestPulseWithoutOwner checks what holds on kernels before 5.12: what a process
 // leaves expires, and the next one takes it over.
 func TestPulseWithoutOwner(t *testing.T) {
 	n := newNode(t)
 	n.dp.pulse.unowned = true
 	n.put(ownService())
-	if err := n.dp.Pulse(300*time.Millisecond, nil); err != nil {
+	if err := n.dp.Pulse(300*time.Millisecond, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.dp.pulse.drop(); err != nil {
@@ -103,7 +157,7 @@ func TestPulseWithoutOwner(t *testing.T) {
 		}
 	}
 	n.start()
-	if err := n.dp.Pulse(time.Hour, nil); err != nil {
+	if err := n.dp.Pulse(time.Hour, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.pulses(); !strings.Contains(got, "192.0.2.1 . 10053") {
@@ -123,7 +177,7 @@ func TestPulseIsNoChange(t *testing.T) {
 	n := newNode(t)
 	n.put(ownService())
 	for i := range 3 {
-		if err := n.dp.Pulse(time.Hour, nil); err != nil {
+		if err := n.dp.Pulse(time.Hour, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		n.put(n.service("web", nil, []string{"10.244.1.2", "10.244.1.3", "10.244.1.2"}[i]))

@@ -181,7 +181,7 @@ static __always_inline int serve(struct __sk_buff *skb, int pod)
 	case FOUND_FRONTEND:
 		break;
 	}
-	if (flow_known(skb, &p))
+	if (answered_directly(&key, &f) || flow_known(skb, &p))
 		return TCX_NEXT;
 	if (!may_connect(&f, &p.src))
 		return TCX_DROP;
@@ -199,7 +199,6 @@ static __always_inline int serve(struct __sk_buff *skb, int pod)
 		return redirect(skb, &p);
 	}
 	count_connection(f.id);
-	stand_by(&key, &f);
 	return forward(skb, &p, &f, class, pod || client & RANGE_LOCAL_PODS);
 }
 

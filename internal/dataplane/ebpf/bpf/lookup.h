@@ -245,24 +245,44 @@ static __always_inline struct backend *choose_backend(const struct frontend *f, 
 	return backend_at(&p, f->affinity ? choose_again(f, class, client, number) : number % p.count);
 }
 
-static __always_inline int server_answers(void)
+/* How the node's own server answers. */
+enum answers {
+	ANSWERS_NOT = 0,
+	ANSWERS_TRANSLATED = 1, /* at its address of a backend only */
+	ANSWERS_DIRECTLY = 2,	/* and at that of the frontend as it is */
+};
+
+static __always_inline enum answers server_answers(void)
 {
 	__u32 only = 0;
-	__u64 *until = bpf_map_lookup_elem(&pulse, &only);
+	__u64 *pulsed = bpf_map_lookup_elem(&pulse, &only), until;
 
-	return until && bpf_ktime_get_ns() < *until;
+	if (!pulsed)
+		return ANSWERS_NOT;
+	until = *pulsed;
+	if (bpf_ktime_get_ns() >= until)
+		return ANSWERS_NOT;
+	return until & 1 ? ANSWERS_DIRECTLY : ANSWERS_TRANSLATED;
 }
 
-/* Puts those that stand by in the place of a frontend whose backend is the
- * node's own server, while that does not answer. */
-static __always_inline void stand_by(const struct frontend_key *key, struct frontend *f)
+/* Whether a frontend is to be left as it is, since the node's own server answers
+ * there. If not, and that does not answer at all, those that stand by take the
+ * frontend's place. */
+static __always_inline int answered_directly(const struct frontend_key *key, struct frontend *f)
 {
 	struct frontend_key other = *key;
+	enum answers how;
 
-	if (!f->standby || server_answers())
-		return;
+	if (!f->standby)
+		return 0;
+	how = server_answers();
+	if (how == ANSWERS_DIRECTLY && f->standby & SERVER_OWN)
+		return 1;
+	if (how != ANSWERS_NOT || !(f->standby & SERVER_STANDBY))
+		return 0;
 	other.protocol |= PROTOCOL_STANDBY;
 	frontend_at(&other, f);
+	return 0;
 }
 
 static __always_inline struct counters *counters_of(__u32 id)

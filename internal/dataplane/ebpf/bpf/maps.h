@@ -55,10 +55,15 @@ struct frontend {
 	__u32 affinity;   /* seconds; 0 for none */
 	__u8 actions[2]; /* enum action, by enum class */
 	__u8 kind;       /* plan.Kind */
-	/* 1 where the backend is the node's own server, and those of other nodes are
-	 * to be had under the same key with PROTOCOL_STANDBY. */
+	/* Of a frontend whose backend is the node's own server: SERVER_STANDBY, SERVER_OWN. */
 	__u8 standby;
 };
+
+/* The backends on other nodes are to be had under the same key with
+ * PROTOCOL_STANDBY. */
+#define SERVER_STANDBY 1
+/* The server may answer at the frontend's address itself, see pulse. */
+#define SERVER_OWN 2
 
 /* Added to the protocol of a key that no client can dial. */
 #define PROTOCOL_STANDBY 0x80
@@ -176,7 +181,9 @@ struct {
 } proxies SEC(".maps");
 
 /* Until when the node's own server counts as one that answers, by
- * bpf_ktime_get_ns; the agent puts it off while it does. */
+ * bpf_ktime_get_ns; the agent puts it off while it does. The lowest bit, of a
+ * nanosecond, is no time: it is 1 while the server answers at the addresses of
+ * frontends with SERVER_OWN as they are, so that nothing is to be translated. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -205,7 +205,12 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, int v6)
 	}
 	if (f.actions[CLASS_INSIDE] != ACTION_FORWARD)
 		return 1;
-	stand_by(&key, &f);
+	if (answered_directly(&key, &f)) {
+		if (!tcp)
+			forget_udp(ctx, sk);
+		count_connection(f.id);
+		return 1;
+	}
 	client = client_netns(netns);
 	b = choose_backend(&f, CLASS_INSIDE, &client, bpf_get_prandom_u32());
 	if (!b)
@@ -290,7 +295,8 @@ static __always_inline int sending(struct bpf_sock_addr *ctx, int v6)
 		return 1;
 	if (f.guard || f.actions[CLASS_INSIDE] != ACTION_FORWARD)
 		return 1;
-	stand_by(&key, &f);
+	if (answered_directly(&key, &f))
+		return 1;
 	all = bpf_sk_storage_get(&unconnected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!all)
 		return 1;
