@@ -58,6 +58,7 @@ var rows = []row{
 	{name: "gRPC unary, 10 streams, TLS", hosts: oneHost, load: grpcUnary},
 	{name: "WebSocket messages, 64 B", hosts: oneHost, load: webSocket},
 	{name: "TCP messages, 64 B", hosts: oneHost, load: tcpMessages, not: onlyHTTP},
+	{name: "TCP, a connection each", hosts: oneHost, load: wrk{path: "/small", close: true, port: bulkPort}.run, not: onlyHTTP},
 	{name: "TCP, 1 MB bodies", hosts: oneHost, load: wrk{path: "/large", port: bulkPort}.run, not: onlyHTTP},
 	{name: "TLS passed through, messages of 64 B", hosts: oneHost, load: passedMessages, not: onlyHTTP},
 	{name: "HTTP/1.1 kept, 100 B, one of 1,000 hosts", hosts: 1000, load: wrk{path: "/small", host: "h777.test"}.run, not: []string{caddy}},
