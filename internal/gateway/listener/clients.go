@@ -3,7 +3,6 @@ package listener
 import (
 	"hash/maphash"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -146,12 +145,4 @@ func (c *Clients) refused(client netip.Addr) {
 	}
 	c.options.Logger.Warn(what+"; if it is a proxy for others, name it in --trusted-proxies or raise --max-connections-per-client",
 		"client", client.String(), "limit", c.options.Most)
-}
-
-// reset ends a connection at once, so that the kernel keeps nothing of it either.
-func reset(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = conn.Close()
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -178,7 +177,10 @@ func (h *HTTP) Run(ctx context.Context) error {
 	for i, door := range h.doors {
 		h.accepting.Add(1)
 		port := addrPort(h.listeners[i].Addr()).Port()
-		go func() { failed <- h.accept(door, port) }()
+		go func() {
+			defer h.accepting.Done()
+			failed <- accept(door, port, h.take, h.options.Logger)
+		}()
 	}
 	if h.http3 != nil {
 		go func() {
@@ -194,40 +196,6 @@ func (h *HTTP) Run(ctx context.Context) error {
 	}
 	h.drain()
 	return err
-}
-
-// accept serves the connections of one socket. When the machine is short of
-// something, those that wait can be taken later.
-func (h *HTTP) accept(door *os.File, port uint16) error {
-	defer h.accepting.Done()
-	raw, err := door.SyscallConn()
-	if err != nil {
-		return err
-	}
-	for pause := 5 * time.Millisecond; ; {
-		var short error
-		err := raw.Read(func(fd uintptr) bool {
-			for {
-				sock, errno := http1.Accept(fd, port)
-				switch errno {
-				case 0:
-					pause = 5 * time.Millisecond
-					h.take(sock)
-				case syscall.EAGAIN:
-					return false
-				default:
-					short = os.NewSyscallError("accept4", errno)
-					return true
-				}
-			}
-		})
-		if err != nil && (h.draining.Load() || isClosed(err)) {
-			return nil
-		}
-		h.options.Logger.Warn("connections cannot be accepted now", "error", cmp.Or(err, short))
-		time.Sleep(pause)
-		pause = min(2*pause, time.Second)
-	}
 }
 
 // take has a connection served.

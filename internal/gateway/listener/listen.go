@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/gateway/http1"
 )
 
 // config opens sockets that a later process can share. Probes of silent
@@ -91,6 +95,40 @@ func files(list []net.Listener) ([]*os.File, error) {
 		files = append(files, f)
 	}
 	return files, nil
+}
+
+// accept takes the connections of one socket, which listens at port, until that
+// is closed. When the machine is short of something, those that wait can be
+// taken later.
+func accept(door *os.File, port uint16, take func(*http1.Socket), logger *slog.Logger) error {
+	raw, err := door.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for pause := 5 * time.Millisecond; ; {
+		var short error
+		err := raw.Read(func(fd uintptr) bool {
+			for {
+				sock, errno := http1.Accept(fd, port)
+				switch errno {
+				case 0:
+					pause = 5 * time.Millisecond
+					take(sock)
+				case syscall.EAGAIN:
+					return false
+				default:
+					short = os.NewSyscallError("accept4", errno)
+					return true
+				}
+			}
+		})
+		if err != nil && isClosed(err) {
+			return nil
+		}
+		logger.Warn("connections cannot be accepted now", "port", port, "error", cmp.Or(err, short))
+		time.Sleep(pause)
+		pause = min(2*pause, time.Second)
+	}
 }
 
 func closeAll[T interface{ Close() error }](list []T) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/proxyproto"
 )
 
@@ -15,10 +17,10 @@ const dialTimeout = 15 * time.Second
 
 // tcpPort accepts the connections of one port.
 type tcpPort struct {
-	streams  *Streams
-	listener net.Listener
-	table    atomic.Pointer[table]
-	open     atomic.Int64 // connections
+	streams *Streams
+	door    *os.File // the socket that listens
+	table   atomic.Pointer[table]
+	open    atomic.Int64 // connections
 }
 
 func (s *Streams) openTCP(ctx context.Context, addr string, t *table) (port, error) {
@@ -26,61 +28,56 @@ func (s *Streams) openTCP(ctx context.Context, addr string, t *table) (port, err
 	if err != nil {
 		return nil, describe(err)
 	}
-	p := &tcpPort{streams: s, listener: l}
+	doors, err := files([]net.Listener{l})
+	_ = l.Close() // else it were told of each connection as well
+	if err != nil {
+		return nil, err
+	}
+	p := &tcpPort{streams: s, door: doors[0]}
 	p.use(t)
 	s.conns.Add(1) // by the loop itself, so that it may add while Run waits
 	go func() {
 		defer s.conns.Done()
-		p.accept()
+		_ = accept(p.door, addrPort(l.Addr()).Port(), p.take, s.options.Logger) // none but that it is closed already
 	}()
 	return p, nil
 }
 
 func (p *tcpPort) use(t *table) { p.table.Store(t) }
 
-func (p *tcpPort) Close() error { return p.listener.Close() }
+func (p *tcpPort) Close() error { return p.door.Close() }
 
-func (p *tcpPort) accept() {
-	for {
-		c, err := p.listener.Accept()
-		if err != nil {
-			if isClosed(err) {
-				return
-			}
-			// Out of file descriptors, or the like: others end meanwhile.
-			p.streams.options.Logger.Warn("accept failed", "address", p.listener.Addr().String(), "error", err)
-			time.Sleep(50 * time.Millisecond)
-			continue
-		}
-		if refuse := p.streams.options.Refuse; refuse != nil && refuse() {
-			reset(c)
-			continue
-		}
-		p.streams.conns.Add(1)
-		go func() {
-			defer p.streams.conns.Done()
-			p.open.Add(1)
-			defer p.open.Add(-1)
-			p.serve(c)
-		}()
+// take has a connection served.
+func (p *tcpPort) take(sock *http1.Socket) {
+	if refuse := p.streams.options.Refuse; refuse != nil && refuse() {
+		sock.Reset()
+		return
 	}
+	p.streams.conns.Add(1)
+	go func() {
+		defer p.streams.conns.Done()
+		p.open.Add(1)
+		defer p.open.Add(-1)
+		p.serve(sock)
+	}()
 }
 
 // serve carries one connection.
-func (p *tcpPort) serve(client net.Conn) {
+func (p *tcpPort) serve(sock *http1.Socket) {
 	t := p.table.Load()
 	var prefix []byte
-	raw := client
+	var client net.Conn = sock
+	peer := sock.Peer()
 	if t.all[0].ProxyIn {
-		proxied := &proxyConn{Conn: client}
+		proxied := &proxyConn{Conn: sock}
 		if proxied.header() != nil {
 			return // it closed the connection
 		}
-		client, prefix = proxied, proxied.rest
+		client, peer, prefix = proxied, addrPort(proxied.RemoteAddr()), proxied.rest
 	}
-	counted, ok := p.streams.options.Clients.enter(addrPort(client.RemoteAddr()).Addr())
+	counted, ok := p.streams.options.Clients.enter(peer.Addr())
 	if !ok {
-		reset(raw)
+		sock.Reset()
 		return
 	}
 	defer p.streams.options.Clients.leave(counted)
@@ -89,22 +86,23 @@ func (p *tcpPort) serve(client net.Conn) {
 		// Only here do the client's bytes matter: with one route nobody waits
 		// for a client whose protocol lets the server speak first.
 		name, isTLS, read := peekServerName(client)
-		if client != raw {
-			prefix = client.(*proxyConn).rest
+		if proxied, ok := client.(*proxyConn); ok {
+			prefix = proxied.rest
 		}
 		prefix = append(read, prefix...)
 		if route = t.fallback; isTLS {
 			route = t.forName(name)
 		}
 	}
-	p.streams.options.OnConnection(&route.StreamRoute, p.carry(raw, client, prefix, route))
+	p.streams.options.OnConnection(&route.StreamRoute, p.carry(sock, client, prefix, route))
 }
 
-// carry connects the client to the route's backend until both are done.
-func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) error {
+// carry connects the client, who says by client what his ends are, to the route's
+// backend until both are done.
+func (p *tcpPort) carry(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) error {
 	ticket, err := route.Pool.EnterConnection(dialTimeout)
 	if err != nil {
-		reset(raw)
+		sock.Reset()
 		p.streams.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
 		return err
 	}
@@ -113,7 +111,7 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 	backend, err := route.Pool.Dial(ctx, "tcp")
 	cancel()
 	if err != nil {
-		reset(raw) // it tells the client more than an empty answer
+		sock.Reset() // it tells the client more than an empty answer
 		p.streams.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
 		return err
 	}
@@ -125,7 +123,7 @@ func (p *tcpPort) carry(raw, client net.Conn, prefix []byte, route *Stream) erro
 	if version != 0 {
 		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
-	p.streams.ferries.Carry(p.streams.ctx, raw, backend.Conn, prefix)
+	p.streams.ferries.Carry(p.streams.ctx, sock, backend.Conn, prefix)
 	return nil
 }
 
