@@ -93,7 +93,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		MaxConnectionsPerClient: o.MaxConnectionsPerClient, StateDir: o.StateDir,
 		AccessLogSkip: 100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
 	}
-	if options.Shedder, err = newShedder(o); err != nil {
+	if options.Shedder, options.Held, err = newShedder(o); err != nil {
 		return err
 	}
 	if o.AccessLog != "" {
@@ -142,24 +142,27 @@ func newTracer(o GatewayOptions) (*tracing.Tracer, error) {
 	return tracing.New(tracing.Options{Endpoint: o.TraceEndpoint, Share: percent / 100, Version: o.Version, Node: o.NodeName, Logger: o.Logger})
 }
 
-// newShedder returns nil if memory has no limit, or is not to be watched.
-func newShedder(o GatewayOptions) (*shed.Shedder, error) {
+// newShedder returns what watches the memory: no [shed.Shedder] if it has no
+// limit, and nothing if it is not to be watched.
+func newShedder(o GatewayOptions) (*shed.Shedder, *shed.Held, error) {
 	if o.ShedMemory == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if !(o.ShedMemory >= 0.1 && o.ShedMemory <= 1) {
-		return nil, fmt.Errorf("--shed-memory %v: want a share of the memory limit from 0.1 to 1 such as 0.9, or 0 for never", o.ShedMemory)
+		return nil, nil, fmt.Errorf("--shed-memory %v: want a share of the memory limit from 0.1 to 1 such as 0.9, or 0 for never", o.ShedMemory)
 	}
 	memory, err := shed.NewMemory()
 	if err != nil {
 		o.Logger.Warn("the memory limit cannot be found, no requests are turned away when memory is short", "error", err)
-		return nil, nil
 	}
-	if memory == nil {
-		return nil, nil
+	var shedder *shed.Shedder
+	if memory != nil {
+		memory.LimitRuntime(o.ShedMemory - 0.05)
+		if shedder, err = shed.New(shed.Options{Above: o.ShedMemory, Share: memory.Share, Logger: o.Logger}); err != nil {
+			return nil, nil, err
+		}
 	}
-	memory.LimitRuntime(o.ShedMemory - 0.05)
-	return shed.New(shed.Options{Above: o.ShedMemory, Share: memory.Share, Logger: o.Logger})
+	return shedder, shed.NewHeld(memory.Limit(), shedder.Active), nil
 }
 
 // onlyHere are the problems that only this machine can see. All others follow

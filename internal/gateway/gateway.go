@@ -90,6 +90,9 @@ type Options struct {
 	// Shedder turns requests and TCP connections away while it is active. Run
 	// runs it. Optional.
 	Shedder *shed.Shedder
+	// Held counts what of bodies waits for who is to take them, and ends requests
+	// when that is too much. Optional.
+	Held *shed.Held
 	// Tracer makes spans of requests. Run closes it. Optional.
 	Tracer *tracing.Tracer
 	// AccessLog gets one line per request; nil for none.
@@ -177,7 +180,7 @@ func New(o Options) (*Gateway, error) {
 		discard:   log.New(io.Discard, "", 0),
 	}
 	g.tlsHosts.Store(&hostSet{})
-	if g.metrics, err = newMetrics(o.Registerer, o.Shedder, o.Tracer); err != nil {
+	if g.metrics, err = newMetrics(o.Registerer, o.Shedder, o.Held, o.Tracer); err != nil {
 		return nil, err
 	}
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
@@ -190,7 +193,7 @@ func New(o Options) (*Gateway, error) {
 	g.stapler = staple.New(proofs)
 	g.pools = upstream.NewSet(upstream.Options{
 		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
-		OnCheck: g.metrics.checked, OnHealth: g.healthChanged,
+		OnCheck: g.metrics.checked, OnHealth: g.healthChanged, Held: o.Held,
 	})
 	if err := g.metrics.watch(o.Registerer, g.pools); err != nil {
 		return nil, err
@@ -221,7 +224,7 @@ func (g *Gateway) listen() error {
 		}
 		o := listener.HTTPOptions{
 			Addrs: addrs, HTTP1: g, HTTP2: g, Requests: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
-			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, OnFlood: g.metrics.flooded, Logger: g.logger,
+			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, Held: g.options.Held, OnFlood: g.metrics.flooded, Logger: g.logger,
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")

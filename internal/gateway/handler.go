@@ -86,6 +86,9 @@ func (h *http1Client) bodyFailed() { h.conn.Last() }
 // a second to get its answer.
 func (h *http1Client) left() bool { return time.Since(h.start) > time.Second && h.conn.Left() }
 
+// cut implements client.
+func (h *http1Client) cut() bool { return false }
+
 // proxy implements client. Where the backend speaks HTTP/1.1 as well, bytes go
 // straight from connection to connection.
 func (h *http1Client) proxy(t *transaction, b *backend) {

@@ -103,6 +103,9 @@ func (h *http2Client) bodyFailed() {}
 // left implements client.
 func (h *http2Client) left() bool { return h.stream.Gone() }
 
+// cut implements client.
+func (h *http2Client) cut() bool { return h.stream.Cut() }
+
 // bodyWithHead is the length of a body that goes to the backend in one write
 // with the header.
 const bodyWithHead = 16 << 10

@@ -136,6 +136,9 @@ func (n *netClient) bodyFailed() { n.closeAfter() }
 // left implements client.
 func (n *netClient) left() bool { return n.gone() }
 
+// cut implements client.
+func (n *netClient) cut() bool { return false }
+
 // answer implements client.
 func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {
 	h := n.answers.Header()

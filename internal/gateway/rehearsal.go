@@ -277,6 +277,9 @@ func (c *rehearsalClient) closeAfter() {}
 // left implements client.
 func (c *rehearsalClient) left() bool { return false }
 
+// cut implements client.
+func (c *rehearsalClient) cut() bool { return false }
+
 // bodyFailed implements client.
 func (c *rehearsalClient) bodyFailed() {}
 

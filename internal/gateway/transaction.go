@@ -16,6 +16,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
 	"fairway.dev/fairway/internal/gateway/router"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
@@ -39,6 +40,8 @@ type client interface {
 	closeAfter()
 	// left reports whether it does not wait for the answer any more.
 	left() bool
+	// cut reports whether it was given up because memory is short.
+	cut() bool
 	// bodyFailed notes that the rest of the request's body will not come, so that
 	// where a connection carries one request at a time no other can follow.
 	bodyFailed()
@@ -483,8 +486,12 @@ func (t *transaction) proxyFailed(err error) {
 	switch {
 	case errors.Is(err, http1.ErrBodyTooLarge):
 		t.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request body is larger than %d bytes", t.exchange.MaxBody))
+	case t.client.cut():
+		t.failure, t.status = shed.ErrFull.Error(), http.StatusServiceUnavailable
 	case status != 0:
 		t.failure = err.Error() // the answer has begun; it is cut off
+	case errors.Is(err, shed.ErrFull):
+		t.fail(http.StatusServiceUnavailable, err.Error())
 	case errors.Is(err, http1.ErrGone):
 		t.failure = "the client did not wait"
 		t.status = statusClientGone

@@ -10,14 +10,18 @@ import (
 	"time"
 
 	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
-// What a backend may send before somebody has read it: for a stream, which
-// bounds the memory that a client costs which does not read, and for all
-// streams together, which is given back as it comes.
+// What a backend may send before somebody has read it: for a stream at first,
+// once its client has shown that it reads, and while much is held for clients
+// that do not; and for all streams together, which is given back as it comes.
 const (
-	streamWindow = 256 << 10
-	connWindow   = 16 << 20
+	firstStreamWindow = 64 << 10
+	streamWindow      = 256 << 10
+	shortStreamWindow = 32 << 10
+	connWindow        = 16 << 20
 )
 
 // firstWindow is what both sides may send before settings say otherwise.
@@ -55,6 +59,9 @@ type Options struct {
 	// OnRoom is told that there is room for a stream again, or that the
 	// connection has ended. It must not block, nor call the connection. Optional.
 	OnRoom func()
+	// Held counts what waits for clients, and says when that is too much: then
+	// streams end with [shed.ErrFull]. Optional.
+	Held *shed.Held
 
 	tick time.Duration // for tests
 }
@@ -109,7 +116,7 @@ func New(conn net.Conn, o Options) *Conn {
 	c.out = append(c.out, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"...)
 	c.out = appendFrame(c.out, 4*6, settingsFrame, 0, 0)
 	c.out = appendSetting(c.out, settingPush, 0)
-	c.out = appendSetting(c.out, settingInitialWindow, streamWindow)
+	c.out = appendSetting(c.out, settingInitialWindow, firstStreamWindow)
 	c.out = appendSetting(c.out, settingMaxHeaderList, uint32(o.MaxHeader))
 	c.out = appendSetting(c.out, settingTableSize, tableSize)
 	c.out = appendWindow(c.out, 0, connWindow-firstWindow)
@@ -157,7 +164,7 @@ func (c *Conn) Open(r *Request) (*Stream, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	s := &Stream{c: c, method: r.Method, answered: make(chan struct{}, 1), room: make(chan struct{}, 1), window: streamWindow, length: -1}
+	s := &Stream{c: c, method: r.Method, answered: make(chan struct{}, 1), room: make(chan struct{}, 1), window: firstStreamWindow, length: -1}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {

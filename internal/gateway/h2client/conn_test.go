@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // backend is the other end of a connection, which says frame by frame what it
@@ -400,7 +402,7 @@ func TestFlowControl(t *testing.T) {
 	// The backend may fill the stream's window, of which it gets back what was read.
 	b.answer(id, false, ":status", "200")
 	piece := make([]byte, maxFrame)
-	for range streamWindow / maxFrame {
+	for range firstStreamWindow / maxFrame {
 		b.do(b.WriteData(id, false, piece))
 	}
 	other := open(t, c, get("/"))
@@ -414,7 +416,7 @@ func TestFlowControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := 0
-	for got < streamWindow {
+	for got < firstStreamWindow {
 		p, err := s.Next(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -437,6 +439,86 @@ func TestFlowControl(t *testing.T) {
 	if p, err := s.Next(nil); err != nil || string(p) != "x" {
 		t.Errorf("%q, %v", p, err)
 	}
+}
+
+// TestHeld: who does not read has little sent ahead, and less while much waits
+// for others; beyond a limit streams end, which is nobody's fault but theirs who
+// do not read.
+func TestHeld(t *testing.T) {
+	held := shed.NewHeld(16*100<<10, func() bool { return false }) // 100 KiB
+	c, b := pipeWith(t, Options{MaxHeader: 64 << 10, Held: held})
+	fill := func(n int) (*Stream, uint32) {
+		s := open(t, c, get("/"))
+		id := b.of(http2.FrameHeaders).id
+		b.answer(id, false, ":status", "200")
+		for ; n > 0; n -= maxFrame {
+			b.do(b.WriteData(id, false, make([]byte, min(n, maxFrame))))
+		}
+		if _, err := s.Head(nil); err != nil {
+			t.Fatal(err)
+		}
+		return s, id
+	}
+	waits := func(n int64) {
+		t.Helper()
+		await(t, fmt.Sprintf("%d bytes wait", n), func() bool { return held.Bytes() == n })
+	}
+	read := func(s *Stream) (n int, err error) {
+		for {
+			p, err := s.NextReady()
+			if n += len(p); len(p) == 0 {
+				return n, err
+			}
+		}
+	}
+	more := func(id uint32) int {
+		for {
+			if w := b.of(http2.FrameWindowUpdate); w.id == id {
+				return int(w.more)
+			}
+		}
+	}
+	s, id := fill(firstStreamWindow)
+	waits(firstStreamWindow)
+	if n, err := read(s); n != firstStreamWindow || err != nil {
+		t.Fatal(n, err)
+	}
+	waits(0)
+	if n := more(id); n != streamWindow {
+		t.Errorf("who reads gets %d more", n)
+	}
+	slow, _ := fill(40 << 10)
+	waits(40 << 10)
+	for range streamWindow / maxFrame {
+		b.do(b.WriteData(id, false, make([]byte, maxFrame)))
+	}
+	// At 150 KiB the one that has most of them ends, and what waits is let go.
+	if f := b.of(http2.FrameRSTStream); f.id != id || f.code != http2.ErrCodeCancel {
+		t.Errorf("%v of %d", f.code, f.id)
+	}
+	waits(40 << 10)
+	if n, err := read(s); n != 0 || !errors.Is(err, shed.ErrFull) || held.Cut() != 1 {
+		t.Errorf("%d bytes, %v, %d cut", n, err, held.Cut())
+	}
+	s.Close()
+	// While much waits, those that read get less.
+	other, id := fill(firstStreamWindow)
+	waits(104 << 10)
+	p, err := other.NextReady()
+	if len(p) == 0 || err != nil {
+		t.Fatal(len(p), err)
+	}
+	held.Add(100 << 10)
+	if n, err := read(other); n > firstStreamWindow-len(p) || err != nil {
+		t.Fatal(n, err)
+	}
+	if n := more(id); n != shortStreamWindow {
+		t.Errorf("%d more while much waits", n)
+	}
+	held.Add(-100 << 10)
+	slow.Close()
+	other.Close()
+	waits(0)
 }
 
 // TestEndNeedsNoRoom: the end of a request goes out although the backend has

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // Stream is one request and its answer. One goroutine may send and another
@@ -38,6 +40,7 @@ type Stream struct {
 	view    []byte // what Next has returned
 	window  int    // what may come
 	taken   int    // what was seen, of which the backend has not been told
+	held    int    // what counts as held: pending and view, until Close
 	ended   bool   // the answer is complete
 	err     error
 }
@@ -98,12 +101,15 @@ func (s *Stream) NextReady() ([]byte, error) {
 	s.mu.Lock()
 	if len(s.view) > 0 { // has been used by now
 		s.taken += len(s.view)
+		s.hold(-min(s.held, len(s.view)))
 		s.view = s.view[:0]
 	}
 	more := 0
-	if s.taken >= streamWindow/2 && !s.ended && s.err == nil {
-		more, s.taken = s.taken, 0
-		s.window += more
+	if s.taken > 0 && !s.ended && s.err == nil {
+		if more = s.due(); more > 0 {
+			s.taken = 0
+			s.window += more
+		}
 	}
 	var err error
 	if len(s.pending) > 0 {
@@ -117,6 +123,26 @@ func (s *Stream) NextReady() ([]byte, error) {
 		s.credit(more)
 	}
 	return data, err
+}
+
+// due returns how much more the backend may send now, once half of what it was
+// allowed has been seen.
+func (s *Stream) due() int {
+	held := len(s.pending)
+	if 2*s.taken < s.window+held+s.taken {
+		return 0
+	}
+	most := streamWindow
+	if s.c.options.Held.Much() {
+		most = shortStreamWindow
+	}
+	return max(0, most-s.window-held)
+}
+
+// hold counts n more bytes that wait, or fewer.
+func (s *Stream) hold(n int) {
+	s.held += n
+	s.c.options.Held.Add(n)
 }
 
 // credit lets the backend send more.
@@ -233,7 +259,13 @@ func (s *Stream) Cancel(err error) { s.abort(CodeCancel, err) }
 
 // Close ends the stream. If the answer is not complete, or not all was sent,
 // the backend is told.
-func (s *Stream) Close() { s.abort(CodeCancel, ErrCanceled) }
+func (s *Stream) Close() {
+	s.abort(CodeCancel, ErrCanceled)
+	s.mu.Lock()
+	s.hold(-s.held) // nobody looks at it any more, and nothing more comes
+	s.pending = nil
+	s.mu.Unlock()
+}
 
 // spoil ends the stream for what the backend sent.
 func (s *Stream) spoil(code Code, problem malformed) { s.abort(code, problem) }
@@ -387,7 +419,16 @@ func (s *Stream) takeData(p []byte, all int, end bool) (malformed, Code) {
 		}
 	}
 	if s.err == nil {
+		if s.c.options.Held.Full(s.held) {
+			// Whoever reads may be waiting for the client for long, with what it has.
+			s.hold(-len(s.pending))
+			s.pending = nil
+			s.mu.Unlock()
+			s.abort(CodeCancel, shed.ErrFull)
+			return "", CodeNo
+		}
 		s.pending = append(s.pending, p...)
+		s.hold(len(p))
 	}
 	var problem malformed
 	if end {

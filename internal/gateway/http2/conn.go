@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 const (
@@ -544,6 +545,11 @@ func (c *Conn) dataFor(s *Stream, f *frame, total int64, end bool) (http2.ErrCod
 	switch padding := total - int64(len(data)); {
 	case s.unwanted:
 		c.refund(total)
+	case c.server.Held.Full(len(s.body) * chunkSize):
+		// The one who sends the body on may wait for the backend for long.
+		s.sendReset(http2.ErrCodeEnhanceYourCalm)
+		s.abandon(shed.ErrFull)
+		return ignore, ""
 	default:
 		c.refund(padding)
 		s.refund(padding)

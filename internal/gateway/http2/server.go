@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // Handler decides what happens to a request. It is called in a goroutine for
@@ -34,6 +35,9 @@ type Options struct {
 	// Short says that memory is short: connections without request get 5 s
 	// then. Optional.
 	Short func() bool
+	// Held counts what of bodies waits for backends, and says when that is too
+	// much: then requests end by a reset. Optional.
+	Held *shed.Held
 	// MaxStreams is how many requests a client may have under way (default 128).
 	MaxStreams int
 	// StreamWindow and ConnectionWindow are how much of bodies a client may send

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // tick is how often a server looks at its connections.
@@ -803,6 +804,62 @@ type holder chan struct{}
 
 func (h holder) Abandon()    { close(h) }
 func (h holder) Sweep(int64) {}
+
+// TestHeld: where too much of bodies waits for backends, the request that has
+// most of it ends, also if whoever sends it on hears of nothing else. Its
+// connection goes on.
+func TestHeld(t *testing.T) {
+	held := shed.NewHeld(16*4*chunkSize, func() bool { return false })
+	release, cut := make(chan struct{}), make(chan error, 1)
+	dial, _ := start(t, Options{Held: held, Handler: handle(func(s *Stream) {
+		x := make(holder)
+		s.Hold(x)
+		defer s.Hold(nil)
+		select {
+		case <-x:
+			if !s.Cut() {
+				t.Error("the request was given up for another reason")
+			}
+			_, err := s.Next(10)
+			cut <- err
+		case <-release:
+			if _, err := s.Next(10); err != nil {
+				t.Error(err)
+			}
+			s.Begin(204)
+			_ = s.SendHead()
+			_ = s.End()
+		}
+	})})
+	conn := dial()
+	s := newScript()
+	s.request(1, false, plainly()...)
+	_ = s.WriteData(1, true, make([]byte, chunkSize))
+	s.request(3, false, plainly()...)
+	for range 7 {
+		_ = s.WriteData(3, false, make([]byte, chunkSize))
+	}
+	_, _ = conn.Write(s.Bytes())
+	if err := <-cut; err != shed.ErrFull {
+		t.Errorf("the body ends with %v", err)
+	}
+	f := reader(conn)
+	if got := outcome(f, 3); got != "ENHANCE_YOUR_CALM" {
+		t.Errorf("the client gets %s", got)
+	}
+	close(release)
+	if got := outcome(f, 1); got != "204" {
+		t.Errorf("the other request gets %s", got)
+	}
+	for end := time.Now().Add(20 * time.Second); held.Bytes() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes count as held at the end", held.Bytes())
+		}
+	}
+	if held.Cut() != 1 {
+		t.Errorf("%d were cut", held.Cut())
+	}
+}
 
 // TestGone tells exchanges that nobody waits.
 func TestGone(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // Exchange is what a handler does for a request at a backend. Both methods may
@@ -122,6 +123,14 @@ func (s *Stream) Gone() bool {
 	return s.gone
 }
 
+// Cut reports whether the request was given up because memory is short.
+func (s *Stream) Cut() bool {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return s.bodyErr == shed.ErrFull
+}
+
 // abandon ends a stream that its client has reset, or that was reset.
 func (s *Stream) abandon(err error) {
 	if s.gone {
@@ -151,6 +160,7 @@ func (s *Stream) keep(data []byte) {
 	for len(data) > 0 {
 		if n := len(s.body); n == 0 || s.body[n-1].w == chunkSize {
 			s.body = append(s.body, chunk{b: chunks.Get().(*[]byte)})
+			s.conn.server.Held.Add(chunkSize)
 		}
 		last := &s.body[len(s.body)-1]
 		n := copy((*last.b)[last.w:], data)
@@ -179,6 +189,7 @@ func (s *Stream) giveBack() {
 	s.lent = 0
 	if first := &s.body[0]; first.r == first.w {
 		chunks.Put(first.b)
+		s.conn.server.Held.Add(-chunkSize)
 		s.body = append(s.body[:0], s.body[1:]...)
 	}
 	s.refund(n)
@@ -237,6 +248,7 @@ func (s *Stream) AppendWhole(dst []byte, limit int) ([]byte, bool) {
 		c.refund(int64(piece.w - piece.r))
 		chunks.Put(piece.b)
 	}
+	c.server.Held.Add(-len(s.body) * chunkSize)
 	clear(s.body)
 	s.body = s.body[:0]
 	return dst, true
@@ -303,6 +315,7 @@ func (s *Stream) finish() {
 			chunks.Put(piece.b)
 		}
 	}
+	c.server.Held.Add(-len(s.body) * chunkSize)
 	clear(s.body)
 	s.body, s.lent = s.body[:0], 0
 	c.refund(rest)

@@ -16,6 +16,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/http2"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // HTTPOptions configure an [HTTP] server.
@@ -39,6 +40,8 @@ type HTTPOptions struct {
 	// Short says that memory is short: clients by HTTP/1 and HTTP/2 then do not get
 	// long to send their next request. Optional.
 	Short func() bool
+	// Held counts what of bodies by HTTP/2 waits for backends. Optional.
+	Held *shed.Held
 	// OnFlood is told of each connection that is ended because its client makes
 	// work for nothing: one of package http2's reasons, or ReasonRequests. Optional.
 	OnFlood func(reason string)
@@ -114,7 +117,7 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		return nil, err
 	}
 	h.http2, err = http2.NewServer(http2.Options{
-		Handler: o.HTTP2, Logger: o.Logger, OnFlood: o.OnFlood, Short: o.Short,
+		Handler: o.HTTP2, Logger: o.Logger, OnFlood: o.OnFlood, Short: o.Short, Held: o.Held,
 		MaxStreams: maxStreams, StreamWindow: streamWindow, ConnectionWindow: connectionWindow, MaxHeaderBytes: maxHeaderBytes,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
 	})

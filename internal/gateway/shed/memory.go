@@ -10,6 +10,8 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Memory reads what the process uses of the memory that it may use.
@@ -38,6 +40,26 @@ func NewMemory() (*Memory, error) {
 		return nil, nil
 	}
 	return m, nil
+}
+
+// Limit returns how many bytes the process may use: the nearest limit, or where
+// there is none, as for a nil Memory, what the machine has.
+func (m *Memory) Limit() uint64 {
+	var limit uint64
+	if m != nil {
+		limit = m.goLimit
+		if m.group != nil && (limit == 0 || m.group.limit < limit) {
+			limit = m.group.limit
+		}
+	}
+	var machine unix.Sysinfo_t
+	if limit == 0 && unix.Sysinfo(&machine) == nil {
+		limit = machine.Totalram * uint64(machine.Unit)
+	}
+	if limit == 0 {
+		limit = math.MaxInt64
+	}
+	return limit
 }
 
 // LimitRuntime tells the runtime to collect its garbage before that fills the

@@ -126,6 +126,52 @@ func TestCgroup(t *testing.T) {
 	}
 }
 
+// TestHeld: the more waits, the less may be a request's own.
+func TestHeld(t *testing.T) {
+	short := false
+	h := NewHeld(16<<20, func() bool { return short }) // 1 MiB may wait
+	for i, step := range []struct {
+		add                   int
+		much, large, has, new bool // for those that have 17 KiB, 1 KiB and nothing
+	}{
+		{1 << 20, false, false, false, false},
+		{1, true, false, false, false},
+		{512 << 10, true, true, false, false},
+		{512 << 10, true, true, true, true},
+		{-2 << 20, false, false, false, false},
+	} {
+		h.Add(step.add)
+		if h.Much() != step.much || h.Full(17<<10) != step.large || h.Full(1<<10) != step.has || h.Full(0) != step.new {
+			t.Errorf("step %d, %d bytes held: %v", i, h.Bytes(), step)
+		}
+	}
+	short = true
+	if !h.Much() || h.Full(17<<10) {
+		t.Error("memory that others take is no reason to end a request")
+	}
+	h.Add(600 << 10)
+	if !h.Full(17<<10) || h.Full(16<<10) {
+		t.Error("what waits stays although memory is short")
+	}
+	h.Add(-600 << 10)
+	if h.Cut() != 5 || h.Bytes() != 1 {
+		t.Errorf("%d cut, %d bytes held", h.Cut(), h.Bytes())
+	}
+	var none *Held
+	none.Add(1 << 40)
+	if none.Much() || none.Full(1<<40) || none.Bytes() != 0 || none.Cut() != 0 {
+		t.Error("nothing holds")
+	}
+	var memory *Memory
+	if limit := memory.Limit(); limit < 64<<20 {
+		t.Errorf("the machine has %d bytes", limit)
+	}
+	memory = &Memory{goLimit: 500, group: &cgroup{limit: 400}}
+	if limit := memory.Limit(); limit != 400 {
+		t.Errorf("limit %d", limit)
+	}
+}
+
 // TestSharedCgroup: what others use is no reason to turn clients away.
 func TestSharedCgroup(t *testing.T) {
 	dir := t.TempDir()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // Why a request or connection could not be handed to a backend.
@@ -38,8 +39,11 @@ func (e *DialError) Error() string {
 func (e *DialError) Unwrap() error { return e.Err }
 
 // final reports whether another endpoint would do no better: the Service has all
-// that it may, or nobody has said anything for very long.
-func final(err error) bool { return errors.As(err, new(*LimitError)) || errors.Is(err, errSilent) }
+// that it may, the gateway keeps as much of bodies as it may, or nobody has said
+// anything for very long.
+func final(err error) bool {
+	return errors.As(err, new(*LimitError)) || errors.Is(err, shed.ErrFull) || errors.Is(err, errSilent)
+}
 
 func isDialError(err error) bool {
 	var dial *DialError

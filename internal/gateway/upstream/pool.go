@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/proxyproto"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -42,6 +43,7 @@ type Pool struct {
 	gate      gate
 	growing   sync.Mutex // held to count connections by HTTP/2 and add one, where they are limited
 	onFailure func(key Key, why, endpoint string)
+	held      *shed.Held // may be nil
 }
 
 // members are the endpoints as of one moment; never changed.

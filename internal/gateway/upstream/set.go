@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/proxyproto"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 	"fairway.dev/fairway/internal/state"
@@ -31,6 +32,8 @@ type Options struct {
 	OnCheck func(pool Key, endpoint string, err error)
 	// OnHealth is told when health checks leave an endpoint out, with the reason, and when it is back, with nil. Optional.
 	OnHealth func(pool Key, endpoint string, err error)
+	// Held counts what of answers waits for clients. Optional.
+	Held *shed.Held
 }
 
 // Set holds all pools.
@@ -106,7 +109,7 @@ func (s *Set) Want(keys map[Key]struct{}, snap *state.Snapshot) {
 	defer s.mu.Unlock()
 	for k := range keys {
 		if s.pools[k] == nil {
-			s.pools[k] = &entry{pool: &Pool{key: k, onFailure: s.options.OnFailure}}
+			s.pools[k] = &entry{pool: &Pool{key: k, onFailure: s.options.OnFailure, held: s.options.Held}}
 			s.refresh(s.pools[k], snap)
 		}
 	}

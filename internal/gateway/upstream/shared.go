@@ -99,7 +99,7 @@ func (m *shared) grow(ctx context.Context, p *Pool, e *endpoint, proto protocol,
 	if limits != nil {
 		p.growing.Lock() // so that nobody else counts until this one is counted
 	}
-	d, room := m.join(e, proto, call, full, limits != nil && p.shares() >= limits.Connections)
+	d, room := m.join(p, e, proto, call, full, limits != nil && p.shares() >= limits.Connections)
 	if limits != nil {
 		p.growing.Unlock()
 	}
@@ -122,7 +122,7 @@ func (m *shared) grow(ctx context.Context, p *Pool, e *endpoint, proto protocol,
 // connection; if not, nil, and the caller is counted as waiting. Enough tells that
 // the Service has as many as it may; but one is every endpoint's. Room tells that
 // there is something to be had meanwhile.
-func (m *shared) join(e *endpoint, proto protocol, call *Call, full int, enough bool) (d *dial, room bool) {
+func (m *shared) join(p *Pool, e *endpoint, proto protocol, call *Call, full int, enough bool) (d *dial, room bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if list := m.conns.Load(); list != nil && len(*list) > full {
@@ -135,7 +135,7 @@ func (m *shared) join(e *endpoint, proto protocol, call *Call, full int, enough 
 		d = &dial{done: make(chan struct{})}
 		m.dials = append(m.dials, d)
 		m.dialing.Add(1)
-		go m.dial(e, proto, call.ConnectTimeout, d)
+		go m.dial(p, e, proto, call.ConnectTimeout, d)
 	default:
 		m.waiting.Add(1)
 		return nil, false
@@ -191,7 +191,7 @@ func (m *shared) passOn() {
 }
 
 // dial opens a connection for those who wait for d.
-func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial) {
+func (m *shared) dial(p *Pool, e *endpoint, proto protocol, limit time.Duration, d *dial) {
 	conn, err := e.dialHTTP2(proto, limit)
 	if errors.Is(err, ErrNotHTTP2) {
 		m.oldWays.Store(time.Now().Add(asHTTP1).UnixNano())
@@ -205,7 +205,7 @@ func (m *shared) dial(e *endpoint, proto protocol, limit time.Duration, d *dial)
 		if old := m.conns.Load(); old != nil {
 			list = slices.Clone(*old)
 		}
-		list = append(list, h2client.New(conn, h2client.Options{MaxHeader: maxResponseHeader, OnRoom: m.passOn}))
+		list = append(list, h2client.New(conn, h2client.Options{MaxHeader: maxResponseHeader, OnRoom: m.passOn, Held: p.held}))
 		m.conns.Store(&list)
 	}
 	m.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/h2client"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/tracing"
 )
 
@@ -46,6 +47,8 @@ func kindOf(err error) string {
 		return "connection_failed"
 	case errors.As(err, new(*LimitError)):
 		return "limit"
+	case errors.Is(err, shed.ErrFull):
+		return "memory_short"
 	case errors.Is(err, ErrTimeout), errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	case errors.Is(err, http1.ErrBodyTooLarge):
