@@ -375,7 +375,7 @@ func (c *Conn) relayBody(b *Backend, frame bodyFraming) error {
 			c.waiting.Store(c.server.clock.Load())
 			data, err = b.next()
 			if c.hasGone() {
-				err = ErrGone
+				err, b.spoiled = ErrGone, true // the janitor is about to abort it
 			}
 		}
 		c.Bytes += int64(len(data))

@@ -131,3 +131,53 @@ func TestEndBehindRequest(t *testing.T) {
 		}
 	}
 }
+
+// lastMoment is a backend's connection whose last bytes come at the moment when
+// the janitor finds that the client has left.
+type lastMoment struct {
+	net.Conn
+	client *Conn
+	reads  int
+}
+
+func (l *lastMoment) Read(p []byte) (int, error) {
+	if l.reads++; l.reads == 1 {
+		return copy(p, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), nil
+	}
+	l.client.waiting.Store(gone)
+	return copy(p, "hello"), nil
+}
+
+func (*lastMoment) Write(p []byte) (int, error)      { return len(p), nil }
+func (*lastMoment) SetDeadline(time.Time) error      { return nil }
+func (*lastMoment) SetReadDeadline(time.Time) error  { return nil }
+func (*lastMoment) SetWriteDeadline(time.Time) error { return nil }
+
+type leaving chan bool
+
+func (ok leaving) ServeHTTP1(c *Conn) {
+	b := NewBackend(&lastMoment{client: c})
+	if err := c.Send(b, []byte("GET / HTTP/1.1\r\n\r\n"), Timeouts{}); err != nil {
+		ok <- true
+		return
+	}
+	_ = c.Relay(b, nil)
+	ok <- b.Done(time.Now())
+}
+
+// TestLeftAtTheEnd: the janitor that finds a client to have left ends its exchange
+// in a moment. The backend's connection serves nobody else then, though the answer
+// has come to its end meanwhile.
+func TestLeftAtTheEnd(t *testing.T) {
+	kept := make(leaving, 1)
+	l := openLobby(t, Options{Handler: kept}, nil)
+	c, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if <-kept {
+		t.Error("the connection is kept")
+	}
+}
