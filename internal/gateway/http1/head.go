@@ -245,7 +245,11 @@ func (r *Request) parse(b []byte) error {
 	default:
 		r.Length = max(f.length, 0)
 	}
-	if r.Upgrade != "" {
+	switch {
+	case r.Upgrade == "":
+	case r.Minor == 0: // to be ignored (RFC 9110, 7.8)
+		r.Upgrade = ""
+	default:
 		r.Upgrade, _ = r.First("Upgrade")
 	}
 	return nil

@@ -113,6 +113,9 @@ func TestParseRequest(t *testing.T) {
 }
 
 func TestRequestIsUnderstood(t *testing.T) {
+	if r, err := parseHead("GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil || r.Upgrade != "" {
+		t.Errorf("HTTP/1.0 upgrades: %v", err)
+	}
 	r, err := parseHead("POST /x?y HTTP/1.1\r\nhOST: A:1\r\nConnection: close, X-Hop, upgrade\r\nUpgrade: websocket\r\nX-Hop: 1\r\nExpect: 100-Continue\r\nContent-Length: 12\r\nCookie: a=b\r\ncookie: c\r\n\r\n")
 	if err != nil {
 		t.Fatal(err)
