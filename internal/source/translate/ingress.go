@@ -68,6 +68,7 @@ func (in *ingress) settings() settings {
 func (in *ingress) rules(s settings) []model.RouteRule {
 	var out []model.RouteRule
 	spec := &in.object.Spec
+	rooted := map[string]bool{} // hosts
 	if d := spec.DefaultBackend; d != nil {
 		rule := in.rule("spec.defaultBackend", "", s)
 		rule.Default = true
@@ -84,7 +85,8 @@ func (in *ingress) rules(s settings) []model.RouteRule {
 			in.invalid(field+".host", "%q is no host name; write a name such as www.example.com or *.example.com. The rule is left out", r.Host)
 			continue
 		}
-		if s.appRoot != "" && s.canary == nil { // a canary takes requests of rules that there are, and adds none
+		if s.appRoot != "" && s.canary == nil && !rooted[host] { // a canary takes requests of rules that there are, and adds none
+			rooted[host] = true
 			out = append(out, appRoot(in.rule(annotationField(annotationAppRoot), host, s), s.appRoot))
 		}
 		if r.HTTP == nil {
