@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -199,6 +201,42 @@ func TestInterimAnswers(t *testing.T) {
 	}
 	if continued.Load() != 1 {
 		t.Errorf("%d bodies were asked for", continued.Load())
+	}
+}
+
+// TestInterimAnswersWithoutEnd: a backend that answers with nothing else has
+// failed, and its client is not kept busy.
+func TestInterimAnswersWithoutEnd(t *testing.T) {
+	scripted(t, "10.99.62.14:80", func(r *http.Request, c net.Conn) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		for {
+			if _, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n"); err != nil {
+				return
+			}
+		}
+	})
+	w := newWorld(t, nil)
+	w.service("a", "", "10.99.62.14:80")
+	w.route(ingress("main", rule("", "/", "a")))
+	for _, method := range []string{"GET", "POST"} {
+		for name, c := range map[string]*http.Client{"HTTP/1.1": plainClient, "HTTP/2": http2Plain(t)} {
+			n := 0
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error { n++; return nil }})
+			var body io.Reader
+			if method == "POST" {
+				body = strings.NewReader("x")
+			}
+			req, _ := http.NewRequestWithContext(ctx, method, w.url("/"), body)
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Errorf("%s by %s: %v", method, name, err)
+				continue
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != http.StatusBadGateway || n == 0 {
+				t.Errorf("%s by %s: %d after %d interim answers", method, name, resp.StatusCode, n)
+			}
+		}
 	}
 }
 

@@ -172,7 +172,7 @@ func (q *Question) Release() {
 // after an error as well.
 func (b *Backend) Ask(q *Question, t Timeouts) error {
 	b.clock, b.limit, b.total = q.Clock, t.Answer, t.Total
-	b.bodyErr, b.left, b.decode, b.asking = nil, 0, false, nil
+	b.bodyErr, b.left, b.decode, b.asking, b.interims = nil, 0, false, nil, 0
 	q.mu.Lock()
 	q.backend = b
 	if q.Clock != nil {

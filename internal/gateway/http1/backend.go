@@ -12,6 +12,12 @@ import (
 	"time"
 )
 
+// MaxInterims is how many interim answers (1xx) one request may get.
+const MaxInterims = 32
+
+// ErrInterims means that a backend has sent more of them.
+var ErrInterims = errors.New("the backend sends interim answers without end")
+
 // Backend is a connection to a backend, kept between exchanges.
 type Backend struct {
 	// Response is the head of its answer.
@@ -37,6 +43,7 @@ type Backend struct {
 	decode  bool
 	bodyErr error
 
+	interims         int // answers of 1xx so far
 	clock            *clock
 	reading, writing alarm
 	cause            atomic.Pointer[error] // why the exchange was ended from outside
@@ -116,7 +123,7 @@ func (b *Backend) Done(now time.Time) bool {
 // begin readies the connection for an exchange.
 func (b *Backend) begin(c *Conn, t Timeouts) {
 	b.clock, b.limit, b.total = &c.server.clock, t.Answer, t.Total
-	b.bodyErr, b.left, b.decode, b.asking = nil, 0, false, nil
+	b.bodyErr, b.left, b.decode, b.asking, b.interims = nil, 0, false, nil, 0
 }
 
 // abort ends the exchange from another goroutine.
@@ -283,6 +290,11 @@ func (b *Backend) readHead() error {
 			b.src.buf, b.room = (*b.buf)[end:have], end
 			if err := b.Response.parse((*b.buf)[:end]); err != nil {
 				return b.failed(err)
+			}
+			if status := b.Response.Status; status < 200 && status != 101 {
+				if b.interims++; b.interims > MaxInterims {
+					return b.failed(ErrInterims)
+				}
 			}
 			return nil
 		case have >= MaxAnswerHead:

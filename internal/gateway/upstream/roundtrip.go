@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/h2client"
@@ -133,7 +135,7 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 		wait = call.HeaderTimeout
 	}
 	dog := newWatchdog(cancel, wait, call.SendTimeout)
-	out := req.WithContext(ctx)
+	out := req.WithContext(limitInterims(ctx, cancel))
 	span := call.Span
 	span.Try(e.addr, proto.scheme(), "1.1", nil)
 	out.Header = span.Header(req.Header)
@@ -172,6 +174,18 @@ func (p *Pool) attempt(e *endpoint, req *http.Request, src *source, call Call, b
 		resp.Body = body
 	}
 	return resp, nil
+}
+
+// limitInterims ends an attempt whose backend sends interim answers without end:
+// the transport takes any number if somebody wants to see them.
+func limitInterims(ctx context.Context, cancel context.CancelCauseFunc) context.Context {
+	n := 0
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		if n++; n > http1.MaxInterims {
+			cancel(http1.ErrInterims)
+		}
+		return nil
+	}})
 }
 
 // prepareBody gives the attempt its view of the request body. The transport

@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"fairway.dev/fairway/internal/gateway/http1"
 )
 
 // watchdog ends one attempt when the backend takes longer than it may for the
@@ -132,10 +134,10 @@ type tunnelBody struct {
 	io.Writer
 }
 
-// causeOf prefers the reason why the watchdog ended ctx over "canceled".
+// causeOf prefers the reason why the attempt was ended over "canceled".
 func causeOf(ctx context.Context, err error) error {
-	if context.Cause(ctx) == ErrTimeout {
-		return ErrTimeout
+	if cause := context.Cause(ctx); cause == ErrTimeout || cause == http1.ErrInterims {
+		return cause
 	}
 	return err
 }
