@@ -187,47 +187,6 @@ func (d *Dataplane) Pulse(valid time.Duration, _ []uint64, direct []netip.AddrPo
 	return d.pulse.beat(valid, direct)
 }
 
-// Apply implements reconcile.Target. When the kernel refuses a batch, what it
-// holds is read again and each Service is tried by itself.
-func (d *Dataplane) Apply(ctx context.Context, changes []reconcile.Change[model.Key, plan.Service]) map[model.Key]error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	touched := make([][]element, len(changes))
-	var all []element
-	for i, c := range changes {
-		touched[i] = d.stage(c)
-		all = append(all, touched[i]...)
-	}
-	failed := map[model.Key]error{}
-	if err := d.commit(all); err != nil {
-		d.log.Warn("nftables: a batch failed, its Services are tried one by one", "services", len(changes), "error", err)
-		if err := d.recover(); err != nil {
-			for i, c := range changes {
-				d.unsettle(c.Key, touched[i])
-				failed[c.Key] = err
-			}
-			return failed
-		}
-		for i, c := range changes {
-			if err := d.commit(touched[i]); err != nil {
-				d.unsettle(c.Key, touched[i])
-				failed[c.Key] = fmt.Errorf("service %s: %w", c.Key, err)
-			}
-		}
-	}
-	for _, c := range changes {
-		if o := d.owners[c.Key]; o != nil && failed[c.Key] == nil {
-			o.unsettled = nil
-			if o.wants == nil {
-				delete(d.owners, c.Key)
-			} else if err := d.conflict(o); err != nil {
-				failed[c.Key] = err
-			}
-		}
-	}
-	return failed
-}
-
 // unsettle remembers subjects to look at again with the next try.
 func (d *Dataplane) unsettle(key model.Key, touched []element) {
 	if o := d.owners[key]; o != nil {
@@ -333,6 +292,12 @@ func (d *Dataplane) commit(touched []element) error {
 	if d.staged {
 		return nil
 	}
+	return d.write(d.changing(touched, nil))
+}
+
+// changing returns the transaction that brings subjects in line with the claims on
+// them, once what is under way has been carried out; nil for nothing.
+func (d *Dataplane) changing(touched []element, underWay *transaction) *transaction {
 	t := &transaction{becomes: make(map[element]string, len(touched))}
 	seen := make(map[element]struct{}, len(touched))
 	for _, e := range touched {
@@ -340,11 +305,13 @@ func (d *Dataplane) commit(touched []element) error {
 			continue
 		}
 		seen[e] = struct{}{}
-		value, had := d.have[e]
+		value, had := underWay.leaves(e, d.have)
 		want, wanted := d.wanted(e)
 		switch {
 		case had && wanted && value == want:
-			d.have[e] = want // one string in place of two
+			if d.have[e] == want {
+				d.have[e] = want // one string in place of two
+			}
 			continue
 		case !had && !wanted:
 			continue
@@ -355,17 +322,40 @@ func (d *Dataplane) commit(touched []element) error {
 		}
 		t.change(e, value, had, want, wanted)
 	}
-	return d.write(t)
+	return t
 }
 
-// write completes a transaction with the tables and chains that it needs,
-// carries it out, and notes the outcome.
-func (d *Dataplane) write(t *transaction) error {
+// leaves returns the value that a subject has after the transaction, and whether it
+// has any, given what there was before; a nil transaction changes nothing.
+func (t *transaction) leaves(e element, before holding) (value string, has bool) {
+	if t != nil {
+		if value, has = t.becomes[e]; has {
+			return value, true
+		}
+		if slices.Contains(t.gone, e) {
+			return "", false
+		}
+	}
+	value, has = before[e]
+	return value, has
+}
+
+// complete adds the tables and chains to a transaction that it needs, once what is
+// under way has been carried out; nil for nothing.
+func (d *Dataplane) complete(t, underWay *transaction) {
 	if t.empty() {
-		return d.forget()
+		return
 	}
 	for i := range d.tables {
-		t.create[i] = t.drop[i] || !d.tables[i].present
+		before := map[string]bool{} // by what is under way
+		present := d.tables[i].present
+		if underWay != nil {
+			present = present || underWay.create[i]
+			for _, name := range underWay.chains[i] {
+				before[name] = true
+			}
+		}
+		t.create[i] = t.drop[i] || !present
 		added := map[string]bool{}
 		for set, list := range t.add[i] {
 			for _, a := range list {
@@ -373,17 +363,30 @@ func (d *Dataplane) write(t *transaction) error {
 					continue
 				}
 				added[a.value] = true
-				if exists := d.tables[i].chains[a.value] && !t.drop[i]; !exists {
+				if exists := (d.tables[i].chains[a.value] || before[a.value]) && !t.drop[i]; !exists {
 					t.chains[i] = append(t.chains[i], a.value)
 				}
 			}
 		}
 	}
+}
+
+// write completes a transaction with the tables and chains that it needs,
+// carries it out, and notes the outcome.
+func (d *Dataplane) write(t *transaction) error {
+	d.complete(t, nil)
 	if err := d.kernel.write(t); err != nil {
 		return err
 	}
-	d.note(t)
-	d.noteOwn(t)
+	return d.written(t)
+}
+
+// written notes a transaction that has been carried out, and does what follows it.
+func (d *Dataplane) written(t *transaction) error {
+	if !t.empty() {
+		d.note(t)
+		d.noteOwn(t)
+	}
 	return d.forget()
 }
 

@@ -25,9 +25,11 @@ import (
 type kernel struct {
 	netns    int // 0 for the caller's own
 	families [2]*family
-	conn     *nftables.Conn // nil until needed
-	raw      *netlink.Conn  // nil until needed
-	buffer   int            // of sockets, in bytes; 0 for bufferBytes
+	// conn, and spare for a transaction that is made while one of conn is carried
+	// out, are nil until needed.
+	conn, spare *nftables.Conn
+	raw         *netlink.Conn // nil until needed
+	buffer      int           // of sockets, in bytes; 0 for bufferBytes
 }
 
 const (
@@ -59,14 +61,17 @@ func (k *kernel) open() (*nftables.Conn, error) {
 
 // close closes the sockets; they are opened again when needed.
 func (k *kernel) close() error {
-	var errs [2]error
+	var errs [3]error
 	if k.conn != nil {
 		errs[0] = k.conn.CloseLasting()
 	}
-	if k.raw != nil {
-		errs[1] = k.raw.Close()
+	if k.spare != nil {
+		errs[1] = k.spare.CloseLasting()
 	}
-	k.conn, k.raw = nil, nil
+	if k.raw != nil {
+		errs[2] = k.raw.Close()
+	}
+	k.conn, k.spare, k.raw = nil, nil, nil
 	return errors.Join(errs[:]...)
 }
 
@@ -346,14 +351,41 @@ func (t *transaction) empty() bool {
 
 // write carries out a transaction.
 func (k *kernel) write(t *transaction) (err error) {
-	if t.empty() {
-		return nil
-	}
 	defer k.closeAfter(&err)
-	conn, err := k.open()
+	send, err := k.prepare(t)
 	if err != nil {
 		return err
 	}
+	return send()
+}
+
+// prepare encodes a transaction and returns what has the kernel carry it out. Until
+// send has returned the kernel may be asked for nothing else, unless swap was called
+// before. After an error, of either, everything is to be closed.
+func (k *kernel) prepare(t *transaction) (send func() error, err error) {
+	if t.empty() {
+		return func() error { return nil }, nil
+	}
+	conn, err := k.open()
+	if err != nil {
+		return nil, err
+	}
+	if err := k.encode(conn, t); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := conn.Flush(); err != nil {
+			return fmt.Errorf("nftables: %s: %w", t.describe(), explain(err, t.create != [2]bool{}))
+		}
+		return nil
+	}, nil
+}
+
+// swap has everything else go another way than the transaction prepared last.
+func (k *kernel) swap() { k.conn, k.spare = k.spare, k.conn }
+
+// encode adds the messages of a transaction.
+func (k *kernel) encode(conn *nftables.Conn, t *transaction) error {
 	for i, f := range k.families {
 		if t.drop[i] {
 			conn.AddTable(f.table) // so that there is one to remove
@@ -382,9 +414,6 @@ func (k *kernel) write(t *transaction) (err error) {
 			conn.FlushChain(c)
 			conn.DelChain(c)
 		}
-	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("nftables: %s: %w", t.describe(), explain(err, t.create != [2]bool{}))
 	}
 	return nil
 }
