@@ -137,9 +137,9 @@ func (n *node) registerCorefile(registry prometheus.Registerer) {
 	}))
 }
 
-// troubles are sentences about what is wrong with DNS on this node, for fairway status.
+// troubles are sentences about what is wrong on this node, for fairway status.
 func (n *node) troubles() []string {
-	var list []string
+	list := n.problems.repairs()
 	if why := n.refused.Load(); why != nil {
 		list = append(list, fmt.Sprintf("the Corefile cannot be read, and %s: %s", n.corefileStays(), *why))
 	}

@@ -80,8 +80,9 @@ type chosenDataplane struct {
 	dataplane.Dataplane
 	// name is DataplaneEBPF or DataplaneNFT, reason why, in words.
 	name, reason string
-	// bpf is nil without eBPF.
-	bpf *ebpf.Dataplane
+	// packets has all or a part of it in nftables; bpf is nil without eBPF.
+	packets *nft.Dataplane
+	bpf     *ebpf.Dataplane
 	// fresh is true where no earlier process has left anything that serves clients.
 	fresh bool
 }
@@ -136,6 +137,7 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 		return nil, err
 	}
 	c.fresh = !packets.Present() && (c.bpf == nil || c.bpf.Fresh())
+	c.packets = packets
 	switch {
 	case c.bpf == nil:
 		c.Dataplane = &dataplane.Successor{Dataplane: packets, Remove: func() error {
@@ -160,6 +162,16 @@ func CleanupNode(o NodeOptions) error {
 			nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), localRoutes(nil), sysctl.Restore(o.RunDir),
 		)
 	})
+}
+
+// Disturbed implements dataplane.Glancer. All tables are nftables', also the one
+// that eBPF needs.
+func (c *chosenDataplane) Disturbed() (bool, error) {
+	changed, disturbed, err := c.packets.Glance()
+	if !changed || disturbed || err != nil || c.bpf == nil {
+		return disturbed, err
+	}
+	return c.bpf.Disturbed()
 }
 
 // Traffic implements dataplane.TrafficCounter: eBPF counts, nftables does not.

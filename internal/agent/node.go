@@ -240,10 +240,13 @@ func (n *node) planOptions() plan.Options {
 }
 
 func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer) error {
-	repairs, err := dataplane.NewRepairCounter(registry)
+	planned := n.planOptions()
+	n.problems = newNodeProblems(n.NodeName, n.store, n.Logger, planned)
+	repairs, err := dataplane.NewRepairCounter(registry, n.problems.tell)
 	if err != nil {
 		return err
 	}
+	n.problems.repaired = repairs.Recent
 	n.BPF.dnsPort = n.DNSPort
 	path, err := chooseDataplane(ctx, n.Logger, n.Dataplane, n.BPF, repairs)
 	if err != nil {
@@ -253,8 +256,6 @@ func (n *node) wireDataplane(ctx context.Context, registry prometheus.Registerer
 	if err != nil {
 		return fmt.Errorf("data path: %w", err)
 	}
-	planned := n.planOptions()
-	n.problems = newNodeProblems(n.NodeName, n.store, n.Logger, planned)
 	controller, err := dataplane.NewController(dataplane.Options{
 		Store: n.store, Logger: n.Logger, NodeName: n.NodeName, Dataplane: path, Flows: flows, Plan: planned,
 		Settings:   dataplane.Node{Cluster: n.ClusterCIDRs, Services: n.ServiceCIDRs, NodePorts: n.NodePortAddresses},

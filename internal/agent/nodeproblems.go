@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"fairway.dev/fairway/internal/dataplane"
 	"fairway.dev/fairway/internal/model"
@@ -20,6 +21,9 @@ import (
 const (
 	// ReasonNotProgrammed is a Service that the node's kernel refused.
 	ReasonNotProgrammed = "NotProgrammed"
+	// ReasonDataPathRepaired is what somebody else had removed or changed of the
+	// data path of a Node.
+	ReasonDataPathRepaired = "DataPathRepaired"
 	// ReasonHealthCheckPortFailed is a healthCheckNodePort that the node cannot
 	// listen at.
 	ReasonHealthCheckPortFailed = "HealthCheckPortFailed"
@@ -32,6 +36,9 @@ const (
 	// servicesTold bounds the Services that a node tells of at a time. Where more
 	// fail, the cause is the same.
 	servicesTold = 50
+	// repairsTold is for how long it is told that something was put back: who has
+	// changed it once does so again.
+	repairsTold = 10 * time.Minute
 )
 
 // nodeProblems collects what is wrong with Services that only this node knows:
@@ -43,6 +50,8 @@ type nodeProblems struct {
 	logger  *slog.Logger
 	options plan.Options
 	changed chan struct{}
+	// repaired returns what was put back within a time; nil for nothing.
+	repaired func(time.Duration) []dataplane.Repaired
 
 	mu      sync.Mutex
 	failing map[failing]failure
@@ -149,6 +158,26 @@ func (p *nodeProblems) problems() model.Problems {
 		list := services[key]
 		slices.SortFunc(list, func(a, b model.Problem) int { return strings.Compare(a.Reason+a.Message, b.Reason+b.Message) })
 		out = append(out, list...)
+	}
+	if self, ok := snap.Nodes.Get(p.node); ok {
+		for _, text := range p.repairs() {
+			out = append(out, model.Problem{
+				Object: model.Ref{Kind: "Node", Key: model.Key{Name: p.node}, UID: self.UID}, Reason: ReasonDataPathRepaired,
+				Message: strings.ToUpper(text[:1]) + text[1:],
+			})
+		}
+	}
+	return out
+}
+
+// repairs are sentences about what was put back lately.
+func (p *nodeProblems) repairs() (out []string) {
+	if p.repaired == nil {
+		return nil
+	}
+	for _, r := range p.repaired(repairsTold) {
+		out = append(out, fmt.Sprintf("somebody else had removed or changed what data path %s has in the kernel of node %s, and at %s it was put back (%s); find the program that does so, such as a firewall that flushes all rules, and have it leave the tables of Fairway alone",
+			r.Dataplane, p.node, r.At.UTC().Format("2006-01-02 15:04:05 MST"), r.What))
 	}
 	return out
 }

@@ -94,6 +94,39 @@ func TestNodeProblems(t *testing.T) {
 }
 
 // TestNodeProblemsOfThePlan: what this node's flags and kernel leave out.
+// TestRepairsTold checks that it is told on the Node, and to fairway status, what
+// was put back in the kernel, and no longer than a while.
+func TestRepairsTold(t *testing.T) {
+	store := state.New()
+	store.Update(func(tx *state.Tx) { tx.PutNode(&model.Node{Name: "node-1", UID: "uid-1"}) })
+	p := newNodeProblems("node-1", store, quiet, plan.Options{})
+	repairs, err := dataplane.NewRepairCounter(newRegistry(), p.tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.repaired = repairs.Recent
+	n := &node{problems: p}
+	if got := append(n.troubles(), p.repairs()...); len(got) > 0 {
+		t.Errorf("of nothing it is told %q", got)
+	}
+	repairs.Report(quiet, "nftables", dataplane.Repairs{"tables": 2})
+	select {
+	case <-p.changed:
+	default:
+		t.Error("nobody is told")
+	}
+	got := p.problems()
+	if len(got) != 1 || got[0].Object != (model.Ref{Kind: "Node", Key: model.Key{Name: "node-1"}, UID: "uid-1"}) || got[0].Reason != ReasonDataPathRepaired || !strings.Contains(got[0].Message, "nftables") {
+		t.Errorf("told %v", got)
+	}
+	if got := n.troubles(); len(got) != 1 || !strings.Contains(got[0], "2 tables") {
+		t.Errorf("fairway status is told %q", got)
+	}
+	if got := repairs.Recent(0); len(got) > 0 {
+		t.Errorf("of before it is told %v", got)
+	}
+}
+
 func TestNodeProblemsOfThePlan(t *testing.T) {
 	store := state.New()
 	svc := &model.Service{

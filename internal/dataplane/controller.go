@@ -47,8 +47,9 @@ type Options struct {
 	// and TLSProxy is the plan's. With LocalPods, Cluster is not used.
 	Settings Node
 	// VerifyEvery is how often the kernel is compared with what it should
-	// hold; default one minute.
-	VerifyEvery time.Duration
+	// hold; default one minute. A data path that is a [Glancer] is asked meanwhile
+	// every GlanceEvery whether that is due at once; default 250 ms.
+	VerifyEvery, GlanceEvery time.Duration
 	// Failed is passed on to reconcile.LoopOptions.
 	Failed func(map[model.Key]error)
 	// Registerer gets the metrics. Optional.
@@ -76,6 +77,9 @@ func NewController(o Options) (*Controller, error) {
 	}
 	if o.VerifyEvery == 0 {
 		o.VerifyEvery = time.Minute
+	}
+	if o.GlanceEvery == 0 {
+		o.GlanceEvery = 250 * time.Millisecond
 	}
 	if len(o.Settings.TLSProxy) == 0 {
 		o.Settings.TLSProxy = o.Plan.TLSProxy
@@ -180,14 +184,33 @@ func (c *Controller) settings(s *state.Snapshot) (Node, bool) {
 func (c *Controller) verify(ctx context.Context) {
 	tick := time.NewTicker(c.o.VerifyEvery)
 	defer tick.Stop()
+	var glance <-chan time.Time
+	path, glances := c.o.Dataplane.(Glancer)
+	if glances {
+		t := time.NewTicker(c.o.GlanceEvery)
+		defer t.Stop()
+		glance = t.C
+	}
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := c.o.Dataplane.Verify(ctx); err != nil {
-				c.o.Logger.Warn("data path could not be verified", "error", err)
+		case <-glance:
+			disturbed, err := path.Disturbed()
+			if err == nil {
+				told = ""
+			} else if err.Error() != told {
+				told = err.Error()
+				c.o.Logger.Warn("cannot tell whether somebody else changes the data path; it is repaired once a minute", "error", err)
 			}
+			if !disturbed {
+				continue
+			}
+		}
+		if err := c.o.Dataplane.Verify(ctx); err != nil {
+			c.o.Logger.Warn("data path could not be verified", "error", err)
 		}
 	}
 }

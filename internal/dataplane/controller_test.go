@@ -183,6 +183,54 @@ func (f *fake) Verify(context.Context) error {
 	return errors.New("somebody was here")
 }
 
+// shaken is a data path that somebody disturbs now and then; Verify repairs it.
+type shaken struct {
+	fake
+	glances   int
+	disturbed bool
+}
+
+func (s *shaken) Disturbed() (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.glances++; s.glances < 3 {
+		return false, errors.New("the kernel does not say")
+	}
+	return s.disturbed, nil
+}
+
+func (s *shaken) Verify(ctx context.Context) error {
+	err := s.fake.Verify(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disturbed = false
+	return err
+}
+
+// TestDisturbed checks that a data path is verified when somebody disturbs it, and
+// not before.
+func TestDisturbed(t *testing.T) {
+	dp := &shaken{}
+	run(t, dataplane.Options{Store: state.New(), Logger: logger(t), NodeName: "node-1", Dataplane: dp, VerifyEvery: time.Hour, GlanceEvery: time.Millisecond})
+	looked := func(glances int) func() bool {
+		return func() bool { dp.mu.Lock(); defer dp.mu.Unlock(); return dp.glances > glances && !dp.disturbed }
+	}
+	eventually(t, "a look at the data path", looked(10))
+	dp.mu.Lock()
+	if dp.verified != 0 {
+		t.Errorf("verified %d times, though nobody was here", dp.verified)
+	}
+	dp.disturbed = true
+	glances := dp.glances
+	dp.mu.Unlock()
+	eventually(t, "the repair", looked(glances+10))
+	dp.mu.Lock()
+	defer dp.mu.Unlock()
+	if dp.verified != 1 {
+		t.Errorf("verified %d times after it was disturbed once", dp.verified)
+	}
+}
+
 func (f *fake) Pulse(time.Duration, []uint64, []netip.AddrPort) error { return nil }
 
 // told remembers which Services' flows were looked at.

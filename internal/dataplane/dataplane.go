@@ -35,6 +35,14 @@ type Dataplane interface {
 	Pulse(valid time.Duration, sockets []uint64, direct []netip.AddrPort) error
 }
 
+// Glancer is a data path that can tell at little cost that somebody else has taken
+// away much of what it has. Others need not.
+type Glancer interface {
+	// Disturbed reports whether somebody has removed tables or flushed rules, so
+	// that Verify is to be called at once. It is called several times a second.
+	Disturbed() (bool, error)
+}
+
 // Node is what a data path has to know of the node and its network. Addresses
 // of both families may stand in one list.
 type Node struct {

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -32,12 +34,26 @@ func (r Repairs) String() string {
 }
 
 // RepairCounter counts what data paths put back, in metric
-// fairway_dataplane_repairs_total.
-type RepairCounter struct{ total *prometheus.CounterVec }
+// fairway_dataplane_repairs_total, and remembers the last time of each.
+type RepairCounter struct {
+	total *prometheus.CounterVec
+	told  func()
 
-// NewRepairCounter registers the metric.
-func NewRepairCounter(reg prometheus.Registerer) (*RepairCounter, error) {
-	c := &RepairCounter{prometheus.NewCounterVec(prometheus.CounterOpts{
+	mu   sync.Mutex
+	last map[string]Repaired // by data path
+}
+
+// Repaired is what a data path has put back at a time.
+type Repaired struct {
+	// Dataplane is its name, What a list for people.
+	Dataplane, What string
+	At              time.Time
+}
+
+// NewRepairCounter registers the metric. told, if not nil, is called after
+// something was put back.
+func NewRepairCounter(reg prometheus.Registerer, told func()) (*RepairCounter, error) {
+	c := &RepairCounter{told: told, last: map[string]Repaired{}, total: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fairway_dataplane_repairs_total",
 		Help: "What was put back in the kernel after somebody else had removed or changed it; the log has a line for each time.",
 	}, []string{"dataplane", "what"})}
@@ -60,4 +76,24 @@ func (c *RepairCounter) Report(log *slog.Logger, name string, r Repairs) {
 	for what, n := range r {
 		c.total.WithLabelValues(name, what).Add(float64(n))
 	}
+	c.mu.Lock()
+	c.last[name] = Repaired{name, r.String(), time.Now()}
+	c.mu.Unlock()
+	if c.told != nil {
+		c.told()
+	}
+}
+
+// Recent returns what was put back last by each data path, if not longer ago
+// than that, ordered by data path.
+func (c *RepairCounter) Recent(within time.Duration) []Repaired {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []Repaired
+	for _, name := range slices.Sorted(maps.Keys(c.last)) {
+		if r := c.last[name]; time.Since(r.At) <= within {
+			out = append(out, r)
+		}
+	}
+	return out
 }

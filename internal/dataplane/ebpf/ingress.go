@@ -175,3 +175,26 @@ func removeIngress(fd int, p pins) error {
 func Remainder(f *plan.Frontend) bool {
 	return f.Restricted || f.OwnServer || f.Internal.Action != plan.Forward || f.Protocol == model.SCTP
 }
+
+// Disturbed reports whether the nftables table that the packet path needs is not
+// whole. It is to be asked when somebody has changed any nftables rules.
+func (d *Dataplane) Disturbed() (bool, error) {
+	if d.ingress == nil {
+		return false, nil
+	}
+	return d.ingress.disturbed()
+}
+
+func (g *ingress) disturbed() (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.live {
+		return false, nil
+	}
+	conn, err := g.netfilter.conn()
+	if err != nil {
+		return false, err
+	}
+	intact, err := g.netfilter.intact(conn)
+	return err == nil && !intact, err
+}

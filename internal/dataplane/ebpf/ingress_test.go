@@ -691,7 +691,15 @@ func TestTableRepaired(t *testing.T) {
 	if got := differences(); len(got) > 0 {
 		t.Errorf("before, there are differences: %q", got)
 	}
+	disturbed := func(want bool) {
+		t.Helper()
+		if got, err := e.d.Disturbed(); got != want || err != nil {
+			t.Errorf("disturbed %v, want %v; %v", got, want, err)
+		}
+	}
+	disturbed(false)
 	e.Hosts["node-1"].Run("nft", "flush", "ruleset")
+	disturbed(true)
 	if got := differences(); len(got) != 1 || !strings.Contains(got[0], "table inet fairway-ebpf is missing") {
 		t.Errorf("the missing table is told as %q", got)
 	}
@@ -701,6 +709,7 @@ func TestTableRepaired(t *testing.T) {
 	if err := e.d.Verify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	disturbed(false)
 	if _, err := e.ask("tcp", vip6, netip.AddrPort{}); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("want connection refused, got %v", err)
 	}

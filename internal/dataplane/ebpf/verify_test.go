@@ -268,7 +268,7 @@ func TestRepairsTold(t *testing.T) {
 	e := newEdge(t)
 	var said bytes.Buffer
 	reg := prometheus.NewRegistry()
-	repairs, err := dataplane.NewRepairCounter(reg)
+	repairs, err := dataplane.NewRepairCounter(reg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,6 +70,7 @@ type Dataplane struct {
 	generation uint32
 	changes    uint64
 	tidied     uint64 // the number of changes when chains went that nothing led to
+	glanced    uint32 // the kernel's generation when all rules were there last
 	// betweenReadAndRepair is for tests: Verify calls it, if set, without the lock.
 	betweenReadAndRepair func()
 }
@@ -735,6 +736,36 @@ func (d *Dataplane) Verify(ctx context.Context) error {
 	}
 	d.tidied = d.changes
 	return nil
+}
+
+// Glance tells whether somebody else has changed any rules in the network
+// namespace since the last Verify and the last Glance, and whether ours are not all there
+// since. Where nobody has, it costs one question to the kernel; else the rules are
+// counted, but what the maps hold is left to Verify, for that may be much.
+func (d *Dataplane) Glance() (changed, disturbed bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.staged {
+		return false, false, nil
+	}
+	now, err := d.seen()
+	if err != nil || now == d.generation || now == d.glanced {
+		return false, false, err
+	}
+	for i, f := range d.kernel.families {
+		if !d.tables[i].present {
+			continue
+		}
+		intact, err := d.kernel.intact(f, d.tables[i].chains)
+		if err != nil {
+			return true, false, fmt.Errorf("nftables: reading table %s: %w", f.label(), err)
+		}
+		if !intact {
+			return true, true, nil
+		}
+	}
+	d.glanced = now
+	return true, false, nil
 }
 
 // compare compares what the kernel has with what it should.

@@ -196,3 +196,42 @@ func TestPulseIsNoChange(t *testing.T) {
 		t.Errorf("after a change of others: due %v, %v", due, err)
 	}
 }
+
+// TestGlance checks what a glance sees of changes by others: what leaves clients
+// without rules, at once, and nothing where they only change what is theirs.
+func TestGlance(t *testing.T) {
+	n := newNode(t)
+	n.put(ownService(), n.service("web", nil, "10.244.1.2", "10.244.1.3"))
+	n.prune()
+	if err := n.dp.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	glance := func(what string, changed, disturbed bool) {
+		t.Helper()
+		c, d, err := n.dp.Glance()
+		if err != nil || c != changed || d != disturbed {
+			t.Errorf("%s: changed %v, want %v; disturbed %v, want %v; %v", what, c, changed, d, disturbed, err)
+		}
+	}
+	glance("nobody was here", false, false)
+	n.put(n.service("web", nil, "10.244.1.2"))
+	if err := n.dp.Pulse(time.Hour, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	glance("changes of ours", false, false)
+	n.ns.Run("nft", "add table inet others")
+	glance("a table of others", true, false)
+	glance("the same once more", false, false)
+	for _, does := range []string{"flush ruleset", "delete table ip fairway", "flush table ip6 fairway", "flush chain ip fairway to-1"} {
+		n.ns.Run("nft", does)
+		glance(does, true, true)
+		glance("nobody has repaired it", true, true)
+		if err := n.dp.Verify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		glance(does+", repaired", false, false)
+		if got := n.ns.Run("nft", "list chain ip fairway to-1"); !strings.Contains(got, "dnat") {
+			t.Errorf("after %s, repaired, there is %s", does, got)
+		}
+	}
+}

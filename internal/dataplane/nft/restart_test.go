@@ -461,7 +461,7 @@ func TestRepairsTold(t *testing.T) {
 	n.prune()
 	var said bytes.Buffer
 	reg := prometheus.NewRegistry()
-	repairs, err := dataplane.NewRepairCounter(reg)
+	repairs, err := dataplane.NewRepairCounter(reg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
