@@ -146,7 +146,8 @@ func newTunnel(a, b *Socket) *tunnel {
 }
 
 // carry carries a tunnel until both sides have ended, and returns how many bytes
-// went from the second to the first. Begun has come from that already.
+// went from the second to the first. Begun has come from that already. The
+// caller closes both.
 func (t *tunnel) carry(fleet *Ferries, begun []byte) int64 {
 	r := remainder{&t.banks[0], begun}
 	if len(begun) > 0 {
@@ -231,7 +232,7 @@ func (f *ferry) take(t *tunnel) bool {
 		// One that has been told of is told of again only when there is more.
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(b.sock.fd)}
 		if unix.EpollCtl(f.fd, unix.EPOLL_CTL_ADD, b.sock.fd, &event) != nil {
-			f.forget(t)
+			f.forget(t, false)
 			return false
 		}
 		f.banks[int32(b.sock.fd)] = b
@@ -239,13 +240,16 @@ func (f *ferry) take(t *tunnel) bool {
 	return true
 }
 
-// forget strikes a tunnel off; mu is held.
-func (f *ferry) forget(t *tunnel) {
+// forget strikes a tunnel off; mu is held. The poller forgets what is closed
+// next by itself.
+func (f *ferry) forget(t *tunnel, closed bool) {
 	for i := range t.banks {
 		fd := t.banks[i].sock.fd
 		if b := f.banks[int32(fd)]; b != nil && b.tunnel == t {
 			delete(f.banks, int32(fd))
-			_ = unix.EpollCtl(f.fd, unix.EPOLL_CTL_DEL, fd, nil)
+			if !closed {
+				_ = unix.EpollCtl(f.fd, unix.EPOLL_CTL_DEL, fd, nil)
+			}
 		}
 	}
 }
@@ -253,7 +257,7 @@ func (f *ferry) forget(t *tunnel) {
 // leave strikes a tunnel off and says what is left to be done.
 func (f *ferry) leave(t *tunnel, r remainder) {
 	f.mu.Lock()
-	f.forget(t)
+	f.forget(t, r.from == nil)
 	f.mu.Unlock()
 	t.left <- r
 }
@@ -316,11 +320,11 @@ func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
 			return false
 		case n == 0:
 			b.ended = true
-			_ = unix.Shutdown(b.to.sock.fd, unix.SHUT_WR)
 			if b.to.ended {
-				f.leave(b.tunnel, remainder{})
+				f.leave(b.tunnel, remainder{}) // closing them tells the other side
 				return false
 			}
+			_, _, _ = syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(b.to.sock.fd), syscall.SHUT_WR, 0)
 			return true
 		}
 		sent, errno := send(uintptr(b.to.sock.fd), buf[:n], syscall.MSG_NOSIGNAL)
