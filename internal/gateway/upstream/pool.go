@@ -92,6 +92,9 @@ func (c *Conn) Removed() bool { return c.endpoint.removed.Load() }
 // Dial opens a connection to an endpoint, trying others if that fails. Network
 // is "tcp" or "udp".
 func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
+	if network == "tcp" {
+		network = asSocket
+	}
 	var err error
 	var space [maxTries]*endpoint
 	tried := space[:0]

@@ -1,13 +1,16 @@
 package upstream
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
@@ -61,8 +64,31 @@ func NewSet(o Options) *Set {
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = DefaultConnectTimeout
 	}
-	d := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 30 * time.Second}
-	return &Set{options: o, dial: d.DialContext, checks: newChecks(&o), pools: map[Key]*entry{}}
+	return &Set{options: o, dial: dialer(o.ConnectTimeout), checks: newChecks(&o), pools: map[Key]*entry{}}
+}
+
+// asSocket is what a dialFunc gets as the network for a TCP connection whose
+// bytes are only passed on: an [http1.Socket], which costs less, unless its
+// address is yet to be looked up.
+const asSocket = "tcp socket"
+
+// dialer opens connections to endpoints.
+func dialer(timeout time.Duration) dialFunc {
+	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if network != asSocket {
+			return d.DialContext(ctx, network, addr)
+		}
+		to, err := netip.ParseAddrPort(addr)
+		if err != nil {
+			return d.DialContext(ctx, "tcp", addr) // it has a name
+		}
+		sock, err := http1.Dial(ctx, to, timeout)
+		if err != nil {
+			return nil, err
+		}
+		return sock, nil
+	}
 }
 
 // Close ends all health checks. Pools can be used on.
