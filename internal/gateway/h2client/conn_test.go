@@ -441,6 +441,25 @@ func TestFlowControl(t *testing.T) {
 	}
 }
 
+// TestLengthGivenTwice: it is passed on once, as that of HTTP/1.1's backends.
+func TestLengthGivenTwice(t *testing.T) {
+	c, b := pipe(t)
+	s := open(t, c, get("/"))
+	id := b.of(http2.FrameHeaders).id
+	b.answer(id, false, ":status", "200", "content-length", "2", "a", "b", "content-length", "2", "content-length", "2", "c", "d")
+	h, err := s.Head(nil)
+	if err != nil || h.Length != 2 {
+		t.Fatal(h, err)
+	}
+	var got []string
+	for _, f := range h.Fields {
+		got = append(got, f.Name+"="+f.Value)
+	}
+	if strings.Join(got, " ") != "content-length=2 a=b c=d" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestHeld: who does not read has little sent ahead, and less while much waits
 // for others; beyond a limit streams end, which is nobody's fault but theirs who
 // do not read.

@@ -3,6 +3,7 @@ package h2client
 import (
 	"io"
 	"iter"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -340,13 +341,18 @@ func (s *Stream) takeHeader(status int, fields []hpack.HeaderField, end bool) ma
 		s.heads = append(s.heads, h)
 		return ""
 	}
-	for _, f := range fields {
+	for i := 0; i < len(h.Fields); i++ {
+		f := h.Fields[i]
 		if f.Name != "content-length" {
 			continue
 		}
 		n, err := strconv.ParseUint(f.Value, 10, 63)
 		if err != nil || h.Length >= 0 && h.Length != int64(n) {
 			return "a Content-Length that is not one number"
+		}
+		if h.Length >= 0 { // the same again, for which clients refuse the answer
+			h.Fields = slices.Delete(h.Fields, i, i+1)
+			i--
 		}
 		h.Length = int64(n)
 	}
