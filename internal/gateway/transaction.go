@@ -204,7 +204,7 @@ func (t *transaction) admit() *config {
 		return nil
 	}
 	if s := t.exchange.Session; s != nil {
-		t.session = upstream.NewSession(t.exchange.SessionCookie, s.Persistent, s.ChangeOnFailure)
+		t.session = upstream.NewSession(t.exchange.SessionCookie, s.Persistent, s.ChangeOnFailure, t.view.Client)
 		t.cookie = t.rule
 	}
 	return c

@@ -70,7 +70,7 @@ func numbers(n int) []int {
 // and the cookie that the client then has.
 func (f *fleet) ask(cookie string, persistent, change bool, tried ...*endpoint) (*endpoint, string) {
 	f.t.Helper()
-	s := NewSession(cookie, persistent, change)
+	s := NewSession(cookie, persistent, change, netip.Addr{})
 	e, err := f.pool.pick(&Choice{Session: &s}, tried, time.Now())
 	if err != nil || e == nil {
 		f.t.Fatalf("no endpoint: %v", err)
@@ -213,6 +213,40 @@ func TestSessionsAreShared(t *testing.T) {
 	}
 }
 
+// TestSessionsOfOneThatFails: all others share its persistent sessions, which
+// have one cookie; each client stays where it has got.
+func TestSessionsOfOneThatFails(t *testing.T) {
+	f := newFleet(t, "uid", numbers(5)...)
+	home, cookie := f.ask("", true, false)
+	later := time.Now().Add(time.Minute)
+	home.unreachable(later, later)
+	at := func(client netip.Addr) string {
+		s := NewSession(cookie, true, false, client)
+		e, err := f.pool.pick(&Choice{Session: &s}, nil, later)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.addr
+	}
+	counts := map[string]int{}
+	for i := range 400 {
+		client := netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
+		if i%2 == 1 {
+			client = netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i))
+		}
+		addr := at(client)
+		if addr != at(client) {
+			t.Fatalf("client %s does not stay", client)
+		}
+		counts[addr]++
+	}
+	for addr, n := range counts {
+		if n < 50 || n > 150 || len(counts) != 4 || addr == home.addr {
+			t.Errorf("%s got %d of 400 sessions: %v", addr, n, counts)
+		}
+	}
+}
+
 // TestCookieSaysNothing: no address can be read from a cookie, also by trying
 // all of them with what is public; one Service's cookie is none of another's;
 // and what a client makes up leads to an endpoint of the Service.
@@ -247,7 +281,7 @@ func TestSessionWhenItsEndpointFails(t *testing.T) {
 				f := newFleet(t, "uid", numbers(6)...)
 				home, cookie := f.ask("", persistent, change)
 				// The attempt fails, and the next one of the same request goes elsewhere.
-				s := NewSession(cookie, persistent, change)
+				s := NewSession(cookie, persistent, change, netip.Addr{})
 				c := &Choice{Session: &s}
 				if e, _ := f.pool.pick(c, nil, time.Now()); e != home {
 					t.Fatal("the session is not at its endpoint")
@@ -372,7 +406,7 @@ func TestEndpointsAreKept(t *testing.T) {
 // does not get the session.
 func TestNoCookieByChance(t *testing.T) {
 	f := newFleet(t, "uid", 1, 2)
-	s := NewSession("", false, false)
+	s := NewSession("", false, false, netip.Addr{})
 	c := &Choice{Session: &s}
 	first, _ := f.pool.pick(c, nil, time.Now())
 	for _, e := range f.pool.members.Load().endpoints {

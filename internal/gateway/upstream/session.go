@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -49,6 +50,7 @@ func digest(uid, what, text string) (sum [sha256.Size]byte) {
 // that the Service has, whatever the client makes of it.
 type Session struct {
 	persistent, change bool
+	client             uint64 // a number of the client's address
 
 	sent, next cookie
 	known      bool // whether sent is one of ours
@@ -66,9 +68,14 @@ const cookieBytes, cookieLength = 12, 16
 
 // NewSession reads the cookie that a client has sent, "" for none. What is no
 // cookie of ours begins a new session. Change moves sessions whose endpoint
-// fails for good.
-func NewSession(value string, persistent, change bool) Session {
+// fails for good. While an endpoint fails, its persistent sessions, whose cookies
+// are all the same, are shared out by the client's address.
+func NewSession(value string, persistent, change bool, client netip.Addr) Session {
 	s := Session{persistent: persistent, change: change}
+	if persistent {
+		b := client.As16()
+		s.client = mix(binary.BigEndian.Uint64(b[:]) ^ mix(binary.BigEndian.Uint64(b[8:])))
+	}
 	if len(value) != cookieLength {
 		return s
 	}
@@ -125,7 +132,7 @@ func (m *members) bySession(c *Choice, turn uint64, tried []*endpoint, now time.
 				}
 			}
 		}
-		e := m.byHash(id, false, tried, now)
+		e := m.byHash(id^s.client, false, tried, now)
 		if e != nil && (!present || s.change) {
 			s.renew(m, e.id)
 		}

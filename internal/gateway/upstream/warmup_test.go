@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -150,13 +151,13 @@ func TestSlowStartSessions(t *testing.T) {
 	for _, persistent := range []bool{true, false} {
 		got := map[string]int{}
 		for range 3000 {
-			s := NewSession("", persistent, false)
+			s := NewSession("", persistent, false, netip.Addr{})
 			e, _ := f.pool.pick(&Choice{Session: &s}, nil, begun)
 			cookie, ok := s.Renewed()
 			if !ok {
 				t.Fatal("no cookie")
 			}
-			again := NewSession(cookie, persistent, false)
+			again := NewSession(cookie, persistent, false, netip.Addr{})
 			if to, _ := f.pool.pick(&Choice{Session: &again}, nil, begun); to != e {
 				t.Fatal("a session left its endpoint")
 			}
