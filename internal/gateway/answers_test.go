@@ -13,13 +13,16 @@ import (
 // TestAnswersByEveryProtocol: what a backend says arrives alike by HTTP/1.1,
 // HTTP/2 and HTTP/3: nothing is guessed that it does not say, a length that is
 // given twice is said once, and its Alt-Svc, which tells of ports that are not
-// the gateway's, gives way to the gateway's.
+// the gateway's, gives way to the gateway's. What it forgets to date is dated
+// (RFC 9110, 6.6.1).
 func TestAnswersByEveryProtocol(t *testing.T) {
 	const plain, h2c = "10.99.75.1:80", "10.99.75.2:80"
+	const dated = "Sun, 06 Nov 1994 08:49:37 GMT"
 	answers := map[string]string{
 		"/untyped": "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
 		"/twice":   "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nContent-Length: 6\r\n\r\n<html>",
 		"/alt-svc": "HTTP/1.1 200 OK\r\nAlt-Svc: h3=\":9999\"\r\nContent-Length: 6\r\n\r\n<html>",
+		"/dated":   "HTTP/1.1 200 OK\r\nDate: " + dated + "\r\nContent-Length: 6\r\n\r\n<html>",
 		"/304":     "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\nEtag: \"a\"\r\n\r\n",
 	}
 	serve(t, plain, func(l net.Listener) error {
@@ -42,7 +45,7 @@ func TestAnswersByEveryProtocol(t *testing.T) {
 	})
 	backendServer(t, h2c, func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h["Content-Type"] = nil
+		h["Content-Type"], h["Date"] = nil, nil
 		switch r.URL.Path {
 		case "/h2c/alt-svc":
 			h.Set("Alt-Svc", `h3=":9999"`)
@@ -65,7 +68,7 @@ func TestAnswersByEveryProtocol(t *testing.T) {
 	for protocol, c := range map[string]*http.Client{
 		"HTTP/1.1": {Transport: h1, Timeout: 20 * time.Second}, "HTTP/2.0": {Transport: h2, Timeout: 20 * time.Second}, "HTTP/3.0": http3Client(t, w.g.HTTPSAddr().String(), pair),
 	} {
-		for _, path := range []string{"/untyped", "/twice", "/alt-svc", "/304", "/h2c/untyped", "/h2c/alt-svc", "/h2c/304"} {
+		for _, path := range []string{"/untyped", "/twice", "/alt-svc", "/dated", "/304", "/h2c/untyped", "/h2c/alt-svc", "/h2c/304"} {
 			resp, body := ask(t, c, "GET", "https://a.test"+path, nil) // fails if the body is not as long as it says
 			want, etag, alt := "<html>", "", 1
 			if resp.StatusCode == http.StatusNotModified {
@@ -79,6 +82,9 @@ func TestAnswersByEveryProtocol(t *testing.T) {
 			}
 			if got, ok := resp.Header["Content-Type"]; ok {
 				t.Errorf("%s %s: the type is guessed as %q", protocol, path, got)
+			}
+			if got := resp.Header["Date"]; len(got) != 1 || (got[0] == dated) != (path == "/dated") {
+				t.Errorf("%s %s: Date %q", protocol, path, got)
 			}
 			if n := len(resp.Header["Content-Length"]); n > 1 {
 				t.Errorf("%s %s: Content-Length is given %d times", protocol, path, n)

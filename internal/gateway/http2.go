@@ -79,7 +79,7 @@ func (h *http2Client) answer(_ *transaction, status int, header []http1.Field, b
 	for i := range header {
 		s.Field(header[i].Name, header[i].Value)
 	}
-	s.Field("Date", time.Now().UTC().Format(http.TimeFormat))
+	h.date()
 	if status != http.StatusNoContent && status != http.StatusNotModified {
 		s.Field("Content-Length", strconv.Itoa(len(body)))
 	}
@@ -89,6 +89,9 @@ func (h *http2Client) answer(_ *transaction, status int, header []http1.Field, b
 	}
 	_ = s.End()
 }
+
+// date says when the answer was given.
+func (h *http2Client) date() { h.stream.Field("Date", time.Now().UTC().Format(http.TimeFormat)) }
 
 // sent implements client.
 func (h *http2Client) sent() (int, int64) { return h.stream.Status, h.stream.Bytes }
@@ -238,6 +241,9 @@ func (h *http2Client) relay(t *transaction, b *http1.Backend) (trailers bool, er
 			s.Field(name, value)
 		}
 	}
+	if !b.Response.Dated() {
+		h.date()
+	}
 	if err := s.SendHead(); err != nil {
 		return false, err
 	}
@@ -320,11 +326,16 @@ func (h *http2Client) relay2(t *transaction, x *upstream.Exchange) (trailers boo
 	for _, f := range own {
 		s.Field(f.Name, f.Value)
 	}
+	dated := false
 	for _, f := range x.Head.Fields {
+		dated = dated || f.Name == "date"
 		// A length may be left out with 304; some clients wait for that body.
 		if !http1.Replaces(own, f.Name) && (x.Head.Status != http.StatusNotModified || f.Name != "content-length") {
 			s.Field(f.Name, f.Value)
 		}
+	}
+	if !dated {
+		h.date()
 	}
 	if err := s.SendHead(); err != nil {
 		return false, err

@@ -144,6 +144,9 @@ func (a *Adapter) WriteHeader(status int) {
 	delete(a.header, "Transfer-Encoding")
 	delete(a.header, "Connection")
 	out = appendHeader(out, a.header)
+	if len(a.header["Date"]) == 0 {
+		out = appendDate(out)
+	}
 	if a.frame == chunks {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -337,6 +338,9 @@ func (c *Conn) relayHead(r *Response, extra []Field, frame bodyFraming) []byte {
 		}
 		out = appendField(out, f.Name, f.Value)
 	}
+	if !r.dated {
+		out = appendDate(out)
+	}
 	if frame == chunks {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
@@ -511,9 +515,7 @@ func (c *Conn) Answer(status int, fields []Field, body string) {
 	for i := range fields {
 		out = appendField(out, fields[i].Name, fields[i].Value)
 	}
-	out = append(out, "Date: "...)
-	out = time.Now().UTC().AppendFormat(out, "Mon, 02 Jan 2006 15:04:05 GMT")
-	out = append(out, "\r\n"...)
+	out = appendDate(out)
 	if status != 204 && status != 304 {
 		out = append(out, "Content-Length: "...)
 		out = strconv.AppendInt(out, int64(len(body)), 10)
@@ -598,6 +600,12 @@ func appendStatus(out []byte, status int, reason string) []byte {
 		reason = statusText(status)
 	}
 	out = append(out, reason...)
+	return append(out, "\r\n"...)
+}
+
+// appendDate appends the Date of now.
+func appendDate(out []byte) []byte {
+	out = time.Now().UTC().AppendFormat(append(out, "Date: "...), http.TimeFormat)
 	return append(out, "\r\n"...)
 }
 

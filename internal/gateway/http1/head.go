@@ -474,8 +474,13 @@ type Response struct {
 
 	framing
 	close  bool
+	dated  bool
 	listed []string
 }
+
+// Dated reports whether the backend says when it answered. If not, whoever passes
+// the answer on does (RFC 9110, 6.6.1).
+func (r *Response) Dated() bool { return r.dated }
 
 // First returns the first value of a header, and whether there is one.
 func (r *Response) First(name string) (string, bool) { return first(r.Fields, name) }
@@ -497,6 +502,8 @@ func (r *Response) parse(b []byte) error {
 		switch field.kind {
 		case connectionField:
 			r.connection(field.Value)
+		case dateField:
+			r.dated = true
 		case lengthField, encodingField:
 			known := r.length >= 0
 			if err := r.add(&field, true); err != nil {

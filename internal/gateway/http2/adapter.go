@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -138,6 +139,9 @@ func (a *Adapter) WriteHeader(status int) {
 	if status < 200 {
 		_ = s.SendInterim() // the next write tells as well
 		return
+	}
+	if len(a.header["Date"]) == 0 {
+		s.Field("Date", time.Now().UTC().Format(http.TimeFormat))
 	}
 	_ = s.SendHead()
 }
