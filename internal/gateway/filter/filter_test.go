@@ -289,6 +289,12 @@ func TestForward(t *testing.T) {
 	if d := cmp.Diff(want, headers(x)); d != "" {
 		t.Errorf("from a trusted proxy (-want +got):\n%s", d)
 	}
+	x = exchange("a", "/", "X-Forwarded-For", "")
+	Trust{netip.MustParsePrefix("192.0.2.0/24")}.Resolve(x.View)
+	Forward(x)
+	if got := headers(x)["X-Forwarded-For"]; got != "192.0.2.1" {
+		t.Errorf("from a trusted proxy that names nobody: %q", got)
+	}
 }
 
 func TestTrustStopsAtGarbage(t *testing.T) {

@@ -55,7 +55,7 @@ func Forward(x *Exchange) {
 	x.setHeader("X-Forwarded-Proto", v.Scheme)
 	x.setHeader("X-Forwarded-Scheme", v.Scheme)
 	x.setHeader("X-Scheme", v.Scheme)
-	sent, port, host := v.Header.Values("X-Forwarded-For"), "", ""
+	sent, port, host := strings.Join(v.Header.Values("X-Forwarded-For"), ", "), "", ""
 	if v.Trusted {
 		port, _ = v.First("X-Forwarded-Port")
 		host, _ = v.First("X-Forwarded-Host")
@@ -64,12 +64,12 @@ func Forward(x *Exchange) {
 		x.setHeader("X-Forwarded-Prefix", "")
 		x.setHeader("X-Forwarded-Server", "")
 	}
-	if v.Trusted && len(sent) > 0 {
-		x.setHeader("X-Forwarded-For", strings.Join(sent, ", ")+", "+v.Peer.Unmap().String())
+	if v.Trusted && sent != "" {
+		x.setHeader("X-Forwarded-For", sent+", "+v.Peer.Unmap().String())
 	} else {
 		x.setHeader("X-Forwarded-For", client)
 	}
-	x.setHeader("X-Original-Forwarded-For", strings.Join(sent, ", ")) // nothing where nothing was sent
+	x.setHeader("X-Original-Forwarded-For", sent) // nothing where nothing was sent
 	if port == "" {
 		port = v.PortText
 	}
