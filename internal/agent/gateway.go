@@ -162,7 +162,7 @@ func newShedder(o GatewayOptions) (*shed.Shedder, *shed.Held, error) {
 			return nil, nil, err
 		}
 	}
-	return shedder, shed.NewHeld(memory.Limit(), shedder.Active), nil
+	return shedder, shed.NewHeld(memory.Limit(), shedder.Tight), nil
 }
 
 // onlyHere are the problems that only this machine can see. All others follow

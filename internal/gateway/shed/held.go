@@ -28,7 +28,7 @@ type Held struct {
 }
 
 // NewHeld returns a count for a process that may use limit bytes of memory.
-// Short, such as [Shedder.Active], tells that it has little left, by whatever
+// Short, such as [Shedder.Tight], tells that it has little left, by whatever
 // takes it.
 func NewHeld(limit uint64, short func() bool) *Held {
 	return &Held{most: int64(min(limit, 1<<62) / heldShare), short: short}
@@ -63,13 +63,16 @@ func (h *Held) Much() bool { return h != nil && (h.n.Load() > h.most || h.short(
 
 // Full reports whether a request has to end, mine bytes of which are held and
 // more of which have come. Those that have little waiting go on for longer than
-// others, and those that have nothing waiting for longest.
+// others.
 func (h *Held) Full(mine int) bool {
 	if h == nil {
 		return false
 	}
 	n, most := h.n.Load(), h.most
-	if n > 2*most || mine > little && (n > most+most/2 || n > most/2 && h.short()) {
+	if n > most/4 && h.short() {
+		most /= 4
+	}
+	if n > 2*most || n > most+most/2 && mine > little {
 		h.cut.Add(1)
 		return true
 	}

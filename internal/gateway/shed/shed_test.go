@@ -32,6 +32,9 @@ func TestEpisode(t *testing.T) {
 	collections := 0
 	s.collect = func() {
 		collections++
+		if share >= 0.95 && !s.Active() || !s.Tight() {
+			t.Errorf("active %v, tight %v while garbage is collected at %v", s.Active(), s.Tight(), share)
+		}
 		share -= freed
 	}
 	now := time.Now()
@@ -53,6 +56,7 @@ func TestEpisode(t *testing.T) {
 		{4000, 0.95, 0, true, 4},     //
 		{4100, -1, 0, false, 4},      // what is not known is no reason
 		{4200, 0.1, 0, false, 4},     //
+		{9000, 0.96, 0.2, false, 5},  // garbage, but nobody can wait for that to be known
 	} {
 		share, freed = step.share, step.freed
 		s.look(now.Add(step.after * time.Millisecond))
@@ -63,7 +67,7 @@ func TestEpisode(t *testing.T) {
 			s.Shed()
 		}
 	}
-	for text, want := range map[string]int{"memory is short": 3, "memory is free again": 2, "cannot be read": 1, "turnedAway=2": 2} {
+	for text, want := range map[string]int{"memory is short": 4, "memory is free again": 3, "cannot be read": 1, "turnedAway=2": 2} {
 		if got := strings.Count(log.String(), text); got != want {
 			t.Errorf("the log says %q %d times, want %d:\n%s", text, got, want, &log)
 		}
@@ -149,12 +153,16 @@ func TestHeld(t *testing.T) {
 	if !h.Much() || h.Full(17<<10) {
 		t.Error("memory that others take is no reason to end a request")
 	}
-	h.Add(600 << 10)
+	h.Add(400 << 10)
 	if !h.Full(17<<10) || h.Full(16<<10) {
 		t.Error("what waits stays although memory is short")
 	}
+	h.Add(200 << 10)
+	if !h.Full(0) {
+		t.Error("more comes although memory is short")
+	}
 	h.Add(-600 << 10)
-	if h.Cut() != 5 || h.Bytes() != 1 {
+	if h.Cut() != 6 || h.Bytes() != 1 {
 		t.Errorf("%d cut, %d bytes held", h.Cut(), h.Bytes())
 	}
 	var none *Held

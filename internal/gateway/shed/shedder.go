@@ -35,6 +35,7 @@ type Options struct {
 type Shedder struct {
 	options   Options
 	active    atomic.Bool
+	tight     atomic.Bool
 	share     atomic.Uint64 // float64 as bits
 	collected time.Time
 	began     time.Time
@@ -56,6 +57,10 @@ func New(o Options) (*Shedder, error) {
 
 // Active reports whether memory is short.
 func (s *Shedder) Active() bool { return s != nil && s.active.Load() }
+
+// Tight reports whether the last look found as much in use as is short, be it
+// garbage: to collect that takes seconds where processors are busy.
+func (s *Shedder) Tight() bool { return s != nil && (s.tight.Load() || s.active.Load()) }
 
 // Shed counts something that was turned away, for the log.
 func (s *Shedder) Shed() { s.shed.Add(1) }
@@ -83,8 +88,9 @@ func (s *Shedder) Run(ctx context.Context) error {
 }
 
 // look begins and ends episodes. What is garbage may not count: so it is
-// collected before an episode begins, and while one lasts, when little else
-// would make the runtime do so.
+// collected before an episode begins, unless hardly anything is left that could
+// be used meanwhile, and while one lasts, when little else would make the runtime
+// do so.
 func (s *Shedder) look(now time.Time) {
 	share, ok := s.read()
 	if !ok {
@@ -95,25 +101,33 @@ func (s *Shedder) look(now time.Time) {
 		return
 	}
 	urgent := share >= (1+s.options.Above)/2
+	if urgent && !active {
+		s.begin(share, now)
+		active = true
+	}
 	if now.Sub(s.collected) >= collectInterval {
 		s.collect()
 		s.collected = now
 		if share, ok = s.read(); !ok {
 			return
 		}
-	} else if !active && !urgent {
+	} else if !active {
 		return // it was less after the last collection, and may be after the next
 	}
 	switch {
 	case !active && share >= s.options.Above:
-		s.began = now
-		s.shed.Store(0)
-		s.active.Store(true)
-		s.options.Logger.Warn("memory is short: new requests get 503 until some is free; if this happens often raise the memory limit, or run more gateways", "used", percent(share), "above", percent(s.options.Above))
+		s.begin(share, now)
 	case active && share < s.options.Above-margin:
 		s.active.Store(false)
 		s.options.Logger.Info("memory is free again, new requests are taken", "used", percent(share), "after", now.Sub(s.began).Round(time.Millisecond).String(), "turnedAway", s.shed.Load())
 	}
+}
+
+func (s *Shedder) begin(share float64, now time.Time) {
+	s.began = now
+	s.shed.Store(0)
+	s.active.Store(true)
+	s.options.Logger.Warn("memory is short: new requests get 503 until some is free; if this happens often raise the memory limit, or run more gateways", "used", percent(share), "above", percent(s.options.Above))
 }
 
 func percent(share float64) string { return fmt.Sprintf("%.0f%%", 100*share) }
@@ -126,9 +140,11 @@ func (s *Shedder) read() (float64, bool) {
 			s.options.Logger.Warn("memory in use cannot be read, nothing is shed meanwhile", "error", err)
 		}
 		s.active.Store(false)
+		s.tight.Store(false)
 		return 0, false
 	}
 	s.failing = false
+	s.tight.Store(share >= s.options.Above)
 	s.share.Store(math.Float64bits(share))
 	return share, true
 }
