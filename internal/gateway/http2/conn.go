@@ -117,7 +117,7 @@ func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	now := s.Clock.Load()
 	c := &Conn{
 		server: s, conn: conn, Secure: secure, Peer: addrPort(conn.RemoteAddr()), Port: addrPort(conn.LocalAddr()).Port(),
-		begun: now, idleSince: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(), heads: newHeaders(),
+		begun: now, idleSince: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(), heads: s.heads,
 		send: firstWindow, firstSend: firstWindow, peerFrame: maxFrame, recv: s.ConnectionWindow,
 	}
 	c.idleWriter = sync.NewCond(&c.mu)

@@ -50,6 +50,8 @@ type Options struct {
 	// for RPCs (60 s), WriteTimeout the wait for a client to take more bytes: of
 	// the connection, and of each answer that is no RPC's (60 s).
 	HeaderTimeout, IdleTimeout, BodyTimeout, WriteTimeout time.Duration
+
+	heads budget // what large headers spend; that of newHeaders if zero
 }
 
 const (
@@ -91,6 +93,7 @@ func NewServer(o Options) (*Server, error) {
 	if o.OnFlood == nil {
 		o.OnFlood = func(string) {}
 	}
+	o.heads = cmp.Or(o.heads, newHeaders())
 	o.MaxStreams = cmp.Or(o.MaxStreams, 128)
 	o.StreamWindow = cmp.Or(o.StreamWindow, 256<<10)
 	o.ConnectionWindow = cmp.Or(o.ConnectionWindow, 1<<20)
