@@ -457,6 +457,20 @@ func TestFlowControl(t *testing.T) {
 	}
 }
 
+// TestSpaceAroundValues: net/http's server sends values as they were set, and
+// clients by HTTP/2 take space around one for malformed (RFC 9113, 8.2.1).
+func TestSpaceAroundValues(t *testing.T) {
+	c, b := pipe(t)
+	s := open(t, c, get("/"))
+	b.of(http2.FrameHeaders)
+	b.answer(1, true, ":status", "200", "a", " x \ty\t ", "b", " ", "c", "")
+	h, err := s.Head(nil)
+	if err != nil || len(h.Fields) != 3 || h.Fields[0].Value != "x \ty" || h.Fields[1].Value != "" || h.Fields[2].Value != "" {
+		t.Errorf("%+v, %v", h.Fields, err)
+	}
+	s.Close()
+}
+
 // TestLengthGivenTwice: it is passed on once, as that of HTTP/1.1's backends.
 func TestLengthGivenTwice(t *testing.T) {
 	c, b := pipe(t)

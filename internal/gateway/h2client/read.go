@@ -342,6 +342,11 @@ func (r *reader) field(f hpack.HeaderField) {
 	case isHop(f.Name):
 	case f.Name == "content-length" && (r.status < 200 || r.status == 204): // may not stand there, nor in trailers
 	default:
+		// Space around a value may not be there (RFC 9113, 8.2.1), and clients refuse
+		// the answer for it. But servers send what was set, net/http's for one.
+		if v := f.Value; v != "" && (v[0] <= ' ' || v[len(v)-1] <= ' ') {
+			f.Value = strings.Trim(v, " \t")
+		}
 		if r.fields == nil {
 			r.fields = make([]hpack.HeaderField, 0, 8)
 		}
