@@ -46,6 +46,26 @@ func buggy(addr netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
+// anycast reports whether addr, of a network that a pool has the whole of, is the
+// subnet-router anycast address of its /64 (RFC 4291 section 2.6.1): every router
+// there, and every Linux machine that forwards, answers for it. It is not given
+// unasked; a Service that names it, or has it, gets it.
+func anycast(rng model.AddrRange, addr netip.Addr) bool {
+	if addr != rng.First || !addr.Is6() || [8]byte(addr.AsSlice()[8:]) != [8]byte{} || addr == rng.Last || addr.Next() == rng.Last {
+		return false // one address, or the two of a link between routers, which has none (RFC 6164)
+	}
+	first, last := rng.First.As16(), rng.Last.As16()
+	ended := false // what the network leaves open has begun
+	for i := range first {
+		open := first[i] ^ last[i]
+		if first[i]&open != 0 || open&(open+1) != 0 || ended && open != 0xff {
+			return false // a range, which names its first address
+		}
+		ended = ended || open != 0
+	}
+	return true
+}
+
 // poolOf returns a pool with addr that the Service may use.
 func (r *round) poolOf(s *model.Service, addr netip.Addr) *model.Pool {
 	for _, p := range r.pools {
@@ -198,7 +218,7 @@ func (r *round) free(p *model.Pool, v4 bool) (netip.Addr, bool) {
 				c.addr = found.Last // may be far: not one by one
 				continue
 			}
-			if len(r.used[c.addr]) == 0 && !skips(p, c.addr) {
+			if len(r.used[c.addr]) == 0 && !skips(p, c.addr) && !anycast(rng, c.addr) {
 				r.cursors[key] = c
 				return c.addr, true
 			}
