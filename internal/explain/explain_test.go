@@ -114,9 +114,9 @@ port http 80/TCP
 
 port dns 53/UDP
   ENDPOINT    POD    NODE    ZONE    WHY
-  10.244.0.2  web-1  node-1  a  out  it has no UDP port named "dns"
-  10.244.1.3  web-2  node-2  b  out  it has no UDP port named "dns"
-  10.244.1.4  web-3  node-2  b  out  it has no UDP port named "dns"
+  10.244.0.2  web-1  node-1  a  out  it has no port named "dns"
+  10.244.1.3  web-2  node-2  b  out  it has no port named "dns"
+  10.244.1.4  web-3  node-2  b  out  it has no port named "dns"
   127.0.0.1                     out  its address is a loopback address
 
   ADDRESS       KIND       CLIENTS  POLICY   GET                                       KERNEL

@@ -54,7 +54,7 @@ func Verdicts(in Input, port model.ServicePort) []Verdict {
 		switch {
 		case why != "":
 		case !ok:
-			why = fmt.Sprintf("it has no %s port named %q", port.Protocol, port.Name)
+			why = lacks(e, port)
 		case number == 0:
 			why = fmt.Sprintf("its %s port named %q has no number", port.Protocol, port.Name)
 		}
@@ -134,4 +134,18 @@ func familyName(a netip.Addr) string {
 		return "IPv4"
 	}
 	return "IPv6"
+}
+
+// lacks says how an endpoint lacks a Service's port.
+func lacks(e *model.Endpoint, port model.ServicePort) string {
+	i := slices.IndexFunc(e.Ports, func(p model.EndpointPort) bool { return p.Name == port.Name })
+	switch {
+	case i >= 0 && port.Name == "":
+		return fmt.Sprintf("its port without a name is of %s, not of %s", e.Ports[i].Protocol, port.Protocol)
+	case i >= 0:
+		return fmt.Sprintf("its port named %q is of %s, not of %s", port.Name, e.Ports[i].Protocol, port.Protocol)
+	case port.Name == "":
+		return "it has no port without a name"
+	}
+	return fmt.Sprintf("it has no port named %q", port.Name)
 }

@@ -63,11 +63,13 @@ func TestVerdicts(t *testing.T) {
 		{"what cannot be", []model.Endpoint{
 			{Addr: addr("10.0.0.1"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "other", Protocol: model.TCP, Port: 1}}},
 			{Addr: addr("10.0.0.2"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "web", Protocol: model.TCP}}},
+			{Addr: addr("10.0.0.3"), Ready: true, Node: "here", Ports: []model.EndpointPort{{Name: "web", Protocol: model.UDP, Port: 1}}},
 			{Addr: addr("127.0.0.1"), Ready: true, Node: "here", Ports: ports},
 			{Addr: addr("fd00::1"), Ready: true, Node: "here", Ports: ports},
 		}, []string{
-			`10.0.0.1:0 false it has no TCP port named "web" | false it has no TCP port named "web"`,
+			`10.0.0.1:0 false it has no port named "web" | false it has no port named "web"`,
 			`10.0.0.2:0 false its TCP port named "web" has no number | false its TCP port named "web" has no number`,
+			`10.0.0.3:0 false its port named "web" is of UDP, not of TCP | false its port named "web" is of UDP, not of TCP`,
 			"127.0.0.1:8080 false its address is a loopback address | false its address is a loopback address",
 			"[fd00::1]:8080 false the Service has no cluster IP of family IPv6 | false the Service has no cluster IP of family IPv6",
 		}},
