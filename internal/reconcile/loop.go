@@ -99,6 +99,7 @@ type failure[D any] struct {
 	due     time.Time
 	want    D
 	wanted  bool
+	told    string // the error that was logged last
 }
 
 // NewLoop returns a loop that has applied nothing yet.
@@ -296,7 +297,12 @@ func (l *Loop[K, D]) settle(batch []Change[K, D], failed map[K]error, errs map[K
 			f.due = time.Now().Add(delay)
 			f.want, f.wanted = c.New, c.HasNew
 			errs[c.Key] = err
-			l.o.Logger.Warn("object failed", "object", fmt.Sprint(c.Key), "error", err, "retryIn", delay)
+			level := slog.LevelWarn
+			if err.Error() == f.told {
+				level = slog.LevelDebug // it may stay so for months
+			}
+			f.told = err.Error()
+			l.o.Logger.Log(context.Background(), level, "object failed", "object", fmt.Sprint(c.Key), "error", err, "retryIn", delay)
 			continue
 		}
 		if _, had := l.failed[c.Key]; had {

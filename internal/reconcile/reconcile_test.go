@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -209,6 +211,8 @@ func TestFailedObjectKeepsNobodyWaiting(t *testing.T) {
 		store, target := state.New(), &faulty{held: map[string]string{}}
 		o := options(store, target)
 		o.Target = failing{target, "bad"}
+		var log bytes.Buffer
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		var failures atomic.Int64
 		o.Failed = func(map[string]error) { failures.Add(1) }
 		_, stop := start(t, o)
@@ -227,6 +231,9 @@ func TestFailedObjectKeepsNobodyWaiting(t *testing.T) {
 		pause(5 * time.Minute)
 		if failures.Load() < before+5 {
 			t.Errorf("the object that fails was tried %d times in 5 minutes", failures.Load()-before)
+		}
+		if n := strings.Count(log.String(), "object failed"); n != 1 {
+			t.Errorf("the same failure is logged %d times:\n%s", n, &log)
 		}
 	})
 }
