@@ -158,8 +158,12 @@ func chooseDataplane(ctx context.Context, logger *slog.Logger, want string, bpf 
 // changes nothing and fails.
 func CleanupNode(o NodeOptions) error {
 	return withoutNode(func() error {
+		err := nft.Cleanup(nft.Options{Logger: o.Logger})
+		if errors.Is(err, nft.ErrRuns) {
+			return err
+		}
 		return errors.Join(
-			nft.Cleanup(nft.Options{Logger: o.Logger}), ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), localRoutes(nil), sysctl.Restore(o.RunDir),
+			err, ebpf.Cleanup(ebpf.Options{Pins: o.BPF.Pins}), localRoutes(nil), sysctl.Restore(o.RunDir),
 		)
 	})
 }

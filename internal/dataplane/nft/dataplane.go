@@ -122,14 +122,17 @@ func (d *Dataplane) Present() bool {
 	return d.tables[v4].present || d.tables[v6].present
 }
 
+// ErrRuns is why [Cleanup] has changed nothing.
+var ErrRuns = errors.New("they belong to a fairway node that runs in this network namespace; stop it first (this needs root, too)")
+
 // Cleanup removes Fairway's tables from the kernel. It changes nothing where a
-// process that runs owns one of them.
+// process that runs owns one of them, which is [ErrRuns].
 func Cleanup(o Options) error {
 	k := kernel{netns: o.NetNS, families: families(false)}
 	// Those that a process may own come first: they tell whether it runs.
 	if err := k.removeTables(pulseTable); err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("%w: they belong to a fairway node that runs in this network namespace; stop it first (this needs root, too)", err)
+			return fmt.Errorf("%w: %w", err, ErrRuns)
 		}
 		return err
 	}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestPulse(t *testing.T) {
 		t.Errorf("a Service that came after the pulse is not led to the node's own server: %q", got)
 	}
 	generation := n.generation()
-	if err := Cleanup(Options{NetNS: int(n.ns.Handle)}); err == nil || !strings.Contains(err.Error(), "stop it first") || n.generation() != generation {
+	if err := Cleanup(Options{NetNS: int(n.ns.Handle)}); !errors.Is(err, ErrRuns) || n.generation() != generation {
 		t.Errorf("Cleanup while the process runs: %v, and %d changes", err, n.generation()-generation)
 	}
 	// As when the process ends: the kernel closes the socket.
