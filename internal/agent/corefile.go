@@ -139,7 +139,16 @@ func (n *node) registerCorefile(registry prometheus.Registerer) {
 
 // troubles are sentences about what is wrong on this node, for fairway status.
 func (n *node) troubles() []string {
-	list := n.problems.repairs()
+	var list []string
+	if n.problems != nil {
+		list = n.problems.repairs()
+	}
+	if n.stateFailing != nil {
+		if f := n.stateFailing(); f != nil {
+			list = append(list, fmt.Sprintf("what this node knows cannot be written to --state-dir %s since %s, so that names of the cluster would fail should it start while the API is away: %v; free space there, or give another directory",
+				n.StateDir, f.Since.UTC().Format("2006-01-02 15:04:05 MST"), f.Err))
+		}
+	}
 	if why := n.refused.Load(); why != nil {
 		list = append(list, fmt.Sprintf("the Corefile cannot be read, and %s: %s", n.corefileStays(), *why))
 	}

@@ -72,17 +72,18 @@ func patience(heard, outage bool) time.Duration {
 }
 
 // wireLastKnown keeps the state on disk for the next start.
-func (n *node) wireLastKnown() error {
+func (n *node) wireLastKnown(registry prometheus.Registerer) error {
 	if n.StateDir == "" {
 		return nil
 	}
 	keeper, err := lastknown.New(lastknown.Options{
 		Dir: n.StateDir, Node: n.NodeName, Cluster: n.config.Host, Store: n.store, Logger: n.Logger,
-		Outage: n.source.Outage,
+		Outage: n.source.Outage, Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
+	n.stateFailing = keeper.Failing
 	n.parts = append(n.parts, part{"last known state", keeper.Run})
 	return nil
 }

@@ -129,6 +129,8 @@ type node struct {
 	// refused is why the Corefile that there is cannot be read; empty for nothing.
 	refused          atomic.Pointer[string]
 	corefilesRefused prometheus.Counter
+	// stateFailing tells why the state cannot be written; nil where it is not to be.
+	stateFailing func() *lastknown.Failure
 	// silent are name servers that DNS has no answer from.
 	silent func() []forward.Silence
 }
@@ -201,7 +203,7 @@ func (n *node) serve(ctx context.Context) error {
 		func() error { return n.wireServiceTLS(registry) },
 		func() error { return n.wireDNS(registry) },
 		n.wireAnnouncer,
-		n.wireLastKnown,
+		func() error { return n.wireLastKnown(registry) },
 		n.wireEvents,
 		n.wireSysctls,
 	} {

@@ -108,8 +108,12 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, t
 		return strings.Join(lines, "\n")
 	}
 	written := text()
-	if err := writeReadyFile(path, written); err != nil {
-		return err
+	switch err := writeReadyFile(path, written); {
+	case errors.Is(err, os.ErrNotExist):
+		return err // there is no such directory
+	case err != nil:
+		logger.Warn("cannot show that this role serves; it does, and it is tried again", "error", err)
+		written = ""
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
@@ -122,7 +126,9 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, t
 		now, latest := time.Now(), text()
 		err := os.Chtimes(path, now, now)
 		if latest != written || errors.Is(err, os.ErrNotExist) {
-			written, err = latest, writeReadyFile(path, latest)
+			if err = writeReadyFile(path, latest); err == nil {
+				written = latest
+			}
 		}
 		if err != nil {
 			logger.Warn("cannot show that this role is alive", "error", err)
@@ -133,10 +139,30 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, t
 // readyLine begins the ready file.
 const readyLine = "ready"
 
+// writeReadyFile replaces the file in one step. Where the disk is full it writes
+// into the one that there is, which has room.
 func writeReadyFile(path, text string) error {
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.WriteFile(tmp, []byte(text+"\n"), 0o644); err != nil {
-		return fmt.Errorf("write the ready file: %w", err)
+	err := os.WriteFile(tmp, []byte(text+"\n"), 0o644)
+	if err == nil {
+		return os.Rename(tmp, path)
 	}
-	return os.Rename(tmp, path)
+	_ = os.Remove(tmp) // it may be there, and empty
+	if overwrite(path, text+"\n") == nil {
+		return nil
+	}
+	return fmt.Errorf("write the ready file: %w", err)
+}
+
+// overwrite writes into a file without giving up the space that it has.
+func overwrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(text), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(text)))
 }

@@ -144,6 +144,43 @@ func TestReadyFileThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestReadyFileOnAFullDisk checks that a role goes on where there is no room for
+// another file, and that what it has to say finds its place in the one there is.
+func TestReadyFileOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "ready")
+	full := filepath.Join(dir, ".ready", "in the way")
+	if err := os.MkdirAll(full, 0o755); err != nil { // nothing can be written beside it
+		t.Fatal(err)
+	}
+	var now atomic.Pointer[[]string]
+	now.Store(&[]string{"the disk is full"})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	var log lockedBuffer
+	go func() {
+		done <- gates{}.announce(ctx, slog.New(slog.NewTextHandler(&log, nil)), path, func() []string { return *now.Load() })
+	}()
+	has := func(want string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the file has %q", want), func() bool {
+			text, err := os.ReadFile(path)
+			return err == nil && string(text) == want
+		})
+	}
+	eventually(t, "a warning", func() bool { return strings.Contains(log.String(), "it does, and it is tried again") })
+	if err := os.WriteFile(path, []byte("ready\nof before, and longer than what comes\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	has("ready\nthe disk is full\n")
+	now.Store(&[]string{})
+	has("ready\n")
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMetricsServer(t *testing.T) {
 	var ready atomic.Bool
 	ctx, cancel := context.WithCancel(t.Context())

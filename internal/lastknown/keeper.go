@@ -3,8 +3,12 @@ package lastknown
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/state"
 )
@@ -17,6 +21,8 @@ const (
 	maxRate = 64 << 10
 	// confirmEvery is how often an unchanged state is written with a new time.
 	confirmEvery = 10 * time.Minute
+	// retryEvery is how often it is tried to write what could not be written.
+	retryEvery = 20 * time.Second
 )
 
 // Options configure a [Keeper].
@@ -33,6 +39,8 @@ type Options struct {
 	Outage func() time.Time
 	// Logger is told when the file cannot be written. Required.
 	Logger *slog.Logger
+	// Registerer gets the metrics. Optional.
+	Registerer prometheus.Registerer
 }
 
 // Keeper writes the state to disk as it changes.
@@ -41,7 +49,13 @@ type Keeper struct {
 	written *state.Snapshot // nil for none
 	at      time.Time       // of written
 	size    int
-	failing bool
+	failing atomic.Pointer[Failure]
+}
+
+// Failure is why the state cannot be written.
+type Failure struct {
+	Err   error
+	Since time.Time
 }
 
 // New returns a keeper; nothing is written before Run.
@@ -49,8 +63,27 @@ func New(o Options) (*Keeper, error) {
 	if o.Dir == "" || o.Node == "" || o.Cluster == "" || o.Store == nil || o.Outage == nil || o.Logger == nil {
 		return nil, errors.New("lastknown: Dir, Node, Cluster, Store, Outage and Logger are required")
 	}
-	return &Keeper{o: o}, nil
+	k := &Keeper{o: o}
+	if o.Registerer == nil {
+		return k, nil
+	}
+	err := o.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fairway_last_known_state_failing",
+		Help: "1 while what the node last knew cannot be written to --state-dir, for a start while the API is away.",
+	}, func() float64 {
+		if k.Failing() != nil {
+			return 1
+		}
+		return 0
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("lastknown: %w", err)
+	}
+	return k, nil
 }
+
+// Failing returns why the state cannot be written now; nil if it can.
+func (k *Keeper) Failing() *Failure { return k.failing.Load() }
 
 // Run writes the state once it is synced, soon after it has changed, every few
 // minutes while the API confirms it, and at last when ctx ends, with the time until
@@ -63,10 +96,16 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer confirm.Stop()
 	for {
 		again := false
+		var retry <-chan time.Time
+		if k.Failing() != nil { // the next change may be hours away
+			retry = time.After(retryEvery)
+		}
 		select {
 		case <-ctx.Done():
 			k.save(true)
 			return nil
+		case <-retry:
+			again = true
 		case <-sub.C():
 		case <-confirm.C:
 			again = true
@@ -106,12 +145,14 @@ func (k *Keeper) save(again bool) bool {
 		err = write(k.o.Dir, data)
 	}
 	switch {
-	case err != nil && !k.failing:
+	case err != nil && k.Failing() == nil:
+		k.failing.Store(&Failure{err, time.Now()})
 		k.o.Logger.Warn("cannot write the last known state; a restart while the API is away would know nothing", "directory", k.o.Dir, "error", err)
-	case err == nil && k.failing:
+	case err == nil && k.Failing() != nil:
+		k.failing.Store(nil)
 		k.o.Logger.Info("the last known state is written again", "directory", k.o.Dir)
 	}
-	k.failing, k.size = err != nil, len(data)
+	k.size = len(data)
 	if err == nil {
 		k.written, k.at = snap, at
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
@@ -189,7 +190,7 @@ func TestUnusableFiles(t *testing.T) {
 }
 
 // keep runs a keeper in a bubble of time, and returns how to end it.
-func keep(t *testing.T, o Options) (end func()) {
+func keep(t *testing.T, o Options) (k *Keeper, end func()) {
 	t.Helper()
 	k, err := New(o)
 	if err != nil {
@@ -198,7 +199,7 @@ func keep(t *testing.T, o Options) (end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()
-	return func() {
+	return k, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -228,7 +229,7 @@ func TestKeeper(t *testing.T) {
 		store := state.New()
 		var outage atomic.Pointer[time.Time]
 		outage.Store(&time.Time{})
-		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return *outage.Load() }, Logger: slog.New(slog.DiscardHandler)})
+		_, end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return *outage.Load() }, Logger: slog.New(slog.DiscardHandler)})
 		want := func(n int, what string) {
 			t.Helper()
 			synctest.Wait()
@@ -293,7 +294,7 @@ func TestKeeperWritesTheTimeOfTheEnd(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
-		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.DiscardHandler)})
+		_, end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.DiscardHandler)})
 		synced(store)
 		time.Sleep(5 * time.Minute)
 		end()
@@ -322,7 +323,7 @@ func TestKeeperGoesOnWithoutADisk(t *testing.T) {
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
-		end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		k, end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.NewTextHandler(&log, nil)), Registerer: prometheus.NewRegistry()})
 		synced(store)
 		for i := range 3 {
 			putService(store, fmt.Sprint(i))
@@ -332,13 +333,15 @@ func TestKeeperGoesOnWithoutADisk(t *testing.T) {
 		if n := strings.Count(log.String(), "cannot write the last known state"); n != 1 {
 			t.Errorf("told %d times:\n%s", n, log.String())
 		}
+		if f := k.Failing(); f == nil || f.Err == nil || time.Since(f.Since) < 2*time.Minute {
+			t.Errorf("failing: %v", f)
+		}
 		if err := os.Remove(dir); err != nil {
 			t.Fatal(err)
 		}
-		putService(store, "last")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // without any change
 		synctest.Wait()
-		if !strings.Contains(log.String(), "written again") || services(t, dir) != 4 {
+		if !strings.Contains(log.String(), "written again") || services(t, dir) != 3 || k.Failing() != nil {
 			t.Errorf("not written when it can be:\n%s", log.String())
 		}
 		end()
