@@ -258,7 +258,7 @@ func (a *api) testReservedAddress() {
 	a.event("IPAddressPool hostile PoolOverlap", "spec.addresses[0]", "of IPAddressPool "+a.namespace+"/extra")
 	a.service("greedy", func(s *corev1.Service) { s.Annotations["fairway.dev/load-balancer-ips"] = ip })
 	a.event("Service greedy AddressReserved", "address "+ip+" is the cluster IP of Service default/kubernetes")
-	patch, err := statusPatch("", []corev1.LoadBalancerIngress{{IP: ip}})
+	patch, err := statusPatch("", "", []corev1.LoadBalancerIngress{{IP: ip}})
 	a.must(nil, err)
 	_, err = a.client.CoreV1().Services(a.namespace).Patch(ctx, "greedy", types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	a.must(nil, err)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -36,16 +37,22 @@ func (w *Writer) newIngressStatus(ctx context.Context) (*ingressStatus, error) {
 	st := &ingressStatus{written: map[model.Key]writtenIngress{}}
 	for i := range list.Items {
 		in := &list.Items[i]
-		row := writtenIngress{uid: string(in.UID)}
-		for _, a := range in.Status.LoadBalancer.Ingress {
-			if addr, err := netip.ParseAddr(a.IP); err == nil {
-				row.addrs = append(row.addrs, addr.Unmap())
-			}
-		}
+		row := writtenIngress{uid: string(in.UID), addrs: addrsOf(in)}
 		row.ours = slices.ContainsFunc(in.ManagedFields, func(f metav1.ManagedFieldsEntry) bool { return f.Manager == FieldManager })
 		st.written[model.Key{Namespace: in.Namespace, Name: in.Name}] = row
 	}
 	return st, nil
+}
+
+// addrsOf are the addresses in the status of an Ingress.
+func addrsOf(in *networkingv1.Ingress) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range in.Status.LoadBalancer.Ingress {
+		if addr, err := netip.ParseAddr(a.IP); err == nil {
+			out = append(out, addr.Unmap())
+		}
+	}
+	return out
 }
 
 // writeIngresses writes the gateway's addresses into the status of all
@@ -68,7 +75,7 @@ func (w *Writer) writeIngresses(ctx context.Context, snap *state.Snapshot) error
 	known := w.term.ingresses.written
 	for key, uid := range served {
 		if row, ok := known[key]; !ok || row.uid != uid || !slices.Equal(row.addrs, addrs) {
-			todo = append(todo, &ingressWrite{key, uid, addrs, false})
+			todo = append(todo, &ingressWrite{key: key, uid: uid, addrs: addrs})
 		}
 	}
 	for key, row := range known {
@@ -76,14 +83,18 @@ func (w *Writer) writeIngresses(ctx context.Context, snap *state.Snapshot) error
 			continue
 		}
 		if row.ours && len(row.addrs) > 0 {
-			todo = append(todo, &ingressWrite{key, row.uid, nil, false})
+			todo = append(todo, &ingressWrite{key: key, uid: row.uid, back: row.addrs})
 		} else {
 			delete(known, key)
 		}
 	}
 	slices.SortFunc(todo, func(a, b *ingressWrite) int { return a.key.Compare(b.key) })
 	err := parallel(todo, func(t *ingressWrite) error {
-		err := w.writeIngress(ctx, t)
+		write := w.writeIngress
+		if t.back != nil {
+			write = w.takeBack
+		}
+		err := write(ctx, t)
 		t.done = err == nil
 		return err
 	})
@@ -100,7 +111,10 @@ type ingressWrite struct {
 	key   model.Key
 	uid   string
 	addrs []netip.Addr
-	done  bool
+	// back are addresses that were written before and are to go; nil for a status
+	// that gets addrs.
+	back []netip.Addr
+	done bool
 }
 
 // publishAddrs are the addresses of the gateway.
@@ -122,13 +136,38 @@ func (w *Writer) writeIngress(ctx context.Context, t *ingressWrite) error {
 	for _, a := range t.addrs {
 		ingress = append(ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
 	}
-	patch, err := statusPatch(t.uid, ingress)
+	patch, err := statusPatch(t.uid, "", ingress)
 	if err != nil {
 		return err
 	}
 	_, err = w.Client.NetworkingV1().Ingresses(t.key.Namespace).Patch(ctx, t.key.Name, types.MergePatchType, patch, patchOptions(), "status")
 	if err != nil && !gone(err) {
 		return fmt.Errorf("write status of Ingress %s: %w", t.key, err)
+	}
+	return nil
+}
+
+// takeBack removes addresses from the status of an Ingress that Fairway does not
+// serve any more. Whoever serves it now may have written its own meanwhile: those stay.
+func (w *Writer) takeBack(ctx context.Context, t *ingressWrite) error {
+	client := w.Client.NetworkingV1().Ingresses(t.key.Namespace)
+	now, err := client.Get(ctx, t.key.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read status of Ingress %s: %w", t.key, err)
+	case string(now.UID) != t.uid || !slices.Equal(addrsOf(now), t.back):
+		return nil
+	}
+	patch, err := statusPatch[networkingv1.IngressLoadBalancerIngress](t.uid, now.ResourceVersion, nil)
+	if err != nil {
+		return err
+	}
+	// A conflict is one with a write in between: the next try looks again.
+	_, err = client.Patch(ctx, t.key.Name, types.MergePatchType, patch, patchOptions(), "status")
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("take back the status of Ingress %s: %w", t.key, err)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func (w *Writer) writeService(ctx context.Context, s *model.Service, addrs []net
 	for _, a := range addrs {
 		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip})
 	}
-	patch, err := statusPatch(s.UID, ingress)
+	patch, err := statusPatch(s.UID, "", ingress)
 	if err != nil {
 		return err
 	}
@@ -93,11 +93,15 @@ func (w *Writer) writeService(ctx context.Context, s *model.Service, addrs []net
 }
 
 // statusPatch replaces status.loadBalancer.ingress of the object with that UID,
-// and of no other that took its name meanwhile.
-func statusPatch[T any](uid string, ingress []T) ([]byte, error) {
+// and of no other that took its name meanwhile; where version is given, only if
+// nobody has written it since.
+func statusPatch[T any](uid, version string, ingress []T) ([]byte, error) {
 	metadata := map[string]any{}
 	if uid != "" {
 		metadata["uid"] = uid
+	}
+	if version != "" {
+		metadata["resourceVersion"] = version
 	}
 	var value any // null removes the field
 	if len(ingress) > 0 {

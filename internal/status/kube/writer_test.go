@@ -298,6 +298,57 @@ func TestIngressAddresses(t *testing.T) {
 	f.eventually("taken back", func() bool { return f.ingressAddrs("http") == "" })
 }
 
+// TestIngressThatGoesToAnotherController: what the one that serves it now has
+// written is not taken back, whether before or while Fairway looks.
+func TestIngressThatGoesToAnotherController(t *testing.T) {
+	f := newFixture(t, ingress("early"), ingress("late"), ingress("nobody"))
+	names := []string{"early", "late", "nobody"}
+	f.put(func(tx *state.Tx) {
+		for _, n := range names {
+			tx.PutRoute(&model.Route{Ref: ref(n)})
+		}
+	})
+	f.run(Options{Publish: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	for _, n := range names {
+		f.eventually("ours", func() bool { return f.ingressAddrs(n) == "192.0.2.1" })
+	}
+	ingresses := schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
+	theirs := func(name string) { // not by the client, which is held while a reactor is at work
+		if err := f.client.Tracker().Update(ingresses, ingress(name, "203.0.113.7"), "default"); err != nil {
+			t.Error(err)
+		}
+	}
+	theirs("early")
+	var once sync.Once
+	f.client.PrependReactor("patch", "ingresses", func(a k8stesting.Action) (conflict bool, _ runtime.Object, err error) {
+		p := a.(k8stesting.PatchAction)
+		if p.GetName() != "late" {
+			return false, nil, nil
+		}
+		// As the API does: a patch of a version that another has followed is refused.
+		once.Do(func() { conflict = strings.Contains(string(p.GetPatch()), "resourceVersion"); theirs("late") })
+		return conflict, nil, apierrors.NewConflict(schema.GroupResource{Resource: "ingresses"}, "late", errors.New("the object has been modified"))
+	})
+	late := ingress("late", "192.0.2.1")
+	late.ResourceVersion = "7" // a fake API gives none
+	if err := f.client.Tracker().Update(ingresses, late, "default"); err != nil {
+		t.Fatal(err)
+	}
+	f.put(func(tx *state.Tx) {
+		for _, n := range names {
+			tx.DeleteRoute(ref(n))
+		}
+	})
+	f.eventually("the address of the one that nobody serves taken back", func() bool { return f.ingressAddrs("nobody") == "" })
+	f.eventually("the version of the other's first write", func() bool { return f.ingressAddrs("late") == "203.0.113.7" })
+	time.Sleep(300 * time.Millisecond) // longer than the first try again waits
+	for _, n := range []string{"early", "late"} {
+		if got := f.ingressAddrs(n); got != "203.0.113.7" {
+			t.Errorf("%s of another controller has %q", n, got)
+		}
+	}
+}
+
 func TestIngressAddressesOfAService(t *testing.T) {
 	f := newFixture(t, ingress("in"))
 	gateway := service("gateway")
