@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"fairway.dev/fairway/internal/dns"
 	"fairway.dev/fairway/internal/gateway"
@@ -108,8 +109,15 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	}
 	writer, err := status.New(status.Options{
 		Config: config, Store: store, Logger: o.Logger, Publish: o.PublishAddresses,
-		Problems: func() model.Problems { return onlyHere(g.Problems()) }, ProblemsChanged: g.ProblemsChanged(),
 		Lease: model.Key{Namespace: leaseNamespace, Name: "fairway-gateway"}, Identity: identity(o.NodeName),
+	})
+	if err != nil {
+		return err
+	}
+	// Not by the writer: that is at work on the leader's machine only.
+	reporter, err := status.NewReporter(status.ReporterOptions{
+		Config: config, Logger: o.Logger, Changed: g.ProblemsChanged(), Settle: portSettle,
+		Problems: func() model.Problems { return onlyHere(o.NodeName, g.Problems()) },
 	})
 	if err != nil {
 		return err
@@ -120,6 +128,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		{"gateway", g.Run},
 		{"memory", garbage.CollectRarely},
 		{"status", writer.Run},
+		{"Events", reporter.Run},
 		{"metrics", func(ctx context.Context) error {
 			return serveMetrics(ctx, o.Logger, o.MetricsAddress, registry, ready, func(mux *http.ServeMux) {
 				mux.HandleFunc("GET /debug/state", g.ServeState)
@@ -165,14 +174,23 @@ func newShedder(o GatewayOptions) (*shed.Shedder, *shed.Held, error) {
 	return shedder, shed.NewHeld(memory.Limit(), shedder.Tight), nil
 }
 
-// onlyHere are the problems that only this machine can see. All others follow
-// from the objects, and the controller writes an Event for each of them.
-func onlyHere(all model.Problems) model.Problems {
+// portSettle is how long a port is in use before there is an Event of it: a gateway
+// that ends has its ports for a moment while the next one starts.
+const portSettle = 3 * time.Second
+
+// onlyHere are the problems that only this machine can see, with its name, where it
+// has one. All others follow from the objects, and the controller writes an Event
+// for each of them.
+func onlyHere(node string, all model.Problems) model.Problems {
 	var out model.Problems
 	for _, p := range all {
-		if p.Reason == gateway.ReasonPortInUse {
-			out = append(out, p)
+		if p.Reason != gateway.ReasonPortInUse {
+			continue
 		}
+		if node != "" {
+			p.Message = "Node " + node + ": " + p.Message
+		}
+		out = append(out, p)
 	}
 	return out
 }

@@ -25,12 +25,14 @@ type ReporterOptions struct {
 	Problems func() model.Problems
 	// Changed fires when that has changed. Required.
 	Changed <-chan struct{}
+	// Settle is how long a problem is there before its Event; by default none waits.
+	Settle time.Duration
 	// Now tells the time; default time.Now.
 	Now func() time.Time
 }
 
 // Reporter writes Events for problems that only this process can know, such as
-// what the kernel of its node refuses. It needs no leader: nobody else has them.
+// what the kernel of its node refuses, or a port that it does not give. It needs no leader: nobody else has them.
 type Reporter struct {
 	ReporterOptions
 }
@@ -62,7 +64,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		newEvents(r.Client, r.Logger, r.Now, 0).run(ctx, newest)
+		newEvents(r.Client, r.Logger, r.Now, r.Settle).run(ctx, newest)
 	}()
 	defer func() { <-done }()
 	renew := time.NewTicker(recheck)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -63,6 +66,47 @@ func TestReporter(t *testing.T) {
 			t.Error("it asks for a Lease")
 		}
 	}
+}
+
+// TestReporterSettles: what is over soon is not told.
+func TestReporterSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		var now atomic.Pointer[model.Problems]
+		changed := make(chan struct{}, 1)
+		set := func(list ...model.Problem) {
+			p := model.Problems(list)
+			now.Store(&p)
+			changed <- struct{}{}
+			synctest.Wait()
+		}
+		r, err := NewReporter(ReporterOptions{
+			Client: f.client, Logger: slog.New(slog.DiscardHandler), Changed: changed, Settle: 3 * time.Second,
+			Problems: func() model.Problems { return *now.Load() },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		set(problem("a", "passing"))
+		time.Sleep(time.Second)
+		set()
+		set(problem("a", "lasting"))
+		time.Sleep(time.Second)
+		if got := f.events(); len(got) > 0 {
+			t.Errorf("Events %v of problems that are new", got)
+		}
+		time.Sleep(3 * time.Second)
+		if got := f.events(); len(got) != 1 || got[0].Message != "spec.x: lasting" {
+			t.Errorf("Events %v, want that of the problem that lasts", got)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestReporterOptionsAreChecked(t *testing.T) {
