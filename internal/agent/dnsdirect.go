@@ -151,7 +151,8 @@ func (n *node) wantedDirect() direct {
 // those that were until then still wait for answers.
 func dnsDirect(snap *state.Snapshot, node string, listen []netip.AddrPort) (out direct) {
 	service, ok := snap.Services.Get(bootstrap.DNSService)
-	if !ok || len(dnsServersOf(snap, node)) == 0 {
+	own := func(a netip.AddrPort) bool { return slices.Contains(listen, a) }
+	if !ok || !slices.ContainsFunc(dnsServersOf(snap, node), own) {
 		return direct{}
 	}
 	i := slices.IndexFunc(service.Ports, func(p model.ServicePort) bool { return p.Protocol == model.UDP })

@@ -19,20 +19,22 @@ func TestDNSDirect(t *testing.T) {
 		ips    []netip.Addr
 		ports  []model.ServicePort
 		node   string // of the endpoint
+		port   uint16 // of the endpoint
 		listen []netip.AddrPort
 		want   []string
 	}{
-		"both families":              {[]netip.Addr{v4, v6}, []model.ServicePort{{Protocol: model.TCP, Port: 54}, udp}, "node-1", listen, []string{"10.96.0.10:10053", "[fd00:10:96::a]:10053"}},
-		"the node has IPv4 only":     {[]netip.Addr{v4, v6}, []model.ServicePort{udp}, "node-1", listen[:1], []string{"10.96.0.10:10053"}},
-		"the server is not one":      {[]netip.Addr{v4}, []model.ServicePort{udp}, "node-2", listen, nil},
-		"there is no port for it":    {[]netip.Addr{v4}, []model.ServicePort{{Protocol: model.TCP, Port: 53}}, "node-1", listen, nil},
-		"there is no address at all": {nil, []model.ServicePort{udp}, "node-1", listen, nil},
+		"both families":              {[]netip.Addr{v4, v6}, []model.ServicePort{{Protocol: model.TCP, Port: 54}, udp}, "node-1", 10053, listen, []string{"10.96.0.10:10053", "[fd00:10:96::a]:10053"}},
+		"the node has IPv4 only":     {[]netip.Addr{v4, v6}, []model.ServicePort{udp}, "node-1", 10053, listen[:1], []string{"10.96.0.10:10053"}},
+		"the server is not one":      {[]netip.Addr{v4}, []model.ServicePort{udp}, "node-2", 10053, listen, nil},
+		"somebody else's is one":     {[]netip.Addr{v4}, []model.ServicePort{udp}, "node-1", 53, listen, nil},
+		"there is no port for it":    {[]netip.Addr{v4}, []model.ServicePort{{Protocol: model.TCP, Port: 53}}, "node-1", 10053, listen, nil},
+		"there is no address at all": {nil, []model.ServicePort{udp}, "node-1", 10053, listen, nil},
 	} {
 		store := state.New()
 		store.Update(func(tx *state.Tx) {
 			tx.PutService(&model.Service{Key: bootstrap.DNSService, ClusterIPs: test.ips, Ports: test.ports})
 			tx.PutSlice(&model.EndpointSlice{Key: bootstrap.DNSService, Service: bootstrap.DNSService, Endpoints: []model.Endpoint{{
-				Addr: listen[0].Addr(), Terminating: true, Node: test.node, Ports: []model.EndpointPort{{Protocol: model.UDP, Port: 10053}},
+				Addr: listen[0].Addr(), Terminating: true, Node: test.node, Ports: []model.EndpointPort{{Protocol: model.UDP, Port: test.port}},
 			}}})
 		})
 		var got []string
