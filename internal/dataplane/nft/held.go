@@ -97,7 +97,7 @@ func readUntracked(netns int) (map[element]bool, error) {
 		if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == pulseTable }) {
 			continue
 		}
-		_, set, _ := f.pulseSets(&nftables.Table{Name: pulseTable, Family: f.table.Family})
+		_, set := f.pulseSets(&nftables.Table{Name: pulseTable, Family: f.table.Family})
 		elements, err := conn.GetSetElements(set)
 		switch {
 		case err != nil && strings.Contains(err.Error(), unix.ENOENT.Error()): // the library does not wrap it

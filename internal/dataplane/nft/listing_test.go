@@ -145,7 +145,7 @@ func TestListing(t *testing.T) {
 				t.Errorf("it does not understand: %q", bad)
 			}
 			if strings.HasSuffix(command, "ruleset") {
-				for _, want := range []string{"4711", "fairway", "2001:db8::", untrackedReplies} {
+				for _, want := range []string{"4711", "fairway", "2001:db8::", untrackedQueries} {
 					if !strings.Contains(out, want) {
 						t.Errorf("the listing lacks %s", want)
 					}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,17 +92,15 @@ func (p *pulse) drop() error {
 // madeTable is what there is of the table of one family.
 type madeTable struct {
 	there bool
-	// direct are the addresses that its rules are about.
+	// direct are the addresses that its rules for queries are about.
 	direct []netip.AddrPort
+	// replies are what those for answers are about, see pulse.
+	replies map[element]string
 }
 
-// The maps of packets that are spared connection tracking, beside ownServer.
-const (
-	// untrackedQueries has the server's port by what the client asked at.
-	untrackedQueries = "untracked-queries"
-	// untrackedReplies has the port that the client asked at by where an answer is from.
-	untrackedReplies = "untracked-replies"
-)
+// untrackedQueries is the map of queries that are spared connection tracking: the
+// server's port by what the client asked at.
+const untrackedQueries = "untracked-queries"
 
 // untrackedPriority is before connection tracking.
 const untrackedPriority = -300
@@ -113,10 +112,6 @@ const (
 	// directLeaves is for how long they do so where a frontend has ceased to have the
 	// server as its backend, for the same reason.
 	directLeaves = 50 * time.Millisecond
-	// repliesLast is for how long answers go untracked after the last pulse. One
-	// that is late must not make the kernel think of a connection that the client's
-	// next query would be part of.
-	repliesLast = 10 * time.Second
 )
 
 // write makes the tables what they should be. before are the frontends with the
@@ -135,7 +130,11 @@ func (p *pulse) write(before map[element]string) error {
 
 // pulseElements are those of one family.
 type pulseElements struct {
-	own, queries, replies []nftables.SetElement
+	own, queries []nftables.SetElement
+	// replies are those of pulse.replies. An answer that is late must not make the
+	// kernel think of a connection that the client's next query would be part of, so they
+	// do not expire.
+	replies map[element]string
 }
 
 // any reports whether there are some.
@@ -175,7 +174,10 @@ func (p *pulse) elements(before map[element]string) (out [2]pulseElements) {
 		}
 	}
 	for e, port := range p.replies {
-		out[e.fam].replies = append(out[e.fam].replies, entry(e.key, port, valid+repliesLast))
+		if out[e.fam].replies == nil {
+			out[e.fam].replies = map[element]string{}
+		}
+		out[e.fam].replies[e] = port
 	}
 	return out
 }
@@ -221,18 +223,17 @@ func (p *pulse) tryWrite(before map[element]string) (err error) {
 				direct = append(direct, a)
 			}
 		}
-		own, queries, replies := f.pulseSets(table)
-		if p.made[i].there && slices.Equal(p.made[i].direct, direct) {
+		own, queries := f.pulseSets(table)
+		if p.made[i].there && slices.Equal(p.made[i].direct, direct) && maps.Equal(p.made[i].replies, wanted[i].replies) {
 			p.conn.FlushSet(own)
 			p.conn.FlushSet(queries)
-			p.conn.FlushSet(replies)
 		} else {
-			if err := p.create(f, table, direct, own, queries, replies); err != nil {
+			becomes[i] = madeTable{true, direct, wanted[i].replies}
+			if err := p.create(f, table, becomes[i], own, queries); err != nil {
 				return err
 			}
-			becomes[i] = madeTable{true, direct}
 		}
-		for set, elements := range map[*nftables.Set][]nftables.SetElement{own: wanted[i].own, queries: wanted[i].queries, replies: wanted[i].replies} {
+		for set, elements := range map[*nftables.Set][]nftables.SetElement{own: wanted[i].own, queries: wanted[i].queries} {
 			if len(elements) == 0 {
 				continue
 			}
@@ -250,19 +251,16 @@ func (p *pulse) tryWrite(before map[element]string) (err error) {
 }
 
 // pulseSets are the maps of the table.
-func (f *family) pulseSets(table *nftables.Table) (own, queries, replies *nftables.Set) {
-	own = f.set(ownServer)
+func (f *family) pulseSets(table *nftables.Table) (own, queries *nftables.Set) {
+	own, queries = f.set(ownServer), f.set(ownServer)
 	own.Table, own.HasTimeout = table, true
-	ports := func(name string) *nftables.Set {
-		s := *own
-		s.Name, s.DataType = name, nftables.TypeInetService
-		return &s
-	}
-	return own, ports(untrackedQueries), ports(untrackedReplies)
+	queries.Table, queries.HasTimeout = table, true
+	queries.Name, queries.DataType = untrackedQueries, nftables.TypeInetService
+	return own, queries
 }
 
 // create makes a table of one family.
-func (p *pulse) create(f *family, table *nftables.Table, direct []netip.AddrPort, sets ...*nftables.Set) error {
+func (p *pulse) create(f *family, table *nftables.Table, what madeTable, sets ...*nftables.Set) error {
 	p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
 	p.conn.DelTable(table)
 	p.conn.AddTable(table)
@@ -286,15 +284,21 @@ func (p *pulse) create(f *family, table *nftables.Table, direct []netip.AddrPort
 	translate := f.rule(f.destination(0), lookup(ownServer, 0, 0), f.dnat(0))
 	chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, pulsePriority, translate)
 	chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, pulsePriority, translate)
-	if len(direct) == 0 {
+	if len(what.direct) == 0 {
 		return nil
 	}
+	// All packets of the machine pass here: the first comparison has to be cheap.
 	var queries, replies [][]expr.Any
-	for _, a := range direct {
-		addr := a.Addr().AsSlice()
-		// All packets of the machine pass here: the first comparison has to be cheap.
-		queries = append(queries, f.rule(f.dst(0), equals(0, addr), f.destination(0), f.untracked(untrackedQueries, 2)))
-		replies = append(replies, f.rule(f.src(0), equals(0, addr), f.source(0), f.untracked(untrackedReplies, 0)))
+	for _, a := range what.direct {
+		port := &expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: untrackedQueries}
+		queries = append(queries, f.rule(f.dst(0), equals(0, a.Addr().AsSlice()), f.destination(0), port, untracked(2)))
+	}
+	sorted := slices.SortedFunc(maps.Keys(what.replies), func(a, b element) int { return -cmp.Compare(a.key, b.key) }) // UDP before TCP
+	for _, from := range sorted {
+		addr, protocol, port := from.key[:f.bytes], from.key[f.bytes:f.bytes+1], from.key[f.bytes+4:f.bytes+6]
+		replies = append(replies, f.rule(
+			f.src(0), equals(0, []byte(addr)), f.meta(expr.MetaKeyL4PROTO, 0), equals(0, []byte(protocol)), sport(0), equals(0, []byte(port)),
+			&expr.Immediate{Register: reg(0), Data: []byte(what.replies[from])}, untracked(0)))
 	}
 	chain("untracked-prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, untrackedPriority, queries...)
 	chain("untracked-output", nftables.ChainTypeFilter, nftables.ChainHookOutput, untrackedPriority, slices.Concat(replies, queries)...)
@@ -311,18 +315,15 @@ func (p *pulse) amend(attribute uint16, from, to uint32) {
 	last.Data = bytes.ReplaceAll(last.Data, encode(from), encode(to))
 }
 
-// source loads address . protocol . port that a packet is from.
-func (f *family) source(to uint32) []expr.Any {
-	return f.rule(f.src(to), f.meta(expr.MetaKeyL4PROTO, to+f.words),
-		&expr.Payload{DestRegister: reg(to + f.words + 1), Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2})
+// sport loads the source port.
+func sport(to uint32) expr.Any {
+	return &expr.Payload{DestRegister: reg(to), Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2}
 }
 
-// untracked writes the port that a map has for the key in register 0 into a packet,
-// at an offset in the transport header, and has connection tracking, and with it all NAT,
-// leave the packet alone. What the map does not have passes as it is.
-func (f *family) untracked(ports string, offset uint32) []expr.Any {
-	return f.rule(
-		&expr.Lookup{SourceRegister: reg(0), DestRegister: reg(0), IsDestRegSet: true, SetName: ports},
+// untracked writes the port in register 0 into a packet, at an offset in the
+// transport header, and has connection tracking, and with it all NAT, leave the packet alone.
+func untracked(offset uint32) []expr.Any {
+	return []expr.Any{
 		// By this flag the kernel mends the checksum where the packet's protocol has it,
 		// and leaves a UDP packet that has none without. The type would have it do
 		// so at an offset, whatever the protocol; it is here since the library leaves
@@ -331,5 +332,6 @@ func (f *family) untracked(ports string, offset uint32) []expr.Any {
 			OperationType: expr.PayloadWrite, SourceRegister: reg(0), Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2,
 			CsumType: expr.CsumTypeInet, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
 		},
-		&expr.Notrack{})
+		&expr.Notrack{},
+	}
 }
