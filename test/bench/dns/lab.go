@@ -191,10 +191,25 @@ func (l *lab) kubeconfig() string { return filepath.Join(l.dir, "kubeconfig") }
 
 func (l *lab) startFairway() (*peer, error) { return l.startFairwayWith("--dns-upstream", upAddr) }
 
+// fairwayPort is where a node's server listens.
+const fairwayPort = 10053
+
+// startForClients starts Fairway to be asked at the cluster DNS address, as Pods do.
+func (l *lab) startForClients() (*peer, error) {
+	if err := command("ip", "route", "replace", world.DNSAddr.String(), "via", l.addrs["fairway"].String()); err != nil {
+		return nil, err
+	}
+	p, err := l.startFairway()
+	if err == nil {
+		p.addr = netip.AddrPortFrom(world.DNSAddr, 53)
+	}
+	return p, err
+}
+
 // startFairwayWith starts the node role with flags for DNS: the whole of it, as
 // on a node.
 func (l *lab) startFairwayWith(dnsFlags ...string) (*peer, error) {
-	return startPeer(l.dir, "fairway", netip.AddrPortFrom(l.addrs["fairway"], 10053), append([]string{l.fairway, "node",
+	return startPeer(l.dir, "fairway", netip.AddrPortFrom(l.addrs["fairway"], fairwayPort), append([]string{l.fairway, "node",
 		"--kubeconfig", l.kubeconfig(), "--node-name", nodeName, "--announce=false",
 		"--cluster-cidr", join(world.PodRanges), "--service-cidr", join(world.ServiceRanges),
 		"--dns-clients", "198.51.0.0/16"}, dnsFlags...)...)

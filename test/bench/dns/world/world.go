@@ -59,6 +59,9 @@ var (
 // DNSService is the Service of the cluster's DNS.
 const DNSService = "kube-dns"
 
+// DNSAddr is the address of the DNS Service.
+var DNSAddr = netip.MustParseAddr("10.96.0.10")
+
 // New returns a world of one node and the DNS Service, whose endpoint is the node.
 func New(seed uint64, node string, addr netip.Addr) *World {
 	w := &World{random: rand.New(rand.NewPCG(seed, 4)), services: 16}
@@ -74,7 +77,7 @@ func New(seed uint64, node string, addr netip.Addr) *World {
 	w.Services = append(w.Services, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: DNSService},
 		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.10", ClusterIPs: []string{"10.96.0.10"}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: DNSAddr.String(), ClusterIPs: []string{DNSAddr.String()}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
 			Ports: []corev1.ServicePort{{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53}, {Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53}},
 		},
 	})
@@ -86,6 +89,15 @@ func New(seed uint64, node string, addr netip.Addr) *World {
 		Ports:       []discoveryv1.EndpointPort{slicePort("dns", corev1.ProtocolUDP, 53), slicePort("dns-tcp", corev1.ProtocolTCP, 53)},
 	})
 	return w
+}
+
+// ServeDNS has the DNS Service's endpoint be the node's own server, at a port.
+func (w *World) ServeDNS(port int32) {
+	s := w.Slices[0]
+	s.Endpoints[0].NodeName = &w.Nodes[0].Name
+	for i := range s.Ports {
+		s.Ports[i].Port = &port
+	}
 }
 
 func slicePort(name string, p corev1.Protocol, port int32) discoveryv1.EndpointPort {
