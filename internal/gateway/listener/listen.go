@@ -97,6 +97,9 @@ func files(list []net.Listener) ([]*os.File, error) {
 	return files, nil
 }
 
+// tellAgain is how often the log says that connections cannot be accepted.
+const tellAgain = time.Minute
+
 // accept takes the connections of one socket, which listens at port, until that
 // is closed. When the machine is short of something, those that wait can be
 // taken later.
@@ -105,6 +108,7 @@ func accept(door *os.File, port uint16, take func(*http1.Socket), logger *slog.L
 	if err != nil {
 		return err
 	}
+	var told time.Time
 	for pause := 5 * time.Millisecond; ; {
 		var short error
 		err := raw.Read(func(fd uintptr) bool {
@@ -125,7 +129,10 @@ func accept(door *os.File, port uint16, take func(*http1.Socket), logger *slog.L
 		if err != nil && isClosed(err) {
 			return nil
 		}
-		logger.Warn("connections cannot be accepted now", "port", port, "error", cmp.Or(err, short))
+		if time.Since(told) > tellAgain {
+			told = time.Now()
+			logger.Warn("connections cannot be accepted now, they are as soon as they can", "port", port, "error", describe(cmp.Or(err, short)))
+		}
 		time.Sleep(pause)
 		pause = min(2*pause, time.Second)
 	}
@@ -144,6 +151,10 @@ func describe(err error) error {
 		return errors.New("another process uses the port: stop it or choose another port")
 	case errors.Is(err, syscall.EACCES):
 		return errors.New("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+	case errors.Is(err, syscall.EMFILE):
+		return fmt.Errorf("%w: raise the process's limit of open files (LimitNOFILE=, ulimit -n), of which each connection of a client takes two to four", err)
+	case errors.Is(err, syscall.ENFILE):
+		return fmt.Errorf("%w: raise the machine's limit of open files (sysctl fs.file-max)", err)
 	}
 	return err
 }

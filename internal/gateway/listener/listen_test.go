@@ -1,9 +1,14 @@
 package listener
 
 import (
+	"bytes"
+	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,3 +75,79 @@ func TestAcceptedOptions(t *testing.T) {
 		})
 	}
 }
+
+// TestNoMoreFiles: clients wait while the process has as many files open as it
+// may, the log says so once, with the cure, and then they are served.
+func TestNoMoreFiles(t *testing.T) {
+	list, err := Listen(t.Context(), []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(list)
+	doors, err := files(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := net.Dial("tcp", list[0].Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	restore := sync.OnceFunc(func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	})
+	defer restore()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	log := &lockedBuffer{}
+	taken, ended := make(chan *http1.Socket, 1), make(chan error, 1)
+	go func() {
+		ended <- accept(doors[0], 1, func(s *http1.Socket) { taken <- s }, slog.New(slog.NewTextHandler(log, nil)))
+	}()
+	for end := time.Now().Add(20 * time.Second); log.count("cannot be accepted") == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is said")
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // it is tried again meanwhile
+	restore()
+	select {
+	case s := <-taken:
+		_ = s.Close()
+	case <-time.After(20 * time.Second):
+		t.Error("the client is not served")
+	}
+	if log.count("cannot be accepted") != 1 || log.count("LimitNOFILE") != 1 {
+		t.Errorf("the log says %s", log)
+	}
+	closeAll(doors)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) count(text string) int { return strings.Count(l.String(), text) }
