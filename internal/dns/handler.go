@@ -58,6 +58,8 @@ type worker struct {
 	server netip.AddrPort
 	tcp    bool
 	counts *counts
+	// socket is which of sockets it serves, those by UDP at one address.
+	socket, sockets uint8
 
 	// client and start are of the query at hand. Queries that came together
 	// have one start.

@@ -103,17 +103,18 @@ func (l *socket) start(ctx context.Context, wg *sync.WaitGroup, s *Server, faile
 			}
 		}
 	}
-	for _, u := range l.udp {
-		wg.Go(func() { report(serveUDP(ctx, wg, s, u)) })
+	for i, u := range l.udp {
+		wg.Go(func() { report(serveUDP(ctx, wg, s, u, uint8(i), uint8(min(len(l.udp), 255)))) })
 	}
 	wg.Go(func() { report(l.serveTCP(ctx, wg, s)) })
 }
 
-// serveUDP answers what one socket receives. What waits for other servers is
-// answered from goroutines of its own.
-func serveUDP(ctx context.Context, wg *sync.WaitGroup, s *Server, socket *datagram.Socket) error {
+// serveUDP answers what one socket receives, the i-th of n at its address. What
+// waits for other servers is answered from goroutines of its own.
+func serveUDP(ctx context.Context, wg *sync.WaitGroup, s *Server, socket *datagram.Socket, i, n uint8) error {
 	counts := s.handler.metrics.counts(socket.Addr)
 	w := s.handler.newWorker(socket.Addr, false, counts)
+	w.socket, w.sockets = i, n
 	batch := socket.NewBatch(udpBatch, maxQuery, s.opts.MaxUDPSize+wire.Slack)
 	batch.Dropped = func(err error) { s.dropped(counts, err) }
 	err := batch.Serve(func(n int) {

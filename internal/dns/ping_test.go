@@ -5,10 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 // TestPing checks that a server answers pings of its own machine, counts them among
@@ -26,6 +29,9 @@ func TestPing(t *testing.T) {
 		if err := p.Ping(t.Context(), time.Minute); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if len(p.conns) == 0 || len(p.conns) > len(s.Sockets()) || p.all != len(s.Sockets()) {
+		t.Errorf("it asks %d sockets of %d, and there are %d", len(p.conns), p.all, len(s.Sockets()))
 	}
 	families, err := registry.Gather()
 	if err != nil {
@@ -63,5 +69,54 @@ func TestPing(t *testing.T) {
 	hung.Close()
 	if err := q.Ping(t.Context(), time.Minute); err == nil {
 		t.Error("a server that has ended: no error")
+	}
+}
+
+// TestPingOneOfSeveral checks that one socket of several that hangs is found out, and
+// that the server is known again once that one answers.
+func TestPingOneOfSeveral(t *testing.T) {
+	listen := func(at string) net.PacketConn {
+		c := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		}}
+		p, err := c.ListenPacket(t.Context(), "udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		return p
+	}
+	var hangs atomic.Bool
+	serve := func(c net.PacketConn, i byte) {
+		b := make([]byte, pingSize)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if i == 1 && hangs.Load() {
+				continue
+			}
+			_, _ = c.WriteTo(append(b[:n-2:n-2], i, 2), from)
+		}
+	}
+	first := listen("127.0.0.1:0")
+	second := listen(first.LocalAddr().String())
+	go serve(first, 0)
+	go serve(second, 1)
+	p := NewPinger(netip.MustParseAddrPort(first.LocalAddr().String()))
+	defer p.Close()
+	for len(p.conns) < 2 { // all are found with the first Ping but for once in thousands
+		if err := p.Ping(t.Context(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hangs.Store(true)
+	if err := p.Ping(t.Context(), 50*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one socket hangs: %v", err)
+	}
+	hangs.Store(false)
+	if err := p.Ping(t.Context(), time.Minute); err != nil {
+		t.Error(err)
 	}
 }
