@@ -110,6 +110,9 @@ func (d *Dataplane) finish(p *piece, failed map[model.Key]error) bool {
 		err = d.written(p.transaction)
 	}
 	if err == nil {
+		if !d.pruned {
+			d.spare = append(d.spare, p.transaction.add.emptied())
+		}
 		return true
 	}
 	_ = d.kernel.close() // there may be unread answers, and the messages of the next piece

@@ -123,6 +123,9 @@ func (b block) ownServer() (string, bool) {
 
 // slots returns the backends in the places of a map of endpoints.
 func (b block) slots(set setID) []netip.AddrPort {
+	if b == "" {
+		return nil
+	}
 	found := map[string]netip.AddrPort{}
 	for p := range b.parts() {
 		if p.set != set {

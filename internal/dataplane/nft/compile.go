@@ -63,13 +63,7 @@ type pooled struct {
 // compile returns what a Service wants, and where its pools are. places gives the
 // places that a pool has had, if any; at is where it is going to be.
 func compile(s plan.Service, places func(k poolKey, at element) []netip.AddrPort) (wishes, []pooled) {
-	c := serviceCompiler{places: places}
-	for i := range s.Frontends {
-		c.frontend(&s.Frontends[i])
-	}
-	// Of an address that a Service has twice, as load balancer's and as external IP, the first counts.
-	slices.SortStableFunc(c.out, func(a, b addition) int { return a.element.compare(b.element) })
-	return slices.Clip(slices.CompactFunc(c.out, func(a, b addition) bool { return a.element == b.element })), c.pools
+	return (&serviceCompiler{}).compile(s, places)
 }
 
 type serviceCompiler struct {
@@ -78,6 +72,17 @@ type serviceCompiler struct {
 	pools  []pooled
 	slots  [][]netip.AddrPort // of the pools
 	parts  []part             // of the frontend at work
+}
+
+// compile does so with the memory that it has had for another Service.
+func (c *serviceCompiler) compile(s plan.Service, places func(k poolKey, at element) []netip.AddrPort) (wishes, []pooled) {
+	c.places, c.out, c.pools, c.slots = places, nil, nil, c.slots[:0]
+	for i := range s.Frontends {
+		c.frontend(&s.Frontends[i])
+	}
+	// Of an address that a Service has twice, as load balancer's and as external IP, the first counts.
+	slices.SortStableFunc(c.out, func(a, b addition) int { return a.element.compare(b.element) })
+	return slices.Clip(slices.CompactFunc(c.out, func(a, b addition) bool { return a.element == b.element })), c.pools
 }
 
 // scope is the sets that one class of clients uses.

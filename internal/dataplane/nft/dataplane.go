@@ -71,6 +71,10 @@ type Dataplane struct {
 	changes    uint64
 	tidied     uint64 // the number of changes when chains went that nothing led to
 	glanced    uint32 // the kernel's generation when all rules were there last
+	// compiler, and spare of what transactions add, are memory to use again until
+	// everything is known: there is much to do with it at first only.
+	compiler serviceCompiler
+	spare    []*batch
 	// betweenReadAndRepair is for tests: Verify calls it, if set, without the lock.
 	betweenReadAndRepair func()
 }
@@ -216,7 +220,11 @@ func (d *Dataplane) stage(c reconcile.Change[model.Key, plan.Service]) []element
 	o.wants, o.pools = nil, nil
 	if c.HasNew {
 		o.created, o.kinds = c.New.Created, kindsOf(c.New)
-		o.wants, o.pools = compile(c.New, func(k poolKey, at element) []netip.AddrPort { return d.places(old, pools, k, at) })
+		compiler := &d.compiler
+		if d.pruned {
+			compiler = &serviceCompiler{}
+		}
+		o.wants, o.pools = compiler.compile(c.New, func(k poolKey, at element) []netip.AddrPort { return d.places(old, pools, k, at) })
 	}
 	for _, w := range o.wants {
 		d.claims.add(w.element, o)
@@ -303,6 +311,9 @@ func (d *Dataplane) commit(touched []element) error {
 // them, once what is under way has been carried out; nil for nothing.
 func (d *Dataplane) changing(touched []element, underWay *transaction) *transaction {
 	t := &transaction{becomes: make(map[element]string, len(touched))}
+	if n := len(d.spare); n > 0 {
+		t.add, d.spare = *d.spare[n-1], d.spare[:n-1]
+	}
 	seen := make(map[element]struct{}, len(touched))
 	for _, e := range touched {
 		if _, ok := seen[e]; ok {
@@ -617,6 +628,7 @@ func (d *Dataplane) Prune(ctx context.Context, wanted iter.Seq2[model.Key, plan.
 	// An earlier process may have stopped before it had clients forget.
 	d.remembered = d.remembered || !d.pruned && !d.staged
 	d.pruned = true
+	d.compiler, d.spare = serviceCompiler{}, nil
 	var err error
 	if d.staged {
 		err = d.replace()

@@ -69,9 +69,26 @@ func portWord(port uint16) string { return string([]byte{byte(port >> 8), byte(p
 
 func protocolWord(p model.Protocol) string { return string([]byte{byte(p), 0, 0, 0}) }
 
-func addrBytes(a netip.Addr) string { return string(a.AsSlice()) }
+func addrBytes(a netip.Addr) string { return string(appendAddr(make([]byte, 0, 16), a)) }
 
-func addrPort(a netip.AddrPort) string { return addrBytes(a.Addr()) + portWord(a.Port()) }
+func appendAddr(b []byte, a netip.Addr) []byte {
+	switch {
+	case !a.IsValid():
+		return b
+	case a.Is4():
+		four := a.As4()
+		return append(b, four[:]...)
+	}
+	sixteen := a.As16()
+	return append(b, sixteen[:]...)
+}
+
+// addrPort is made for each endpoint, and so are slotWord and frontendKey for each
+// frontend: of memory they take no more than the result.
+func addrPort(a netip.AddrPort) string {
+	b := appendAddr(make([]byte, 0, 20), a.Addr())
+	return string(append(b, byte(a.Port()>>8), byte(a.Port()), 0, 0))
+}
 
 // parseAddrPort is the inverse of addrPort.
 func parseAddrPort(s string) (netip.AddrPort, bool) {
@@ -84,11 +101,16 @@ func parseAddrPort(s string) (netip.AddrPort, bool) {
 }
 
 // slotWord is the place of an endpoint as numgen makes it.
-func slotWord(slot int) string { return string(binary.NativeEndian.AppendUint32(nil, uint32(slot))) }
+func slotWord(slot int) string {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(slot))
+	return string(b[:])
+}
 
 // frontendKey is the key of a frontend in its maps.
 func frontendKey(a netip.Addr, p model.Protocol, port uint16) string {
-	return addrBytes(a) + protocolWord(p) + portWord(port)
+	b := appendAddr(make([]byte, 0, 24), a)
+	return string(append(b, byte(p), 0, 0, 0, byte(port>>8), byte(port), 0, 0))
 }
 
 // addRange adds an address range to a set, its keys after a prefix. A range up

@@ -296,6 +296,17 @@ func (b *batch) put(e element, value string) {
 	b[e.fam][e.set] = append(b[e.fam][e.set], addition{e, value})
 }
 
+// emptied takes all elements out and leaves the memory that they took.
+func (b *batch) emptied() *batch {
+	for i := range b {
+		for set, list := range b[i] {
+			clear(list)
+			b[i][set] = list[:0]
+		}
+	}
+	return b
+}
+
 // all returns the elements of each set that has any. Ranges are in order, as
 // the kernel wants them.
 func (b *batch) all() iter.Seq[[]addition] {
