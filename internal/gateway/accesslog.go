@@ -91,8 +91,12 @@ func (l *accessLog) write(t *transaction, status int, bytes int64, took time.Dur
 
 // writeCombined writes the combined format of Apache and nginx.
 func (l *accessLog) writeCombined(t *transaction, status int, bytes int64, agent, referer string) {
-	line := fmt.Sprintf("%s - - [%s] \"%s %s %s\" %d %d \"%s\" \"%s\"\n",
-		t.view.Client, t.start.Format("02/Jan/2006:15:04:05 -0700"), plain(t.view.Method), plain(t.target), t.protocol,
+	request := "-" // what could not be read as one
+	if t.view.Method != "" {
+		request = plain(t.view.Method) + " " + plain(t.target) + " " + t.protocol
+	}
+	line := fmt.Sprintf("%s - - [%s] \"%s\" %d %d \"%s\" \"%s\"\n",
+		t.view.Client, t.start.Format("02/Jan/2006:15:04:05 -0700"), request,
 		status, bytes, plain(orDash(referer)), plain(orDash(agent)))
 	l.mu.Lock()
 	defer l.mu.Unlock()
