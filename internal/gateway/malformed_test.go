@@ -3,6 +3,8 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -138,4 +140,37 @@ func TestMalformedRequests(t *testing.T) {
 		}
 		return n == refused
 	})
+}
+
+// TestNoRequest: what cannot begin a request is refused at its first byte, such as
+// TLS, whose client waits for an answer to what it has sent; the log says so.
+func TestNoRequest(t *testing.T) {
+	log := &syncBuffer{}
+	w := newWorld(t, func(o *Options) { o.AccessLog, o.AccessLogFormat = log, "combined" })
+	var header tls.RecordHeaderError
+	if _, err := tls.Dial("tcp", w.g.HTTPAddr().String(), &tls.Config{}); !errors.As(err, &header) || string(header.RecordHeader[:]) != "HTTP/" {
+		t.Errorf("TLS at the HTTP port: %v", err)
+	}
+	for sent, want := range map[string]string{
+		"\x16": "the client speaks TLS to the HTTP port", "\x00": "the request line is malformed", " GET / HTTP/1.1": "the request line is malformed",
+		"\rG": "the request line is malformed", "\r\n\x16": "the client speaks TLS to the HTTP port",
+	} {
+		_, r := w.raw(sent)
+		resp, body := answerOf(t, r, "GET")
+		if resp.StatusCode != http.StatusBadRequest || !resp.Close || !strings.Contains(body, want) {
+			t.Errorf("%q: %d %q", sent, resp.StatusCode, body)
+		}
+	}
+	for _, begun := range []string{"G", "\r", "\r\n"} { // there is more to come
+		conn, r := w.raw(begun)
+		time.Sleep(10 * time.Millisecond) // most likely it has been read then
+		_, _ = io.WriteString(conn, strings.TrimPrefix(map[bool]string{true: "GET", false: "\r\nGET"}[begun == "G"]+" / HTTP/1.1\r\nHost: a\r\n\r\n", begun))
+		if resp, _ := answerOf(t, r, "GET"); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%q: %d", begun, resp.StatusCode)
+		}
+	}
+	w.eventually("they are logged", func() bool { return strings.Count(log.String(), "\n") == 9 })
+	if n := strings.Count(log.String(), `] "-" 400 `); n != 6 {
+		t.Errorf("%d lines of what is no request: %s", n, log)
+	}
 }

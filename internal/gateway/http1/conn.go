@@ -245,7 +245,12 @@ func (c *Conn) readWhole() (bool, error) {
 		for c.have >= 2 && seen == 0 && (*c.buf)[0] == '\r' && (*c.buf)[1] == '\n' {
 			c.have = copy(*c.buf, (*c.buf)[2:c.have]) // RFC 9112, 2.2
 		}
-		if c.have > 0 {
+		if halfEmptyLine := c.have == 1 && (*c.buf)[0] == '\r'; c.have > 0 && !halfEmptyLine {
+			if seen == 0 {
+				if err := mayBegin((*c.buf)[0]); err != nil {
+					return false, err
+				}
+			}
 			end, err := headEnd((*c.buf)[:c.have], seen)
 			if err != nil {
 				return false, err

@@ -62,6 +62,7 @@ var (
 	errBareLF      = refuse("a line of the header ends without CR")
 	errControl     = refuse("the header has a control character")
 	errRequestLine = refuse("the request line is malformed")
+	errTLS         = refuse("the client speaks TLS to the HTTP port")
 	errMethod      = refuse("the method is not a token")
 	errTarget      = refuse("the request target has a character that must be escaped")
 	errTargetLong  = &Error{414, "the request target is too long"}
@@ -133,6 +134,20 @@ func all(b []byte, want uint8) bool {
 
 // Text is a view of b: it is only as good as b is left alone.
 func Text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// mayBegin refuses what no request begins with: the client may wait for an answer
+// to it and send no more, as one does that speaks TLS.
+func mayBegin(first byte) error {
+	switch {
+	case class[first]&tokenByte != 0:
+		return nil
+	case first == 0x16: // a record of a handshake
+		return errTLS
+	case first == '\n':
+		return errBareLF
+	}
+	return errRequestLine
+}
 
 // headEnd returns the length of the head at the start of b, with its empty
 // line, 0 if it has not come yet. Seen is how much of b was looked at before.
