@@ -34,6 +34,8 @@ type Certificate struct {
 	// valid; zero where there is no usable pair.
 	Names               []string
 	NotBefore, NotAfter time.Time
+	// RSA tells that the key is one of RSA, by which a signature is expensive.
+	RSA bool
 	// Problem says what is wrong with the material and how to cure it; empty
 	// when Chain and PrivateKey are a usable pair. Set by source/translate.
 	Problem string

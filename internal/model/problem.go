@@ -13,7 +13,19 @@ type Problem struct {
 	Field string
 	// Message is one sentence with the cure.
 	Message string
+	// Severity is a warning's where it is not set.
+	Severity Severity
 }
+
+// Severity tells what is wrong from what could be better.
+type Severity uint8
+
+const (
+	// Warning is what does not work as it is asked for.
+	Warning Severity = iota
+	// Advice is what works, and could do so better. People are told it once.
+	Advice
+)
 
 // String returns the problem in one line.
 func (p Problem) String() string {

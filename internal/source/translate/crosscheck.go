@@ -27,6 +27,9 @@ const (
 	ReasonCertificateName = "CertificateNameMismatch"
 	// ReasonDuplicate is a host and path, or a port, that another object claims as well.
 	ReasonDuplicate = "Duplicate"
+	// ReasonExpensiveKey is a certificate by which connections cost several times
+	// what they could.
+	ReasonExpensiveKey = "ExpensiveKey"
 	// ReasonNoCanaryTarget is a canary without a rule that it could take requests of.
 	ReasonNoCanaryTarget = "NoCanaryTarget"
 )
@@ -54,8 +57,11 @@ type crossCheck struct {
 
 // add records a problem once, however many rules have it.
 func (c *crossCheck) add(object model.Ref, reason, field, format string, args ...any) {
-	p := model.Problem{Object: object, Reason: reason, Field: field, Message: fmt.Sprintf(format, args...)}
-	row := object
+	c.put(model.Problem{Object: object, Reason: reason, Field: field, Message: fmt.Sprintf(format, args...)})
+}
+
+func (c *crossCheck) put(p model.Problem) {
+	row := p.Object
 	row.UID = ""
 	if !slices.Contains(c.found[row], p) {
 		c.found[row] = append(c.found[row], p)
@@ -156,6 +162,7 @@ func (c *crossCheck) routes() {
 		}
 		c.routeTLS(r)
 	}
+	c.expensiveKeys(routes)
 	for _, r := range routes {
 		for i := range r.Rules {
 			c.canary(r, &r.Rules[i], owners)
@@ -224,6 +231,37 @@ func (c *crossCheck) routeTLS(r *model.Route) {
 			c.hostName(r.Ref, "spec.tls", host, []*model.Certificate{cert})
 		}
 	}
+}
+
+// expensiveKeys advises who serves a host by a certificate of RSA, and by none
+// beside it in the same namespace that most clients would get instead.
+func (c *crossCheck) expensiveKeys(routes []*model.Route) {
+	type site struct{ namespace, host string }
+	each := func(rsa bool, do func(site, *model.Certificate)) {
+		for _, r := range routes {
+			for _, t := range r.TLS {
+				cert, ok := c.snap.Certificates.Get(t.Secret)
+				if !ok || cert.Problem != "" || cert.RSA != rsa {
+					continue
+				}
+				hosts := t.Hosts
+				if len(hosts) == 0 {
+					hosts = cert.Names
+				}
+				for _, host := range hosts {
+					do(site{r.Namespace, host}, cert)
+				}
+			}
+		}
+	}
+	cheap := map[site]bool{}
+	each(false, func(s site, _ *model.Certificate) { cheap[s] = true })
+	each(true, func(s site, cert *model.Certificate) {
+		if !cheap[s] {
+			c.put(model.Problem{Object: model.Ref{Kind: "Secret", Key: cert.Key, UID: cert.UID}, Reason: ReasonExpensiveKey, Severity: model.Advice,
+				Message: "the certificate has a key of RSA, whose signature makes a new TLS connection several times as expensive as one of ECDSA would; issue one with a key of ECDSA (cert-manager: privateKey.algorithm), and where old clients need RSA name both Secrets in the Ingress"})
+		}
+	})
 }
 
 // backend reports a backend without Service or port.

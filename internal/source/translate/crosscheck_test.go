@@ -1,9 +1,11 @@
 package translate
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -31,6 +33,11 @@ func tlsSecret(t *testing.T, name string, notAfter time.Time, names ...string) *
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tlsSecretOf(t, key, name, notAfter, names...)
+}
+
+func tlsSecretOf(t *testing.T, key crypto.Signer, name string, notAfter time.Time, names ...string) *corev1.Secret {
+	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
 		NotBefore: notAfter.AddDate(-1, 0, 0), NotAfter: notAfter,
@@ -114,10 +121,15 @@ func load(t *testing.T, secrets []*corev1.Secret, docs string) *state.Snapshot {
 }
 
 func TestCrossCheck(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
 	secrets := []*corev1.Secret{
 		tlsSecret(t, "good", now.AddDate(0, 1, 0), "www.example.com", "*.example.org"),
 		tlsSecret(t, "expired", now.AddDate(0, -1, 0), "www.example.com"),
 		tlsSecret(t, "future", now.AddDate(2, 0, 0), "www.example.com"),
+		tlsSecretOf(t, rsaKey, "rsa", now.AddDate(0, 1, 0), "www.example.com", "*.example.org"),
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "none"}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad-ca"}, Data: map[string][]byte{"ca.crt": []byte("junk")}},
 	}
@@ -176,6 +188,11 @@ spec: {type: ExternalName, externalName: www.example.com}`
 				"CertificateNameMismatch: Ingress default/a: spec.tls: the certificate in Secret default/good is made out for www.example.com, *.example.org and not for a.com",
 				"CertificateNameMismatch: Ingress default/a: spec.tls: the certificate in Secret default/good is made out for www.example.com, *.example.org and not for x.y.example.org",
 			}},
+		{"a key of RSA, for two Ingresses", []string{web, ingress("a", "2020", "", "{tls: [{secretName: rsa}, {hosts: [www.example.com], secretName: rsa}], rules: ["+rule("a.com", "/", "web", "number: 80")+"]}"),
+			ingress("b", "2021", "", "{tls: [{hosts: [x.example.org], secretName: rsa}], rules: ["+rule("b.com", "/", "web", "number: 80")+"]}")},
+			[]string{"ExpensiveKey: Secret default/rsa: the certificate has a key of RSA"}},
+		{"a key of RSA for old clients", []string{web, ingress("a", "2020", "", "{tls: [{hosts: [www.example.com, x.example.org], secretName: rsa}, {hosts: [www.example.com], secretName: good}], rules: ["+rule("a.com", "/", "web", "number: 80")+"]}"),
+			ingress("b", "2021", "", "{tls: [{hosts: [x.example.org], secretName: good}], rules: ["+rule("b.com", "/", "web", "number: 80")+"]}")}, nil},
 		{"CA of a Service that is none", []string{service("fairway.dev/tls-secret: good, fairway.dev/tls-mode: reencrypt, fairway.dev/tls-ca-secret: bad-ca")},
 			[]string{"SecretInvalid: Service default/tls: metadata.annotations[fairway.dev/tls-ca-secret]: Secret default/bad-ca: ca.crt holds no PEM certificate; put the certificate"}},
 		{"Secret of a Service missing", []string{service("fairway.dev/tls-secret: mytlssecret")},

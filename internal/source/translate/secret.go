@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"crypto/x509"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,4 +42,5 @@ func readCertificate(c *model.Certificate) {
 	}
 	c.Names = certs.Names(parsed)
 	c.NotBefore, c.NotAfter = parsed.Leaf.NotBefore, parsed.Leaf.NotAfter
+	c.RSA = parsed.Leaf.PublicKeyAlgorithm == x509.RSA
 }

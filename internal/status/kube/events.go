@@ -38,8 +38,8 @@ const (
 )
 
 // events writes one Event for each problem when it appears, and renews it
-// while it lasts. Its name follows from the problem, so that neither a new
-// leader nor a problem that comes back makes a second one.
+// while it lasts, unless it is mere advice. Its name follows from the problem,
+// so that neither a new leader nor a problem that comes back makes a second one.
 type events struct {
 	client  kubernetes.Interface
 	logger  *slog.Logger
@@ -114,7 +114,7 @@ func (e *events) write(ctx context.Context, problems map[model.Ref]model.Problem
 			}
 			present[p] = true
 			at, ok := e.written[p]
-			if ok && now.Sub(at) < renewAfter {
+			if ok && (p.Severity == model.Advice || now.Sub(at) < renewAfter) {
 				continue
 			}
 			if _, known := e.since[p]; !ok && !known {
@@ -176,7 +176,9 @@ func (e *events) writeOne(ctx context.Context, p model.Problem, now time.Time) e
 	client := e.client.CoreV1().Events(event.Namespace)
 	_, err := client.Create(ctx, event, metav1.CreateOptions{FieldManager: FieldManager})
 	if apierrors.IsAlreadyExists(err) {
-		err = e.renew(ctx, event, now)
+		if err = nil; p.Severity != model.Advice {
+			err = e.renew(ctx, event, now)
+		}
 	}
 	switch {
 	case err == nil:
@@ -222,6 +224,10 @@ func eventOf(p model.Problem, now time.Time) *corev1.Event {
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault // where Events of cluster-wide objects go
 	}
+	kind := corev1.EventTypeWarning
+	if p.Severity == model.Advice {
+		kind = corev1.EventTypeNormal
+	}
 	at := metav1.NewTime(now)
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: eventName(p)},
@@ -229,7 +235,7 @@ func eventOf(p model.Problem, now time.Time) *corev1.Event {
 			APIVersion: apiVersion(p.Object.Kind), Kind: p.Object.Kind,
 			Namespace: p.Object.Namespace, Name: p.Object.Name, UID: types.UID(p.Object.UID),
 		},
-		Reason: p.Reason, Message: message, Type: corev1.EventTypeWarning,
+		Reason: p.Reason, Message: message, Type: kind,
 		Source:         corev1.EventSource{Component: component},
 		FirstTimestamp: at, LastTimestamp: at, Count: 1,
 		ReportingController: component,

@@ -440,6 +440,34 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// TestAdvice: what could be better is said once, and not as a warning.
+func TestAdvice(t *testing.T) {
+	f := newFixture(t)
+	advice := problem("a", "could be better")
+	advice.Severity = model.Advice
+	f.put(func(tx *state.Tx) {
+		tx.PutProblems(model.Ref{Kind: "Service", Key: key("a")}, model.Problems{advice, problem("a", "is wrong")})
+	})
+	w, _ := f.run(Options{Events: true})
+	f.eventually("both are said", func() bool { return len(f.events()) == 2 })
+	f.clock.advance(renewAfter + time.Minute)
+	if err := w.sync(ctx, f.store.Snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	count := func(severity string) (n int32) {
+		for _, e := range f.events() {
+			if e.Type == severity {
+				n += e.Count
+			}
+		}
+		return n
+	}
+	f.eventually("the warning is renewed", func() bool { return count("Warning") == 2 })
+	if n := count("Normal"); n != 1 {
+		t.Errorf("the advice was given %d times", n)
+	}
+}
+
 // TestEventsSettle: what comes in one apply is no problem for being there one
 // after the other.
 func TestEventsSettle(t *testing.T) {
