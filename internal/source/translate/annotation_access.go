@@ -25,6 +25,11 @@ func (in *ingress) accessAnnotations(s *settings) {
 		return
 	}
 	list := commaList(v)
+	if len(list) == 0 && v != "" {
+		in.invalid(annotationField(name), "%q has commas and no range of addresses between them; write one as 192.0.2.0/24, or remove the annotation to let in everybody. It lets in nobody", v)
+		s.filters.AllowFrom = []netip.Prefix{nobody}
+		return
+	}
 	for _, text := range list {
 		p, ok := prefix(text)
 		if !ok {
