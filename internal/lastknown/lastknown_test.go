@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -315,12 +316,30 @@ func TestKeeperWritesLargeStatesRarely(t *testing.T) {
 	}
 }
 
+// lockedBuffer may be read while somebody writes.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 func TestKeeperGoesOnWithoutADisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "x")
 	if err := os.WriteFile(dir, nil, 0o600); err != nil { // no directory
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	var log lockedBuffer
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
 		k, end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.NewTextHandler(&log, nil)), Registerer: prometheus.NewRegistry()})
