@@ -163,6 +163,17 @@ func cleanupInside(t *testing.T) {
 				got, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
 				return err == nil && strings.TrimSpace(string(got)) == "20000-20010,30000-32767"
 			})
+			table := map[string]string{DataplaneEBPF: "inet fairway-ebpf", DataplaneNFT: "ip fairway"}[mode]
+			listRules(t, append([]string{"delete", "table"}, strings.Fields(table)...)...)
+			removed := time.Now()
+			wants(t, mode+" puts back what somebody has removed", func() bool {
+				return strings.Contains(listRules(t, "list", "tables"), "table "+table+"\n") && strings.Contains(log.String(), "it is put back")
+			})
+			took := time.Since(removed)
+			t.Logf("%s has put back table %s after %s", mode, table, took)
+			if took > 30*time.Second { // the role has only just started
+				t.Errorf("%s leaves it to the check once a minute", mode)
+			}
 			wants(t, mode+" answers at the cluster DNS address, unknown to connection tracking", cleanupDNS)
 		}()
 		ours := ourBPF(t)
