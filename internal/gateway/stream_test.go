@@ -2,13 +2,16 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,6 +142,74 @@ func TestTCPStreams(t *testing.T) {
 	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("without endpoints: %v", err)
 	}
+}
+
+// TestTCPWhole has clients send messages and bulk with the end right behind it,
+// take the answers slowly, or reset their connections: what comes back is whole,
+// and in the end nothing is left open.
+func TestTCPWhole(t *testing.T) {
+	greeter(t, "10.99.40.3:3306", "hi")
+	w := newWorld(t, nil)
+	w.service("whole", "", "10.99.40.3:3306")
+	w.streams(stream("tcp", model.TCP, 13308, "whole"))
+	visit := func(seed uint64) error {
+		random := rand.New(rand.NewPCG(seed, 0))
+		conn, err := net.Dial("tcp", "127.0.0.1:13308")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		c := conn.(*net.TCPConn)
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		sent := make([]byte, random.IntN([]int{100, 20 << 10, 1 << 20}[seed%3]))
+		for i := range sent {
+			sent[i] = byte(random.Uint32())
+		}
+		resets, slow, pieces := seed%8 == 7, seed%5 == 4, 1+random.IntN(32<<10)
+		go func() {
+			for piece := range slices.Chunk(sent, pieces) {
+				if _, err := c.Write(piece); err != nil {
+					return
+				}
+			}
+			if !resets {
+				_ = c.CloseWrite()
+			}
+		}()
+		if resets {
+			_, _ = io.CopyN(io.Discard, c, int64(len(sent)/2))
+			return c.SetLinger(0)
+		}
+		want := slices.Concat([]byte("hi\n"), sent, []byte("bye\n"))
+		got := make([]byte, 0, len(want)+1)
+		for err == nil && len(got) < cap(got) {
+			if slow {
+				time.Sleep(time.Millisecond)
+			}
+			var n int
+			n, err = c.Read(got[len(got):min(cap(got), len(got)+16<<10)])
+			got = got[:len(got)+n]
+		}
+		if err != io.EOF || !bytes.Equal(got, want) {
+			return fmt.Errorf("%d bytes came back, want %d, equal %t: %w", len(got), len(want), bytes.Equal(got, want), err)
+		}
+		return nil
+	}
+	var clients sync.WaitGroup
+	for i := range uint64(16) {
+		clients.Go(func() {
+			for j := range uint64(15) {
+				if err := visit(i*15 + j); err != nil {
+					t.Errorf("client %d, connection %d: %v", i, j, err)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	w.eventually("all is closed", func() bool {
+		state := w.g.streams.State()
+		return len(state) == 1 && state[0].Connections["TCP"] == 0
+	})
 }
 
 func TestTCPBySNI(t *testing.T) {
