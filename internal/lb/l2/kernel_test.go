@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -288,4 +289,58 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	client.Address("eth0", "192.0.2.1/24")
 	node.Address("eth9", "192.0.2.11/24")
 	s.eventually("answers on the interface in its place", func() bool { return s.curl(vip4) == "n1" })
+}
+
+// TestGroups: the groups in which IPv6 addresses are solicited are joined however
+// many there are, and those that could not be joined are tried again.
+func TestGroups(t *testing.T) {
+	lab := testenv.NewLab(t)
+	node := lab.Netns("node")
+	lab.Connect(lab.Netns("client"), "eth0", node, "eth0")
+	const many = 3000 // more than what one socket may join
+	var addrs []netip.Addr
+	for i := range many {
+		addrs = append(addrs, netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 2: 0xd, 3: 0xb8, 14: byte(i >> 8), 15: byte(i)}))
+	}
+	err := node.Do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		joined := func() int {
+			text, err := os.ReadFile("/proc/thread-self/net/igmp6")
+			if err != nil {
+				t.Error(err)
+			}
+			n := 0
+			for line := range strings.Lines(string(text)) {
+				if f := strings.Fields(line); f[1] == "eth0" && strings.HasPrefix(f[2], "ff0200000000000000000001ff00") {
+					n++
+				}
+			}
+			return n
+		}
+		l, err := openLink(ifi, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		defer l.close()
+		node.Run("ip", "link", "set", "eth0", "mtu", "1000") // which IPv6 does not do with
+		if err := l.set(addrs[:2]); err == nil {
+			t.Error("no error without IPv6")
+		}
+		node.Run("ip", "link", "set", "eth0", "mtu", "1500")
+		for _, n := range []int{2, many, 1, 0} {
+			if err := l.set(addrs[:n]); err != nil {
+				t.Errorf("%d addresses: %v", n, err)
+			}
+			if got := joined(); got != n {
+				t.Errorf("%d groups are joined, want %d", got, n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -2,6 +2,7 @@ package l2
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // link answers on one interface.
@@ -21,17 +23,19 @@ type link struct {
 	logger *slog.Logger
 	arp    *packet.Conn
 	ndp    *packet.Conn
-	// groups is a socket that only joins multicast groups.
-	groups net.PacketConn
-	addrs  atomic.Pointer[map[netip.Addr]struct{}]
-	done   chan struct{}
-	fresh  chan []netip.Addr
-	wg     sync.WaitGroup
+	// groups are sockets that only join multicast groups, and members which of them
+	// is in which group. A kernel without IPv6 has none of them.
+	groups  []*ipv6.PacketConn
+	members map[netip.Addr]*ipv6.PacketConn
+	addrs   atomic.Pointer[map[netip.Addr]struct{}]
+	done    chan struct{}
+	fresh   chan []netip.Addr
+	wg      sync.WaitGroup
 }
 
 // openLink begins to listen on an interface, with no address yet.
 func openLink(ifi *net.Interface, logger *slog.Logger) (l *link, err error) {
-	l = &link{ifi: ifi, logger: logger.With("interface", ifi.Name), done: make(chan struct{}), fresh: make(chan []netip.Addr, 16)}
+	l = &link{ifi: ifi, logger: logger.With("interface", ifi.Name), members: map[netip.Addr]*ipv6.PacketConn{}, done: make(chan struct{}), fresh: make(chan []netip.Addr, 16)}
 	l.addrs.Store(&map[netip.Addr]struct{}{})
 	defer func() {
 		if err != nil {
@@ -49,7 +53,7 @@ func openLink(ifi *net.Interface, logger *slog.Logger) (l *link, err error) {
 		return nil, fmt.Errorf("open NDP socket: %w", err)
 	}
 	// A kernel without IPv6 can still answer ARP.
-	if l.groups, err = net.ListenPacket("udp6", "[::]:0"); err != nil {
+	if err := l.moreGroups(); err != nil {
 		l.logger.Info("no IPv6 here", "error", err)
 	}
 	l.wg.Go(func() { l.read(l.arp, l.handleARP) })
@@ -75,8 +79,8 @@ func (l *link) closeSockets() {
 			_ = c.Close()
 		}
 	}
-	if l.groups != nil {
-		_ = l.groups.Close()
+	for _, c := range l.groups {
+		_ = c.Close()
 	}
 }
 
@@ -109,7 +113,7 @@ func (l *link) set(addrs []netip.Addr) error {
 	}
 	old := *l.addrs.Load()
 	l.addrs.Store(&next)
-	err := l.follow(old, next)
+	err := l.follow(next)
 	for a := range old {
 		if _, ok := next[a]; !ok {
 			l.logger.Info("address is no longer announced", "address", a)
@@ -126,27 +130,54 @@ func (l *link) set(addrs []netip.Addr) error {
 }
 
 // follow joins the groups in which addresses are solicited, and leaves those
-// that no address needs any more.
-func (l *link) follow(old, next map[netip.Addr]struct{}) error {
-	if l.groups == nil {
+// that no address needs any more. What cannot be joined keeps no other group out,
+// and is tried again by the next call.
+func (l *link) follow(next map[netip.Addr]struct{}) error {
+	if len(l.groups) == 0 {
 		return nil
 	}
-	before, after := groupsOf(old), groupsOf(next)
-	conn := ipv6.NewPacketConn(l.groups)
-	for g := range before {
-		if !after[g] {
+	wanted := groupsOf(next)
+	for g, conn := range l.members {
+		if !wanted[g] {
 			_ = conn.LeaveGroup(l.ifi, &net.UDPAddr{IP: g.AsSlice()}) // fails if the interface has gone
+			delete(l.members, g)
 		}
 	}
-	for g := range after {
-		if before[g] {
-			continue
-		}
-		if err := conn.JoinGroup(l.ifi, &net.UDPAddr{IP: g.AsSlice()}); err != nil {
-			return fmt.Errorf("join %s on %s: %w", g, l.ifi.Name, err)
+	var errs []error
+	for g := range wanted {
+		if l.members[g] == nil {
+			errs = append(errs, l.join(g))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// join joins a group, by a new socket where the others are full: the kernel bounds
+// what one may have (net.core.optmem_max), to some hundred groups.
+func (l *link) join(group netip.Addr) error {
+	for more := false; ; more = true {
+		conn := l.groups[len(l.groups)-1]
+		err := conn.JoinGroup(l.ifi, &net.UDPAddr{IP: group.AsSlice()})
+		switch {
+		case err == nil:
+			l.members[group] = conn
+			return nil
+		case more || !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM):
+			return fmt.Errorf("join %s on %s: %w", group, l.ifi.Name, err)
+		}
+		if err := l.moreGroups(); err != nil {
+			return fmt.Errorf("join %s on %s: %w", group, l.ifi.Name, err)
+		}
+	}
+}
+
+// moreGroups opens one more socket to join groups by.
+func (l *link) moreGroups() error {
+	conn, err := net.ListenPacket("udp6", "[::]:0")
+	if err == nil {
+		l.groups = append(l.groups, ipv6.NewPacketConn(conn))
+	}
+	return err
 }
 
 func groupsOf(addrs map[netip.Addr]struct{}) map[netip.Addr]bool {
