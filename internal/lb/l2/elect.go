@@ -13,7 +13,8 @@ import (
 // Elect returns the node that answers for each load-balancer address. The
 // choice is stable: a node that comes or goes moves only the addresses that it
 // gets or had. With externalTrafficPolicy Local only nodes with a ready
-// endpoint are chosen from, and where there is none nobody answers. Nodes that
+// endpoint are chosen from; where there is none, those whose endpoints terminate and
+// still serve, for nodes lead there then (KEP-1669); else nobody answers. Nodes that
 // are not on the network of an address are never chosen for it.
 func Elect(snap *state.Snapshot) map[netip.Addr]string {
 	all := eligible(snap)
@@ -74,19 +75,28 @@ func eligible(snap *state.Snapshot) []string {
 	return ready
 }
 
-// withEndpoints are those of nodes that have a ready endpoint of the Service.
+// withEndpoints are those of nodes that have an endpoint of the Service: a ready one,
+// or where no node has any, one that terminates and still serves.
 func withEndpoints(snap *state.Snapshot, service model.Key, nodes []string) []string {
 	set, ok := snap.Endpoints.Get(service)
 	if !ok {
 		return nil
 	}
-	var out []string
-	for _, node := range nodes {
-		if slices.ContainsFunc(set.Endpoints, func(e model.Endpoint) bool { return e.Ready && e.Node == node }) {
-			out = append(out, node)
+	ready, ending := map[string]bool{}, map[string]bool{}
+	for i := range set.Endpoints {
+		switch e := &set.Endpoints[i]; {
+		case e.Ready:
+			ready[e.Node] = true
+		case e.Serving && e.Terminating:
+			ending[e.Node] = true
 		}
 	}
-	return out
+	for _, has := range []map[string]bool{ready, ending} {
+		if out := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return !has[n] }); len(out) > 0 {
+			return out
+		}
+	}
+	return nil
 }
 
 // onNetworkOf reports whether the node is on the network of addr, or may be

@@ -54,6 +54,16 @@ func (w *world) endpoint(service, node string, ready bool) *world {
 	})
 }
 
+// ending adds an endpoint that terminates and still serves.
+func (w *world) ending(service, node string) *world {
+	return w.put(func(tx *state.Tx) {
+		tx.PutSlice(&model.EndpointSlice{
+			Key: model.Key{Namespace: "default", Name: service + "-ending-" + node}, Service: model.Key{Namespace: "default", Name: service},
+			Endpoints: []model.Endpoint{{Addr: addr("10.0.0.2"), Serving: true, Terminating: true, Node: node}},
+		})
+	})
+}
+
 func local(s *model.Service) { s.ExternalLocal = true }
 
 func TestElect(t *testing.T) {
@@ -73,6 +83,9 @@ func TestElect(t *testing.T) {
 		{"none ready is not believed", newWorld().node(&model.Node{Name: "b"}).service("s", nil, "192.0.2.1"), map[netip.Addr]string{one: "b"}},
 		{"local", newWorld("a", "b", "c").service("s", local, "192.0.2.1").endpoint("s", "b", true).endpoint("s", "a", false), map[netip.Addr]string{one: "b"}},
 		{"local without endpoints", newWorld("a", "b").service("s", local, "192.0.2.1").endpoint("s", "b", false), map[netip.Addr]string{}},
+		{"local, terminating beside ready", newWorld("a", "b").service("s", local, "192.0.2.1").ending("s", "a").endpoint("s", "b", true), map[netip.Addr]string{one: "b"}},
+		{"local, the last one terminating", newWorld("a", "b", "c").service("s", local, "192.0.2.1").ending("s", "b").endpoint("s", "a", false), map[netip.Addr]string{one: "b"}},
+		{"local, ready on a node that leaves", newWorld("a").node(&model.Node{Name: "b", Ready: true, Leaving: true}).service("s", local, "192.0.2.1").endpoint("s", "b", true).ending("s", "a"), map[netip.Addr]string{one: "a"}},
 		{"local without any slice", newWorld("a", "b").service("s", local, "192.0.2.1"), map[netip.Addr]string{}},
 		{"cluster without endpoints", newWorld("a").service("s", nil, "192.0.2.1"), map[netip.Addr]string{one: "a"}},
 		{"shared with a local one", newWorld("a", "b", "c").service("r", nil, "192.0.2.1").service("s", local, "192.0.2.1").endpoint("s", "b", true), map[netip.Addr]string{one: "b"}},
