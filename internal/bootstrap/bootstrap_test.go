@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -231,6 +232,37 @@ func TestDNSEndpoints(t *testing.T) {
 		}
 		if err := again(ctx); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestDNSEndpointsOfAFamilyThatIsGone: a node that has lost its IPv6 address leads
+// nobody there any more.
+func TestDNSEndpointsOfAFamilyThatIsGone(t *testing.T) {
+	f := newFixture(t)
+	addrs := []netip.AddrPort{netip.MustParseAddrPort("10.245.0.1:10053"), netip.MustParseAddrPort("[fd00:10:245::1]:10053")}
+	for _, tt := range []struct {
+		listen []netip.AddrPort
+		want   string
+	}{{addrs, "kube-dns-node-1-ipv4 kube-dns-node-1-ipv6"}, {addrs[:1], "kube-dns-node-1-ipv4"}, {addrs[1:], "kube-dns-node-1-ipv6"}} {
+		d, err := NewDNSEndpoints(DNSEndpointsOptions{Client: f.client, Logger: slog.New(slog.DiscardHandler), Node: &model.Node{Name: "node-1"}, Listen: tt.listen})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Ensure(ctx); err != nil {
+			t.Fatal(err)
+		}
+		list, err := f.client.DiscoveryV1().EndpointSlices("kube-system").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, s := range list.Items {
+			names = append(names, s.Name)
+		}
+		slices.Sort(names)
+		if got := strings.Join(names, " "); got != tt.want {
+			t.Errorf("listening at %v: slices %s, want %s", tt.listen, got, tt.want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -77,7 +78,9 @@ func (d *DNSEndpoints) Run(ctx context.Context) error {
 	return keep(ctx, d.Logger, "cannot publish this node's DNS server", d.Changed, d.Ensure)
 }
 
-// Ensure writes one slice for each family. Where the DNS Service is somebody
+// Ensure writes one slice for each family that the node has, and deletes that of a
+// family which it had: clients would be led to an address that is gone. Where the
+// DNS Service is somebody
 // else's there must be none: its clients would get answers of two servers.
 func (d *DNSEndpoints) Ensure(ctx context.Context) error {
 	d.mu.Lock()
@@ -109,25 +112,27 @@ func (d *DNSEndpoints) ensure(ctx context.Context) error {
 	present, err := d.Client.CoreV1().Services(DNSService.Namespace).Get(ctx, DNSService.Name, metav1.GetOptions{})
 	switch {
 	case err == nil && !owned(present.ManagedFields):
-		return d.withdraw(ctx)
+		return d.withdraw(ctx, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	case err != nil && !apierrors.IsNotFound(err):
 		return fmt.Errorf("get Service %s: %w", DNSService, err)
 	}
 	var errs []error
+	missing := []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}
 	for _, a := range d.Listen {
 		slice := d.slice(a)
+		missing = slices.DeleteFunc(missing, func(t discoveryv1.AddressType) bool { return t == *slice.AddressType })
 		if _, err := d.Client.DiscoveryV1().EndpointSlices(DNSService.Namespace).Apply(ctx, slice, applyOptions()); err != nil {
 			errs = append(errs, fmt.Errorf("apply EndpointSlice %s/%s: %w", DNSService.Namespace, *slice.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.withdraw(ctx, missing...))...)
 }
 
-// withdraw deletes this node's slices.
-func (d *DNSEndpoints) withdraw(ctx context.Context) error {
+// withdraw deletes this node's slices of these families.
+func (d *DNSEndpoints) withdraw(ctx context.Context, families ...discoveryv1.AddressType) error {
 	var errs []error
-	for _, a := range d.Listen {
-		name := *d.slice(a).Name
+	for _, family := range families {
+		name := d.name(family)
 		err := d.Client.DiscoveryV1().EndpointSlices(DNSService.Namespace).Delete(ctx, name, metav1.DeleteOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("delete EndpointSlice %s/%s: %w", DNSService.Namespace, name, err))
@@ -136,10 +141,14 @@ func (d *DNSEndpoints) withdraw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// name is that of the node's slice of a family.
+func (d *DNSEndpoints) name(family discoveryv1.AddressType) string {
+	return DNSService.Name + "-" + d.Node.Name + "-" + strings.ToLower(string(family))
+}
+
 // slice leads to this node's server, for clients on this node: the hint for
 // the node alone makes every node use its own server (KEP-3015).
 func (d *DNSEndpoints) slice(a netip.AddrPort) *applydiscoveryv1.EndpointSliceApplyConfiguration {
-	family := strings.ToLower(string(familyOf(a.Addr())))
 	addressType := discoveryv1.AddressTypeIPv4
 	if a.Addr().Is6() {
 		addressType = discoveryv1.AddressTypeIPv6
@@ -152,7 +161,7 @@ func (d *DNSEndpoints) slice(a netip.AddrPort) *applydiscoveryv1.EndpointSliceAp
 	if d.Node.Zone != "" {
 		endpoint = endpoint.WithZone(d.Node.Zone)
 	}
-	slice := applydiscoveryv1.EndpointSlice(DNSService.Name+"-"+d.Node.Name+"-"+family, DNSService.Namespace).
+	slice := applydiscoveryv1.EndpointSlice(d.name(addressType), DNSService.Namespace).
 		WithLabels(map[string]string{
 			discoveryv1.LabelServiceName: DNSService.Name,
 			discoveryv1.LabelManagedBy:   dnsSlicesManagedBy,
