@@ -134,11 +134,15 @@ func (p *Proxy) Addrs() []netip.AddrPort {
 }
 
 // Run serves until ctx ends, lets open connections go on for DrainTimeout, and
-// returns nil.
+// returns nil. An address that is in use is logged and tried again: Services without
+// TLS, and all else on the node, are not to end with it.
 func (p *Proxy) Run(ctx context.Context) error {
-	listeners, err := listen(ctx, p.opts.Listen)
+	listeners, err := p.listenLasting(ctx)
 	if err != nil {
 		return fmt.Errorf("servicetls: %w", err)
+	}
+	if listeners == nil {
+		return nil
 	}
 	var addrs []netip.AddrPort
 	for _, l := range listeners {
@@ -254,6 +258,35 @@ func (p *Proxy) untrack(c *net.TCPConn) {
 	p.connsMu.Lock()
 	defer p.connsMu.Unlock()
 	delete(p.conns, c)
+}
+
+// listenLasting opens all addresses, and tries again while one is in use. It returns
+// nil when ctx ends before.
+func (p *Proxy) listenLasting(ctx context.Context) ([]*net.TCPListener, error) {
+	backoff := reconcile.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
+	told := false
+	for {
+		list, err := listen(ctx, p.opts.Listen)
+		switch {
+		case err == nil:
+			return list, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case !errors.Is(err, syscall.EADDRINUSE):
+			return nil, err
+		}
+		delay := backoff.Next()
+		if !told && delay >= time.Second { // a process before this one may just be ending
+			told = true
+			p.log.Warn("connections to Services with TLS are refused: cannot listen; it is tried again", "error", err,
+				"cure", "end what listens there (ss -ltnp shows it), or give another --service-tls-port")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(delay):
+		}
+	}
 }
 
 // listen opens all addresses or none.

@@ -3,6 +3,7 @@ package servicetls
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -549,19 +550,6 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	taken, err := net.Listen("tcp", netip.AddrPortFrom(node4, 0).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	good.Listen = []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}
-	p, err := New(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Run(t.Context()); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("address in use: %v", err)
-	}
 }
 
 // webServer is an HTTP endpoint.
@@ -640,5 +628,46 @@ func TestRealClients(t *testing.T) {
 	s = command(t, "", "openssl", "s_client", "-connect", "10.96.0.20:443", "-tls1_1")
 	if strings.Contains(s, "BEGIN CERTIFICATE") {
 		t.Errorf("openssl by TLS 1.1:\n%s", s)
+	}
+}
+
+// TestPortInUse: while somebody else has the port the proxy waits, and does not end
+// the role that it is a part of.
+func TestPortInUse(t *testing.T) {
+	squatter, err := net.Listen("tcp", netip.AddrPortFrom(node4, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer squatter.Close()
+	at := squatter.Addr().(*net.TCPAddr).AddrPort()
+	start := func(ctx context.Context) (*Proxy, chan error) {
+		p, err := New(Options{Store: state.New(), Node: "n", Listen: []netip.AddrPort{at}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		return p, done
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	_, done := start(ended)
+	time.Sleep(50 * time.Millisecond) // it has tried
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("ended while it waits: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	p, done := start(ctx)
+	time.Sleep(50 * time.Millisecond)
+	select {
+	case err := <-done:
+		t.Fatalf("Run has ended: %v", err)
+	default:
+	}
+	squatter.Close()
+	eventually(t, func() bool { return p.Addrs() != nil })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
