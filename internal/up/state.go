@@ -211,13 +211,22 @@ func (d dir) readRanges() (*Ranges, error) {
 
 func (d dir) writeRanges(r Ranges) error { return writeJSON(d.ranges(), r) }
 
-// writeJSON replaces a file in one step, so that readers and a crash see the old or the new one.
+// writeJSON replaces a file in one step, so that readers and a crash, also one of the machine, see the old or the new one:
+// without Sync the new name may be on the disk before the text is.
 func writeJSON(path string, value any) error {
 	text, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", append(text, '\n'), 0o644); err != nil {
+	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(text, '\n'))
+	if err == nil {
+		err = file.Sync()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
