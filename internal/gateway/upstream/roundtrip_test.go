@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -29,6 +30,10 @@ func TestInterimsWithoutEnd(t *testing.T) {
 			return
 		}
 		defer c.Close()
+		// What comes before there is a request is no answer to it.
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
 		for {
 			if _, err := io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n"); err != nil {
 				return
