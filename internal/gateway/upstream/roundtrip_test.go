@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,9 +42,9 @@ func TestInterimsWithoutEnd(t *testing.T) {
 		}
 	}()
 	e := newEndpoint(l.Addr().String(), (&net.Dialer{}).DialContext, mark{})
-	seen := 0
+	var seen atomic.Int64
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
-		seen++
+		seen.Add(1)
 		return nil
 	}})
 	req, _ := http.NewRequestWithContext(ctx, "GET", "http://a/", nil)
@@ -51,7 +52,7 @@ func TestInterimsWithoutEnd(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	<-ended
-	if seen < http1.MaxInterims || e.inflight.Load() != 0 {
-		t.Errorf("%d interim answers were seen; %d under way", seen, e.inflight.Load())
+	if seen.Load() < http1.MaxInterims || e.inflight.Load() != 0 {
+		t.Errorf("%d interim answers were seen; %d under way", seen.Load(), e.inflight.Load())
 	}
 }
