@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -94,6 +95,10 @@ func sourceRanges(r *report, o *corev1.Service) []netip.Prefix {
 	field, list := "spec.loadBalancerSourceRanges", o.Spec.LoadBalancerSourceRanges
 	if v, ok := o.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]; ok && len(list) == 0 {
 		field, list = annotationField(corev1.AnnotationLoadBalancerSourceRangesKey), commaList(v)
+		if len(list) == 0 && strings.TrimSpace(v) != "" {
+			r.invalid(field, "%q has commas and no range of addresses between them; write one as 192.0.2.0/24, or remove the annotation to let in everybody. It lets in nobody", v)
+			return []netip.Prefix{nobody}
+		}
 	}
 	var out []netip.Prefix
 	for _, s := range list {
