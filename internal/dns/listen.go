@@ -15,6 +15,7 @@ import (
 
 	"fairway.dev/fairway/internal/dns/datagram"
 	"fairway.dev/fairway/internal/dns/wire"
+	"fairway.dev/fairway/internal/reconcile"
 )
 
 const (
@@ -29,6 +30,35 @@ type socket struct {
 	addr netip.AddrPort
 	udp  []*datagram.Socket // one for each core
 	tcp  *net.TCPListener
+}
+
+// listenLasting opens all addresses of the server, and tries again while one is in
+// use. It returns nil when ctx ends before.
+func (s *Server) listenLasting(ctx context.Context) ([]*socket, error) {
+	backoff := reconcile.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
+	told := false
+	for {
+		sockets, err := listen(ctx, s.opts.Listen)
+		switch {
+		case err == nil:
+			return sockets, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case !errors.Is(err, unix.EADDRINUSE):
+			return nil, err
+		}
+		delay := backoff.Next()
+		if !told && delay >= time.Second { // a process before this one may just be ending
+			told = true
+			s.log.Warn("names are not answered by this node: cannot listen; it is tried again", "error", err,
+				"cure", "end what listens there (ss -lnptu shows it), or give another --dns-port")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(delay):
+		}
+	}
 }
 
 // listen opens all addresses or none. Port 0 takes any that is free for both protocols.

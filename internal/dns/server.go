@@ -294,15 +294,19 @@ func (s *Server) noteSockets() {
 	s.cookies.Store(&cookies)
 }
 
-// Run serves until ctx ends; then it returns nil.
+// Run serves until ctx ends; then it returns nil. An address that is in use is
+// logged and tried again: Services, and all else on the node, are not to end with it.
 func (s *Server) Run(ctx context.Context) error {
 	sub := s.opts.Store.Subscribe()
 	defer sub.Close()
 	s.update()
 
-	sockets, err := listen(ctx, s.opts.Listen)
+	sockets, err := s.listenLasting(ctx)
 	if err != nil {
 		return fmt.Errorf("dns: %w", err)
+	}
+	if sockets == nil {
+		return nil
 	}
 	var addrs []netip.AddrPort
 	for _, l := range sockets {

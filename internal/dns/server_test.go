@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -227,16 +225,39 @@ func TestAlso(t *testing.T) {
 	}
 }
 
+// TestAddressInUse: while somebody else has an address the server waits, and does
+// not end the role that it is a part of.
 func TestAddressInUse(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	s := newServer(t, Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}})
-	err = s.Run(t.Context())
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), taken.Addr().String()) {
-		t.Errorf("got %v", err)
+	start := func(ctx context.Context) (*Server, chan error) {
+		s := newServer(t, Options{Listen: []netip.AddrPort{netip.MustParseAddrPort(taken.Addr().String())}})
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		time.Sleep(50 * time.Millisecond) // it has tried
+		return s, done
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	_, done := start(ctx)
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("told to end while it waits: %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	s, done := start(ctx)
+	select {
+	case err := <-done:
+		t.Fatalf("it has ended: %v", err)
+	default:
+	}
+	taken.Close()
+	eventually(t, func() bool { return s.Addrs() != nil })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
