@@ -166,6 +166,8 @@ func newGatewayCommand() *cobra.Command {
 	f.IntVar(&o.HTTPPort, "http-port", 80, "`port` for HTTP")
 	f.IntVar(&o.HTTPSPort, "https-port", 443, "`port` for HTTPS")
 	f.BoolVar(&o.HTTP3, "http3", true, "serve HTTP/3 as well, at the UDP port of the number of --https-port (never with --proxy-protocol)")
+	f.StringVar(&o.TLSMinVersion, "tls-min-version", "1.2", "oldest `version` of TLS that clients may speak, 1.2 or 1.3")
+	f.StringSliceVar(&o.TLSCipherSuites, "tls-cipher-suites", nil, "`suites` that TLS 1.2 may choose from, by their names of the IANA (default: all that are safe)")
 	f.StringVar(&o.NodeName, "node-name", "", "`name` of the node this runs on, to prefer endpoints near it")
 	f.StringSliceVar(&publish, "publish-address", nil, "`addresses` to write into Ingress status (default: none is written)")
 	f.StringVar(&tcp, "tcp-services", "kube-system/tcp-services", "ConfigMap of TCP ports, as `namespace/name`")

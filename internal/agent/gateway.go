@@ -2,11 +2,15 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +36,11 @@ type GatewayOptions struct {
 	// HTTP3 serves HTTP/3 as well, at the UDP port of the number HTTPSPort; not
 	// with ProxyProtocol.
 	HTTP3 bool
+	// TLSMinVersion is the oldest version of TLS for clients, 1.2 or 1.3, and
+	// TLSCipherSuites are the suites of TLS 1.2 by their names of the IANA; none for
+	// all that are safe.
+	TLSMinVersion   string
+	TLSCipherSuites []string
 	// PublishAddresses go into the status of Ingresses; none writes no status.
 	PublishAddresses []netip.Addr
 	// TCPServices and UDPServices name ConfigMaps in ingress-nginx's form; optional.
@@ -97,6 +106,9 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 	if options.Shedder, options.Held, err = newShedder(o); err != nil {
 		return err
 	}
+	if options.TLSMinVersion, options.TLSCipherSuites, err = tlsSettings(o); err != nil {
+		return err
+	}
 	if o.AccessLog != "" {
 		options.AccessLog = log
 	}
@@ -137,6 +149,35 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		}},
 		{"ready file", func(ctx context.Context) error { return ready.announce(ctx, o.Logger, o.ReadyFile, nil) }},
 	})
+}
+
+// tlsSettings reads what clients may speak.
+func tlsSettings(o GatewayOptions) (oldest uint16, suites []uint16, err error) {
+	switch o.TLSMinVersion {
+	case "", "1.2":
+		oldest = tls.VersionTLS12
+	case "1.3":
+		oldest = tls.VersionTLS13
+	default:
+		return 0, nil, fmt.Errorf("--tls-min-version %q: want 1.2 or 1.3", o.TLSMinVersion)
+	}
+	if oldest == tls.VersionTLS13 && len(o.TLSCipherSuites) > 0 {
+		return 0, nil, errors.New("--tls-cipher-suites are of TLS 1.2, which --tls-min-version 1.3 leaves out; give one of the two")
+	}
+	known := map[string]uint16{}
+	for _, s := range tls.CipherSuites() {
+		if slices.Contains(s.SupportedVersions, tls.VersionTLS12) {
+			known[s.Name] = s.ID
+		}
+	}
+	for _, name := range o.TLSCipherSuites {
+		id, ok := known[name]
+		if !ok {
+			return 0, nil, fmt.Errorf("--tls-cipher-suites %q: is none of TLS 1.2 that is safe; those are %s", name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		suites = append(suites, id)
+	}
+	return oldest, suites, nil
 }
 
 // newTracer returns nil where no traces are wanted.

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"crypto/tls"
+	"slices"
+	"strings"
 	"testing"
 
 	"fairway.dev/fairway/internal/gateway"
@@ -19,6 +22,34 @@ func TestOnlyHere(t *testing.T) {
 		got := onlyHere(node, all)
 		if len(got) != 1 || got[0].Message != want || got[0].Field != "data" {
 			t.Errorf("node %q: %+v", node, got)
+		}
+	}
+}
+
+func TestTLSSettings(t *testing.T) {
+	const suite = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+	for _, c := range []struct {
+		version string
+		suites  []string
+		oldest  uint16
+		chosen  []uint16
+		refusal string
+	}{
+		{"1.2", nil, tls.VersionTLS12, nil, ""},
+		{"1.3", nil, tls.VersionTLS13, nil, ""},
+		{"1.2", []string{suite}, tls.VersionTLS12, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}, ""},
+		{"1.1", nil, 0, nil, "--tls-min-version \"1.1\": want 1.2 or 1.3"},
+		{"1.3", []string{suite}, 0, nil, "--tls-min-version 1.3 leaves out"},
+		{"1.2", []string{"TLS_RSA_WITH_RC4_128_SHA"}, 0, nil, "is none of TLS 1.2 that is safe; those are TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, "},
+		{"1.2", []string{"TLS_AES_128_GCM_SHA256"}, 0, nil, "is none of TLS 1.2"},
+	} {
+		oldest, chosen, err := tlsSettings(GatewayOptions{TLSMinVersion: c.version, TLSCipherSuites: c.suites})
+		if c.refusal != "" {
+			if err == nil || !strings.Contains(err.Error(), c.refusal) {
+				t.Errorf("%s %v: %v", c.version, c.suites, err)
+			}
+		} else if err != nil || oldest != c.oldest || !slices.Equal(chosen, c.chosen) {
+			t.Errorf("%s %v: %x %x %v", c.version, c.suites, oldest, chosen, err)
 		}
 	}
 }

@@ -49,6 +49,11 @@ type Options struct {
 	// clients so by Alt-Svc. A port that cannot be had is logged. It is not had
 	// with ProxyProtocol, for QUIC carries no such header.
 	HTTP3 bool
+	// TLSMinVersion is the oldest version of TLS that clients may speak, such as
+	// tls.VersionTLS13; 0 for TLS 1.2. TLSCipherSuites are the suites that TLS 1.2 may
+	// choose from; nil for all that Go counts as safe. TLS 1.3 has its own.
+	TLSMinVersion   uint16
+	TLSCipherSuites []uint16
 	// StreamHost is the address that TCP and UDP ports are opened at; empty
 	// for all.
 	StreamHost string
@@ -229,6 +234,8 @@ func (g *Gateway) listen() error {
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
 			o.TLS.GetCertificate = g.stapler.Wrap(o.TLS.GetCertificate)
+			o.TLS.MinVersion = max(o.TLS.MinVersion, g.options.TLSMinVersion)
+			o.TLS.CipherSuites = g.options.TLSCipherSuites
 			o.HTTP3 = g.options.HTTP3 && !g.options.ProxyProtocol
 		}
 		server, err := listener.NewHTTP(ctx, o)

@@ -91,6 +91,48 @@ func TestTLSRotation(t *testing.T) {
 	}
 }
 
+// TestTLSVersionsAndSuites shakes hands with what a gateway is told to allow, and
+// with what it is not.
+func TestTLSVersionsAndSuites(t *testing.T) {
+	const chosen, other = tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+	for _, c := range []struct {
+		name    string
+		options func(*Options)
+		version uint16
+		suite   uint16 // of TLS 1.2
+		refused bool
+	}{
+		{"by default, TLS 1.1", nil, tls.VersionTLS11, 0, true},
+		{"by default, TLS 1.2", nil, tls.VersionTLS12, other, false},
+		{"from 1.3 on, TLS 1.2", func(o *Options) { o.TLSMinVersion = tls.VersionTLS13 }, tls.VersionTLS12, other, true},
+		{"from 1.3 on, TLS 1.3", func(o *Options) { o.TLSMinVersion = tls.VersionTLS13 }, tls.VersionTLS13, 0, false},
+		{"one suite, and that one", func(o *Options) { o.TLSCipherSuites = []uint16{chosen} }, tls.VersionTLS12, chosen, false},
+		{"one suite, and another one", func(o *Options) { o.TLSCipherSuites = []uint16{chosen} }, tls.VersionTLS12, other, true},
+		{"one suite, and TLS 1.3", func(o *Options) { o.TLSCipherSuites = []uint16{chosen} }, tls.VersionTLS13, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, c.options)
+			config := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: c.version}
+			if c.suite != 0 {
+				config.CipherSuites = []uint16{c.suite}
+			}
+			raw, err := w.dialHTTPS(t.Context(), "tcp", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := tls.Client(raw, config)
+			defer conn.Close()
+			err = conn.HandshakeContext(t.Context())
+			if (err != nil) != c.refused {
+				t.Fatalf("%v, want refused: %t", err, c.refused)
+			}
+			if s := conn.ConnectionState(); err == nil && (s.Version != c.version || c.suite != 0 && s.CipherSuite != c.suite) {
+				t.Errorf("%s with %s", tls.VersionName(s.Version), tls.CipherSuiteName(s.CipherSuite))
+			}
+		})
+	}
+}
+
 // tlsClient trusts one certificate and finds every host at the gateway.
 func (w *world) tlsClient(t *testing.T, trust *model.Certificate, serverName string) *http.Client {
 	pool := x509.NewCertPool()
