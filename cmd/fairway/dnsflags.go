@@ -17,7 +17,7 @@ func dnsFlags(f *pflag.FlagSet, o *agent.NodeOptions, clients *[]string) {
 	f.StringVar(&o.DNSCorefile, "dns-corefile", "", "`file` with CoreDNS' configuration, in place of a ConfigMap")
 	f.IntVar(&o.DNSClientRate, "dns-client-rate", 0, "`queries` a second that one client may ask; 0 for any number")
 	f.StringVar(&o.DNSPolicy, "dns-policy", "", "order in which those servers are asked: sequential, round_robin or random (default: that of the Corefile, or sequential)")
-	f.BoolVar(&o.DNSNotrack, "dns-notrack", true, "have connection tracking leave alone what this node's server answers at the cluster DNS address")
+	f.BoolVar(&o.DNSNotrack, "dns-notrack", false, "have connection tracking leave alone what this node's server answers at the cluster DNS address")
 	f.BoolVar(&o.DNSAutopath, "dns-autopath", false, "answer the first step of a Pod's walk along its search path with what the walk would end at")
 	f.StringVar(&o.DNSLog, "dns-log", "off", "DNS queries to log: off, errors (all answers but NOERROR and NXDOMAIN), all, or errors and a `share` of all such as 1%")
 	f.StringArrayVar(&o.DNSStubs, "dns-stub", nil, "`domain=servers`: a domain whose names are asked of servers of its own")

@@ -29,7 +29,7 @@ func TestDNSFlagsAreHandedOn(t *testing.T) {
 		error string
 	}{
 		{"", []string{}, ""},
-		{"--http-port=1 --dns-autopath --dns-notrack=false", []string{"--dns-autopath=true", "--dns-notrack=false"}, ""},
+		{"--http-port=1 --dns-autopath --dns-notrack", []string{"--dns-autopath=true", "--dns-notrack=true"}, ""},
 		{"--dns-upstream=192.0.2.1,tls://192.0.2.2#a.example --dns-upstream=192.0.2.3", []string{"--dns-upstream=192.0.2.1", "--dns-upstream=tls://192.0.2.2#a.example", "--dns-upstream=192.0.2.3"}, ""},
 		{"--dns-stub=a.example=192.0.2.1,192.0.2.2 --dns-stub=b.example=192.0.2.3", []string{"--dns-stub=a.example=192.0.2.1,192.0.2.2", "--dns-stub=b.example=192.0.2.3"}, ""},
 		{"--dns-log=1% --dns-ttl=30s --dns-policy=random --dns-client-rate=9 --dns-clients=192.0.2.0/24",
