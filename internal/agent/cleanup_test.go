@@ -34,6 +34,7 @@ import (
 
 	dpebpf "fairway.dev/fairway/internal/dataplane/ebpf"
 	"fairway.dev/fairway/internal/sysctl"
+	"fairway.dev/fairway/internal/testenv"
 	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
@@ -129,7 +130,7 @@ func cleanupInside(t *testing.T) {
 	cleanupAPI(t)
 	before := everything(t)
 	for _, mode := range []string{DataplaneEBPF, DataplaneNFT} {
-		var log lockedBuffer
+		var log testenv.Log
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestCleanup$")
 		cmd.Env = append(os.Environ(), roleEnv+"="+mode)
 		cmd.Stderr, cmd.Stdout = &log, &log

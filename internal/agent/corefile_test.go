@@ -26,6 +26,7 @@ import (
 
 	"fairway.dev/fairway/internal/dns/dnstest"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
@@ -114,7 +115,7 @@ func corefileInside(t *testing.T) {
 	clusterDNS := []netip.Addr{netip.MustParseAddr("10.96.0.10")}
 	start := func(edit func(*NodeOptions)) *role {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := &role{t: t, log: &lockedBuffer{}, cancel: cancel, done: make(chan error, 1)}
+		r := &role{t: t, log: &testenv.Log{}, cancel: cancel, done: make(chan error, 1)}
 		o := NodeOptions{
 			Common:   Common{Kubeconfig: kubeconfig, MetricsAddress: "127.0.0.1:10249", Logger: slog.New(slog.NewTextHandler(r.log, nil))},
 			NodeName: "node-1", Dataplane: "nft", ClusterDomain: "cluster.local", DNSPort: DefaultDNSPort, TLSPort: DefaultTLSPort,
@@ -134,7 +135,7 @@ func corefileInside(t *testing.T) {
 	}
 	node := start(func(*NodeOptions) {})
 
-	controllerLog := &lockedBuffer{}
+	controllerLog := &testenv.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"fairway.dev/fairway/internal/lastknown"
+	"fairway.dev/fairway/internal/testenv"
 	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
@@ -55,31 +54,14 @@ const lastKnownNode = "198.51.100.2"
 // role is the node role while it runs.
 type role struct {
 	t      *testing.T
-	log    *lockedBuffer
+	log    *testenv.Log
 	cancel context.CancelFunc
 	done   chan error
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func startNode(t *testing.T, kubeconfig, stateDir string) *role {
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &role{t: t, log: &lockedBuffer{}, cancel: cancel, done: make(chan error, 1)}
+	r := &role{t: t, log: &testenv.Log{}, cancel: cancel, done: make(chan error, 1)}
 	o := NodeOptions{
 		Common:       Common{Kubeconfig: kubeconfig, MetricsAddress: "127.0.0.1:10249", Logger: slog.New(slog.NewTextHandler(r.log, nil))},
 		NodeName:     "node-1",

@@ -28,6 +28,7 @@ import (
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 	"fairway.dev/fairway/internal/testenv/kubeapi"
 )
 
@@ -254,7 +255,7 @@ func nodeEventsInside(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	log, done := &lockedBuffer{}, make(chan error, 1)
+	log, done := &testenv.Log{}, make(chan error, 1)
 	o := NodeOptions{
 		Common:   Common{Kubeconfig: kubeconfig, MetricsAddress: "127.0.0.1:10249", Logger: slog.New(slog.NewTextHandler(log, nil))},
 		NodeName: "node-1", Dataplane: DataplaneEBPF, BPF: BPFOptions{MaxBackends: 16}, RunDir: t.TempDir(),

@@ -17,6 +17,7 @@ import (
 
 	"fairway.dev/fairway/internal/dns/forward"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -157,7 +158,7 @@ func TestReadyFileOnAFullDisk(t *testing.T) {
 	now.Store(&[]string{"the disk is full"})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	var log lockedBuffer
+	var log testenv.Log
 	go func() {
 		done <- gates{}.announce(ctx, slog.New(slog.NewTextHandler(&log, nil)), path, func() []string { return *now.Load() })
 	}()

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -23,6 +22,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 var ctx = context.Background()
@@ -30,29 +30,12 @@ var ctx = context.Background()
 type fixture struct {
 	*testing.T
 	client *fake.Clientset
-	log    *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	log    *testenv.Log
 }
 
 func newFixture(t *testing.T, objects ...runtime.Object) *fixture {
 	t.Helper()
-	return &fixture{T: t, client: fake.NewClientset(objects...), log: &syncBuffer{}}
+	return &fixture{T: t, client: fake.NewClientset(objects...), log: &testenv.Log{}}
 }
 
 func (f *fixture) ensurer(o Options) *Ensurer {

@@ -1,14 +1,12 @@
 package dns
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 
 	"fairway.dev/fairway/internal/dns/forward"
 	"fairway.dev/fairway/internal/dns/wire"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 func TestParseQueryLog(t *testing.T) {
@@ -34,29 +33,11 @@ func TestParseQueryLog(t *testing.T) {
 	}
 }
 
-// syncBuffer is a log that may be read while it is written to.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // newLoggingServer is newServer with a query log that the test reads.
-func newLoggingServer(t *testing.T, o QueryLog, upstreams ...netip.AddrPort) (*Server, *syncBuffer) {
+func newLoggingServer(t *testing.T, o QueryLog, upstreams ...netip.AddrPort) (*Server, *testenv.Log) {
 	t.Helper()
 	s := newServer(t, Options{Upstreams: forward.Plain(upstreams...)})
-	log := &syncBuffer{}
+	log := &testenv.Log{}
 	s.handler.queries = newQueryLog(o, slog.New(slog.NewJSONHandler(log, nil)))
 	return s, log
 }

@@ -25,22 +25,13 @@ func TestAnswersByEveryProtocol(t *testing.T) {
 		"/dated":   "HTTP/1.1 200 OK\r\nDate: " + dated + "\r\nContent-Length: 6\r\n\r\n<html>",
 		"/304":     "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\nEtag: \"a\"\r\n\r\n",
 	}
-	serve(t, plain, func(l net.Listener) error {
-		for {
-			c, err := l.Accept()
+	serveConns(t, plain, func(c net.Conn) {
+		for in := bufio.NewReader(c); ; {
+			r, err := http.ReadRequest(in)
 			if err != nil {
-				return err
+				return
 			}
-			go func() {
-				defer c.Close()
-				for in := bufio.NewReader(c); ; {
-					r, err := http.ReadRequest(in)
-					if err != nil {
-						return
-					}
-					_, _ = io.WriteString(c, answers[r.URL.Path])
-				}
-			}()
+			_, _ = io.WriteString(c, answers[r.URL.Path])
 		}
 	})
 	backendServer(t, h2c, func(w http.ResponseWriter, r *http.Request) {

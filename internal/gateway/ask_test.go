@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // http2Plain is a client that speaks HTTP/2 without TLS.
@@ -165,7 +166,7 @@ func TestHTTP2ToHTTP1Failures(t *testing.T) {
 			<-r.Context().Done()
 			close(ended)
 		})
-		log := &syncBuffer{}
+		log := &testenv.Log{}
 		w := newWorld(t, func(o *Options) { o.AccessLog = log })
 		w.service("a", "", "10.99.39.2:80")
 		w.route(ingress("main", rule("", "/", "a")))
@@ -188,27 +189,18 @@ func TestHTTP2ToHTTP1Failures(t *testing.T) {
 	t.Run("answers", func(t *testing.T) {
 		var hits atomic.Int64
 		answer := make(chan string, 16)
-		serve(t, "10.99.39.3:80", func(l net.Listener) error {
+		serveConns(t, "10.99.39.3:80", func(conn net.Conn) {
+			in := bufio.NewReader(conn)
 			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return err
+				if _, err := http.ReadRequest(in); err != nil {
+					return
 				}
-				go func() {
-					defer conn.Close()
-					in := bufio.NewReader(conn)
-					for {
-						if _, err := http.ReadRequest(in); err != nil {
-							return
-						}
-						hits.Add(1)
-						text := <-answer
-						_, _ = io.WriteString(conn, text)
-						if !strings.Contains(text, "kept") {
-							return
-						}
-					}
-				}()
+				hits.Add(1)
+				text := <-answer
+				_, _ = io.WriteString(conn, text)
+				if !strings.Contains(text, "kept") {
+					return
+				}
 			}
 		})
 		w := newWorld(t, nil)

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestChurnLosesNothing sends requests while endpoints roll, routes and
@@ -183,7 +184,7 @@ func samples(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 
 func TestAccessLog(t *testing.T) {
 	backendServer(t, "10.99.54.1:80", nil)
-	jsonLog, combined := &syncBuffer{}, &syncBuffer{}
+	jsonLog, combined := &testenv.Log{}, &testenv.Log{}
 	for _, o := range []func(*Options){
 		func(o *Options) { o.AccessLog = jsonLog },
 		func(o *Options) { o.AccessLog, o.AccessLogFormat = combined, "combined" },

@@ -18,6 +18,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // raw opens a connection to the gateway and sends bytes.
@@ -51,26 +52,17 @@ func answerOf(t *testing.T, r *bufio.Reader, method string) (*http.Response, str
 
 // scripted is a backend that answers each request with bytes.
 func scripted(t *testing.T, addr string, answer func(r *http.Request, c net.Conn)) {
-	serve(t, addr, func(l net.Listener) error {
+	serveConns(t, addr, func(c net.Conn) {
+		r := bufio.NewReader(c)
 		for {
-			c, err := l.Accept()
+			req, err := http.ReadRequest(r)
 			if err != nil {
-				return err
+				return
 			}
-			go func() {
-				defer c.Close()
-				r := bufio.NewReader(c)
-				for {
-					req, err := http.ReadRequest(r)
-					if err != nil {
-						return
-					}
-					if req.URL.Path != "/early" {
-						_, _ = io.Copy(io.Discard, req.Body)
-					}
-					answer(req, c)
-				}
-			}()
+			if req.URL.Path != "/early" {
+				_, _ = io.Copy(io.Discard, req.Body)
+			}
+			answer(req, c)
 		}
 	})
 }
@@ -413,24 +405,15 @@ func TestNoAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	serve(t, "10.99.62.14:80", func(l net.Listener) error {
+	serveConns(t, "10.99.62.14:80", func(c net.Conn) {
+		buf, answer := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
 		for {
-			c, err := l.Accept()
-			if err != nil {
-				return err
+			if _, err := c.Read(buf); err != nil {
+				return
 			}
-			go func() {
-				defer c.Close()
-				buf, answer := make([]byte, 4096), []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
-				for {
-					if _, err := c.Read(buf); err != nil {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
 		}
 	})
 	w := newWorld(t, nil)
@@ -456,7 +439,7 @@ func TestNoAllocations(t *testing.T) {
 // 500 that says whom to ask about, and is counted and logged once.
 func TestFault(t *testing.T) {
 	backendServer(t, "10.99.35.30:80", nil)
-	log := &syncBuffer{}
+	log := &testenv.Log{}
 	w := newWorld(t, func(o *Options) { o.AccessLog = log })
 	w.service("a", "", "10.99.35.30:80")
 	w.route(ingress("main", rule("", "/", "a")))

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"fairway.dev/fairway/internal/gateway/shed"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestBodiesThatNobodyTakes: an upload to a backend that does not read, and an
@@ -29,7 +30,7 @@ func TestBodiesThatNobodyTakes(t *testing.T) {
 	serve(t, "10.99.72.1:80", server.Serve)
 	t.Cleanup(func() { close(release); _ = server.Close() })
 	held := shed.NewHeld(16*24<<10, func() bool { return false })
-	log := &syncBuffer{}
+	log := &testenv.Log{}
 	w := newWorld(t, func(o *Options) { o.Held, o.AccessLog = held, log })
 	w.service("a", "kubernetes.io/h2c", "10.99.72.1:80")
 	w.route(ingress("main", rule("", "/", "a")))

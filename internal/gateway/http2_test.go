@@ -20,10 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-	"golang.org/x/sys/unix"
 
 	http2gw "fairway.dev/fairway/internal/gateway/http2"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // rawHTTP2 is a client that sends frames.
@@ -594,7 +594,7 @@ func TestHTTP2EndInOnePacket(t *testing.T) {
 					}
 					acked = frame.Header().Type == http2.FrameSettings && frame.Header().Flags.Has(http2.FlagSettingsAck)
 				}
-				before := segments(t, tcp)
+				before := testenv.TCPInfo(t, tcp)
 				_ = f.WriteRawFrame(http2.FramePing, 0, 1, make([]byte, 8)) // which is an error
 				if frame, err := f.ReadFrame(); err != nil || frame.Header().Type != http2.FrameGoAway {
 					t.Fatal(frame, err)
@@ -602,7 +602,7 @@ func TestHTTP2EndInOnePacket(t *testing.T) {
 				if _, err := f.ReadFrame(); err != io.EOF {
 					t.Fatal(err)
 				}
-				after := segments(t, tcp)
+				after := testenv.TCPInfo(t, tcp)
 				// What was sent has been acknowledged before, or with the answer.
 				return after.Segs_in-before.Segs_in <= 2 && after.Data_segs_in-before.Data_segs_in == 1
 			}
@@ -614,17 +614,4 @@ func TestHTTP2EndInOnePacket(t *testing.T) {
 			}
 		}
 	}
-}
-
-// segments tells what a connection has got so far.
-func segments(t *testing.T, c net.Conn) (info *unix.TCPInfo) {
-	t.Helper()
-	raw, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
-		t.Fatal(e, err)
-	}
-	return info
 }

@@ -24,6 +24,7 @@ import (
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // http3World is a gateway with HTTP/3 at an address of its own, and a route to
@@ -107,7 +108,7 @@ func TestHTTP3(t *testing.T) {
 	} {
 		t.Run("backend "+tt.appProtocol, func(t *testing.T) {
 			backendServer(t, tt.backend, handler)
-			log := &syncBuffer{}
+			log := &testenv.Log{}
 			registry := prometheus.NewRegistry()
 			w, pair := http3World(t, tt.addr, tt.appProtocol, tt.backend, func(o *Options) {
 				o.AccessLog, o.Registerer, o.MaxBodyBytes = log, registry, size

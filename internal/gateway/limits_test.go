@@ -18,6 +18,7 @@ import (
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // dialFrom connects from an address. A connection that is reset at once is nil.
@@ -221,7 +222,7 @@ func TestAccessLogSample(t *testing.T) {
 		50:  func(n int) bool { return n > 100 && n < 300 }, // ten times the standard deviation
 		100: func(n int) bool { return n == 0 },
 	} {
-		var log syncBuffer
+		var log testenv.Log
 		w := newWorld(t, func(o *Options) { o.AccessLog, o.AccessLogFormat, o.AccessLogSkip = &log, "combined", skip })
 		w.service("a", "", "10.99.70.3:80")
 		w.route(ingress("main", rule("a.test", "/", "a")))

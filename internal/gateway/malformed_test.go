@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // http2Request sends one request with just these pseudo header fields, by prior
@@ -145,7 +147,7 @@ func TestMalformedRequests(t *testing.T) {
 // TestNoRequest: what cannot begin a request is refused at its first byte, such as
 // TLS, whose client waits for an answer to what it has sent; the log says so.
 func TestNoRequest(t *testing.T) {
-	log := &syncBuffer{}
+	log := &testenv.Log{}
 	w := newWorld(t, func(o *Options) { o.AccessLog, o.AccessLogFormat = log, "combined" })
 	var header tls.RecordHeaderError
 	if _, err := tls.Dial("tcp", w.g.HTTPAddr().String(), &tls.Config{}); !errors.As(err, &header) || string(header.RecordHeader[:]) != "HTTP/" {

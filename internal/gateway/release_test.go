@@ -15,6 +15,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // faulty is a filter that has the gateway fail at some paths: at once, or once a
@@ -83,7 +84,7 @@ func TestFaultsRelease(t *testing.T) {
 		addr := fmt.Sprintf("10.99.75.%d:80", i+1)
 		backendServer(t, addr, handler)
 		registry := prometheus.NewRegistry()
-		log := &syncBuffer{}
+		log := &testenv.Log{}
 		w, pair := http3World(t, fmt.Sprintf("10.99.75.%d:443", i+101), backend, addr, func(o *Options) { o.Registerer, o.AccessLog = registry, log })
 		limited := filters(model.Filters{ReadTimeout: 50 * time.Millisecond})
 		rules := []model.RouteRule{rule("a.test", "/hang", "a", limited), rule("a.test", "/hangs", "a", limited)}

@@ -14,6 +14,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestMemoryIsShort fills the memory of this process up to a limit, while a
@@ -34,7 +35,7 @@ func TestMemoryIsShort(t *testing.T) {
 	backendServer(t, "10.99.71.2:80", nil)
 	greeter(t, "10.99.71.3:80", "hi")
 	registry := prometheus.NewRegistry()
-	var log syncBuffer
+	var log testenv.Log
 	shedder, err := shed.New(shed.Options{Above: 0.9, Share: memory.Share, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)

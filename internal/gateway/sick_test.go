@@ -35,19 +35,10 @@ func TestSickEndpoint(t *testing.T) {
 				well, sick := fmt.Sprintf("10.99.30.%d:8080", 1+2*i+j), fmt.Sprintf("10.99.31.%d:8080", 1+2*i+j)
 				backendServer(t, well, nil)
 				var asked atomic.Int32
-				serve(t, sick, func(l net.Listener) error {
-					for {
-						c, err := l.Accept()
-						if err != nil {
-							return err
-						}
-						go func() {
-							defer c.Close()
-							if n, _ := c.Read(make([]byte, 4096)); n > 0 {
-								asked.Add(1)
-								test.answer(c)
-							}
-						}()
+				serveConns(t, sick, func(c net.Conn) {
+					if n, _ := c.Read(make([]byte, 4096)); n > 0 {
+						asked.Add(1)
+						test.answer(c)
 					}
 				})
 				impatient := func(o *Options) { o.AnswerTimeout = time.Second }

@@ -50,19 +50,10 @@ func (w *world) streams(routes ...model.StreamRoute) {
 // greeter is a TCP server that speaks first, and then echoes.
 func greeter(t *testing.T, addr, greeting string) {
 	t.Helper()
-	serve(t, addr, func(l net.Listener) error {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return err
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, greeting+"\n")
-				_, _ = io.Copy(c, c)
-				_, _ = io.WriteString(c, "bye\n") // after the client's half-close
-			}()
-		}
+	serveConns(t, addr, func(c net.Conn) {
+		_, _ = io.WriteString(c, greeting+"\n")
+		_, _ = io.Copy(c, c)
+		_, _ = io.WriteString(c, "bye\n") // after the client's half-close
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // receiver takes spans by OTLP.
@@ -140,7 +141,7 @@ func TestTraces(t *testing.T) {
 	backendServer(t, addr, nil)
 	r := newReceiver(t)
 	registry := prometheus.NewRegistry()
-	log := &syncBuffer{}
+	log := &testenv.Log{}
 	w, pair := http3World(t, "10.99.74.1:443", "", addr, func(o *Options) {
 		o.Tracer, o.Registerer, o.AccessLog = newTracer(t, r.url, 1), registry, log
 	})

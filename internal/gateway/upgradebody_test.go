@@ -17,28 +17,19 @@ import (
 // the request's, and what comes then is of the new protocol; nothing of it is
 // read for somebody else once the connection has ended.
 func TestUpgradeWithBody(t *testing.T) {
-	serve(t, "10.99.74.1:80", func(l net.Listener) error {
+	serveConns(t, "10.99.74.1:80", func(c net.Conn) {
+		r := bufio.NewReader(c)
 		for {
-			c, err := l.Accept()
+			line, err := r.ReadString('\n')
 			if err != nil {
-				return err
+				return
 			}
-			go func() {
-				defer c.Close()
-				r := bufio.NewReader(c)
-				for {
-					line, err := r.ReadString('\n')
-					if err != nil {
-						return
-					}
-					if line == "\r\n" {
-						break
-					}
-				}
-				_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-				_, _ = io.Copy(c, r)
-			}()
+			if line == "\r\n" {
+				break
+			}
 		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.Copy(c, r)
 	})
 	w := newWorld(t, nil)
 	w.service("a", "", "10.99.74.1:80")

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -11,13 +10,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestMain runs the tests in a network namespace of their own.
@@ -30,13 +29,13 @@ type world struct {
 	g     *Gateway
 	stop  context.CancelFunc
 	done  chan error
-	log   *syncBuffer
+	log   *testenv.Log
 }
 
 // newWorld starts a gateway; change may alter its options.
 func newWorld(t testing.TB, change func(*Options)) *world {
 	t.Helper()
-	w := &world{t: t, store: state.New(), done: make(chan error, 1), log: &syncBuffer{}}
+	w := &world{t: t, store: state.New(), done: make(chan error, 1), log: &testenv.Log{}}
 	o := Options{
 		Store: w.store, Logger: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		HTTPAddrs: []string{"127.0.0.1:0"}, HTTPSAddrs: []string{"127.0.0.1:0"}, ConnectTimeout: time.Second, DrainTimeout: 10 * time.Second,
@@ -71,23 +70,6 @@ func newWorld(t testing.TB, change func(*Options)) *world {
 	})
 	w.update(func(tx *state.Tx) { tx.SetSynced() })
 	return w
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // update commits a change and waits until the gateway has taken it in.
@@ -182,6 +164,22 @@ func serve(t testing.TB, addr string, serve func(net.Listener) error) {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	go func() { _ = serve(l) }()
+}
+
+// serveConns is serve with what becomes of each connection, which is closed then.
+func serveConns(t testing.TB, addr string, handle func(net.Conn)) {
+	serve(t, addr, func(l net.Listener) error {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			go func() {
+				defer c.Close()
+				handle(c)
+			}()
+		}
+	})
 }
 
 func echo(name string) http.HandlerFunc {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,6 +22,7 @@ import (
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 const (
@@ -316,30 +316,12 @@ func TestKeeperWritesLargeStatesRarely(t *testing.T) {
 	}
 }
 
-// lockedBuffer may be read while somebody writes.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestKeeperGoesOnWithoutADisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "x")
 	if err := os.WriteFile(dir, nil, 0o600); err != nil { // no directory
 		t.Fatal(err)
 	}
-	var log lockedBuffer
+	var log testenv.Log
 	synctest.Test(t, func(t *testing.T) {
 		store := state.New()
 		k, end := keep(t, Options{Dir: dir, Node: node, Cluster: cluster, Store: store, Outage: func() time.Time { return time.Time{} }, Logger: slog.New(slog.NewTextHandler(&log, nil)), Registerer: prometheus.NewRegistry()})

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func parseCIDR(s string) (net.IP, *net.IPNet, error) { return net.ParseCIDR(s) }
@@ -116,4 +119,18 @@ func (n *Netns) Ask(network string, local, to netip.AddrPort, limit time.Duratio
 	}
 	a.Client, err = netip.ParseAddrPort(client)
 	return a, err
+}
+
+// TCPInfo is what the kernel knows of a TCP connection at this moment, such as how
+// much it has got.
+func TCPInfo(tb testing.TB, c net.Conn) (info *unix.TCPInfo) {
+	tb.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+		tb.Fatal(e, err)
+	}
+	return info
 }

@@ -8,9 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestEndWithAnswer: the end of a connection goes out with the last answer, in
@@ -76,7 +75,7 @@ func TestEndWithAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before := segments(t, tcp)
+			before := testenv.TCPInfo(t, tcp)
 			if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +83,7 @@ func TestEndWithAnswer(t *testing.T) {
 			if err != nil || !strings.HasSuffix(string(got), "\r\n\r\n"+tt.body) {
 				t.Fatalf("%s: got %d bytes, %v", tt.name, len(got), err)
 			}
-			after := segments(t, tcp)
+			after := testenv.TCPInfo(t, tcp)
 			// The request has been acknowledged before, or with the answer.
 			return after.Segs_in-before.Segs_in <= 2 && after.Data_segs_in-before.Data_segs_in == 1
 		}
@@ -97,17 +96,4 @@ func TestEndWithAnswer(t *testing.T) {
 		}
 		l.drain()
 	}
-}
-
-// segments tells what a connection has got so far.
-func segments(t *testing.T, c net.Conn) (info *unix.TCPInfo) {
-	t.Helper()
-	raw, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
-		t.Fatal(e, err)
-	}
-	return info
 }

@@ -1,10 +1,8 @@
 package listener
 
 import (
-	"bytes"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -13,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // TestAcceptedOptions: connections have from their listener what Go would set
@@ -106,12 +105,12 @@ func TestNoMoreFiles(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
 		t.Fatal(err)
 	}
-	log := &lockedBuffer{}
+	log := &testenv.Log{}
 	taken, ended := make(chan *http1.Socket, 1), make(chan error, 1)
 	go func() {
 		ended <- accept(doors[0], 1, func(s *http1.Socket) { taken <- s }, slog.New(slog.NewTextHandler(log, nil)))
 	}()
-	for end := time.Now().Add(20 * time.Second); log.count("cannot be accepted") == 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); log.Count("cannot be accepted") == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nothing is said")
 		}
@@ -124,7 +123,7 @@ func TestNoMoreFiles(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("the client is not served")
 	}
-	if log.count("cannot be accepted") != 1 || log.count("LimitNOFILE") != 1 {
+	if log.Count("cannot be accepted") != 1 || log.Count("LimitNOFILE") != 1 {
 		t.Errorf("the log says %s", log)
 	}
 	closeAll(doors)
@@ -132,22 +131,3 @@ func TestNoMoreFiles(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lockedBuffer) count(text string) int { return strings.Count(l.String(), text) }

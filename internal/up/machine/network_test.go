@@ -19,6 +19,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // memory is a journal in memory.
@@ -595,7 +597,7 @@ func TestForwardDroppers(t *testing.T) {
 func TestMasqueradeIsPutBack(t *testing.T) {
 	w := newWorld(t)
 	node1 := w.nodes[0]
-	var log lockedLog
+	var log testenv.Log
 	ctx, cancel := context.WithCancel(t.Context())
 	var kept sync.WaitGroup
 	kept.Go(func() {
@@ -617,7 +619,7 @@ func TestMasqueradeIsPutBack(t *testing.T) {
 		{"the rules", "chain postrouting is another", func() { c.FlushChain(&nftables.Chain{Table: table, Name: "postrouting"}) }},
 		{"a range", "set own-v4 is another", func() { c.FlushSet(&nftables.Set{Table: table, Name: "own-v4"}) }},
 	} {
-		log.reset()
+		log.Reset()
 		damage.do()
 		must(t, c.Flush())
 		for until := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "put back"); time.Sleep(10 * time.Millisecond) {
@@ -641,28 +643,4 @@ func TestMasqueradeIsPutBack(t *testing.T) {
 	if diff := cmp.Diff(w.before, inventory(t, node1)); diff != "" {
 		t.Errorf("after Undo (-before +after):\n%s", diff)
 	}
-}
-
-// lockedLog is what was logged.
-type lockedLog struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func (l *lockedLog) reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text.Reset()
 }
