@@ -8,14 +8,11 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"fairway.dev/fairway/internal/dns/datagram"
 	"fairway.dev/fairway/internal/dns/wire"
-	"fairway.dev/fairway/internal/reconcile"
+	"fairway.dev/fairway/internal/listen"
 )
 
 const (
@@ -32,37 +29,8 @@ type socket struct {
 	tcp  *net.TCPListener
 }
 
-// listenLasting opens all addresses of the server, and tries again while one is in
-// use. It returns nil when ctx ends before.
-func (s *Server) listenLasting(ctx context.Context) ([]*socket, error) {
-	backoff := reconcile.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
-	told := false
-	for {
-		sockets, err := listen(ctx, s.opts.Listen)
-		switch {
-		case err == nil:
-			return sockets, nil
-		case ctx.Err() != nil:
-			return nil, nil
-		case !errors.Is(err, unix.EADDRINUSE):
-			return nil, err
-		}
-		delay := backoff.Next()
-		if !told && delay >= time.Second { // a process before this one may just be ending
-			told = true
-			s.log.Warn("names are not answered by this node: cannot listen; it is tried again", "error", err,
-				"cure", "end what listens there (ss -lnptu shows it), or give another --dns-port")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-time.After(delay):
-		}
-	}
-}
-
-// listen opens all addresses or none. Port 0 takes any that is free for both protocols.
-func listen(ctx context.Context, addrs []netip.AddrPort) (sockets []*socket, err error) {
+// openAll opens all addresses or none. Port 0 takes any that is free for both protocols.
+func openAll(ctx context.Context, addrs []netip.AddrPort) (sockets []*socket, err error) {
 	defer func() {
 		if err != nil {
 			for _, s := range sockets {
@@ -89,7 +57,7 @@ func listenOn(ctx context.Context, a netip.AddrPort) (*socket, error) {
 		return nil, err
 	}
 	a = packets[0].Addr
-	config := net.ListenConfig{Control: freebind}
+	config := net.ListenConfig{Control: listen.Freebind}
 	listener, err := config.Listen(ctx, "tcp", a.String())
 	if err != nil {
 		for _, p := range packets {
@@ -98,22 +66,6 @@ func listenOn(ctx context.Context, a netip.AddrPort) (*socket, error) {
 		return nil, fmt.Errorf("listen on %s by TCP: %w", a, err)
 	}
 	return &socket{addr: a, udp: packets, tcp: listener.(*net.TCPListener)}, nil
-}
-
-// freebind lets a socket take an address before an interface has it.
-func freebind(network, _ string, c syscall.RawConn) error {
-	var err error
-	control := func(fd uintptr) {
-		if network == "tcp4" || network == "udp4" {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
-		} else {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
-		}
-	}
-	if e := c.Control(control); e != nil {
-		return e
-	}
-	return err
 }
 
 func (l *socket) close() {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"fairway.dev/fairway/internal/listen"
 )
 
 // pingSize is that of a packet by which the server is asked whether it goes on
@@ -99,7 +101,7 @@ func (p *Pinger) Ping(ctx context.Context, timeout time.Duration) (err error) {
 
 func (p *Pinger) dial(ctx context.Context) (net.Conn, error) {
 	// It may be an address of a route's only, which IPv6 does not let everybody have.
-	d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.server.Addr(), 0)), Control: freebind}
+	d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.server.Addr(), 0)), Control: listen.Freebind}
 	return d.DialContext(ctx, "udp", p.server.String())
 }
 

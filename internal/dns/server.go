@@ -17,6 +17,7 @@ import (
 	"fairway.dev/fairway/internal/dns/cache"
 	"fairway.dev/fairway/internal/dns/forward"
 	"fairway.dev/fairway/internal/dns/zone"
+	"fairway.dev/fairway/internal/listen"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
@@ -267,7 +268,7 @@ func (s *Server) Also(addrs []netip.AddrPort) error {
 	if s.run == nil {
 		return errors.New("dns: the server does not run")
 	}
-	sockets, err := listen(s.run.ctx, addrs)
+	sockets, err := openAll(s.run.ctx, addrs)
 	if err != nil {
 		s.noteSockets()
 		return fmt.Errorf("dns: %w", err)
@@ -301,7 +302,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer sub.Close()
 	s.update()
 
-	sockets, err := s.listenLasting(ctx)
+	sockets, err := listen.Free(ctx, s.log, "names are not answered by this node", "end what listens there (ss -lnptu shows it), or give another --dns-port",
+		func() ([]*socket, error) { return openAll(ctx, s.opts.Listen) })
 	if err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}

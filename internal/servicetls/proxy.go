@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
+	"fairway.dev/fairway/internal/listen"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/plan"
 	"fairway.dev/fairway/internal/reconcile"
@@ -137,7 +137,8 @@ func (p *Proxy) Addrs() []netip.AddrPort {
 // returns nil. An address that is in use is logged and tried again: Services without
 // TLS, and all else on the node, are not to end with it.
 func (p *Proxy) Run(ctx context.Context) error {
-	listeners, err := p.listenLasting(ctx)
+	listeners, err := listen.Free(ctx, p.log, "connections to Services with TLS are refused", "end what listens there (ss -ltnp shows it), or give another --service-tls-port",
+		func() ([]*net.TCPListener, error) { return openAll(ctx, p.opts.Listen) })
 	if err != nil {
 		return fmt.Errorf("servicetls: %w", err)
 	}
@@ -260,38 +261,9 @@ func (p *Proxy) untrack(c *net.TCPConn) {
 	delete(p.conns, c)
 }
 
-// listenLasting opens all addresses, and tries again while one is in use. It returns
-// nil when ctx ends before.
-func (p *Proxy) listenLasting(ctx context.Context) ([]*net.TCPListener, error) {
-	backoff := reconcile.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
-	told := false
-	for {
-		list, err := listen(ctx, p.opts.Listen)
-		switch {
-		case err == nil:
-			return list, nil
-		case ctx.Err() != nil:
-			return nil, nil
-		case !errors.Is(err, syscall.EADDRINUSE):
-			return nil, err
-		}
-		delay := backoff.Next()
-		if !told && delay >= time.Second { // a process before this one may just be ending
-			told = true
-			p.log.Warn("connections to Services with TLS are refused: cannot listen; it is tried again", "error", err,
-				"cure", "end what listens there (ss -ltnp shows it), or give another --service-tls-port")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-time.After(delay):
-		}
-	}
-}
-
-// listen opens all addresses or none.
-func listen(ctx context.Context, addrs []netip.AddrPort) ([]*net.TCPListener, error) {
-	config := net.ListenConfig{Control: freebind, KeepAliveConfig: keepAlive}
+// openAll opens all addresses or none.
+func openAll(ctx context.Context, addrs []netip.AddrPort) ([]*net.TCPListener, error) {
+	config := net.ListenConfig{Control: listen.Freebind, KeepAliveConfig: keepAlive}
 	var list []*net.TCPListener
 	for _, a := range addrs {
 		l, err := config.Listen(ctx, "tcp", a.String())
@@ -304,20 +276,4 @@ func listen(ctx context.Context, addrs []netip.AddrPort) ([]*net.TCPListener, er
 		list = append(list, l.(*net.TCPListener))
 	}
 	return list, nil
-}
-
-// freebind lets a socket take an address before an interface has it.
-func freebind(network, _ string, c syscall.RawConn) error {
-	var err error
-	control := func(fd uintptr) {
-		if network == "tcp4" {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
-		} else {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
-		}
-	}
-	if e := c.Control(control); e != nil {
-		return e
-	}
-	return err
 }
