@@ -15,6 +15,7 @@ import (
 	"fairway.dev/fairway/internal/bootstrap"
 	"fairway.dev/fairway/internal/dns"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/reconcile"
 	"fairway.dev/fairway/internal/state"
 )
 
@@ -22,10 +23,9 @@ const (
 	// directPing is how long the server has to answer at a cluster address; the
 	// next pulse must not be late for it.
 	directPing = 500 * time.Millisecond
-	// directRetry is how long that is left alone which did not come about, the first
-	// time; each time that follows is twice as long, up to directRetryMost.
-	directRetry     = 5 * time.Second
-	directRetryMost = 10 * time.Minute
+	// directRetry and directRetryMost bound how long that is left alone which did not
+	// come about.
+	directRetry, directRetryMost = 5 * time.Second, 10 * time.Minute
 )
 
 // directDNS has the node's DNS server answer at the addresses of the DNS Service
@@ -40,8 +40,8 @@ type directDNS struct {
 	wanted  direct
 	pingers []*dns.Pinger // of all that is wanted, while the data path is told of it
 	failing bool          // which is in the log
-	pause   time.Duration // before another attempt
-	retry   time.Time
+	pause   reconcile.Backoff
+	retry   time.Time // before which there is no other attempt
 }
 
 // direct is where the server is to answer directly.
@@ -58,7 +58,8 @@ func (d direct) equal(o direct) bool { return d.port == o.port && slices.Equal(d
 func (d *directDNS) addrs(ctx context.Context) []netip.AddrPort {
 	if wanted := d.wantedDirect(); !d.begun || !wanted.equal(d.wanted) {
 		d.close()
-		d.begun, d.wanted, d.pause, d.retry = true, wanted, directRetry, time.Time{}
+		d.begun, d.wanted, d.retry = true, wanted, time.Time{}
+		d.pause = reconcile.Backoff{Min: directRetry, Max: directRetryMost}
 		if len(wanted.at) == 0 {
 			d.note(d.open())
 		}
@@ -95,14 +96,15 @@ func (d *directDNS) note(err error) {
 		if d.failing {
 			d.Logger.Info("this node's DNS server answers at the cluster address itself again")
 		}
-		d.failing, d.pause = false, directRetry
+		d.failing = false
+		d.pause.Reset()
 		return
 	}
 	if !d.failing {
 		d.Logger.Warn("this node's DNS server cannot be reached at the cluster address itself; queries to it are translated, and take room in the connection tracking table", "error", err)
 	}
 	d.close()
-	d.failing, d.retry, d.pause = true, time.Now().Add(d.pause), min(2*d.pause, directRetryMost)
+	d.failing, d.retry = true, time.Now().Add(d.pause.Next())
 }
 
 // open makes the addresses local ones, and has the server listen at them.

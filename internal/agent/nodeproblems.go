@@ -177,7 +177,7 @@ func (p *nodeProblems) repairs() (out []string) {
 	}
 	for _, r := range p.repaired(repairsTold) {
 		out = append(out, fmt.Sprintf("somebody else had removed or changed what data path %s has in the kernel of node %s, and at %s it was put back (%s); find the program that does so, such as a firewall that flushes all rules, and have it leave the tables of Fairway alone",
-			r.Dataplane, p.node, r.At.UTC().Format("2006-01-02 15:04:05 MST"), r.What))
+			r.Dataplane, p.node, r.At.UTC().Format(troubleTime), r.What))
 	}
 	return out
 }
