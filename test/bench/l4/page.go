@@ -1,16 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 // labels of the peers, for people.
 var labels = map[string]string{"direct": "direct to the Pod", "again": "direct again", "tracked": "direct, tracked", "ebpf": "Fairway ebpf", "ebpf-pods": "the Pod, beside ebpf", "nft": "Fairway nft", "nft-pods": "the Pod, beside nft", "kube-proxy": "kube-proxy"}
+
+// numbers are a list of them in JSON.
+var numbers = regexp.MustCompile(`\[[-+.,\d\seE]+\]`)
 
 // write puts page, numbers and plot into a directory.
 func (r *report) write(dir string) error {
@@ -21,6 +26,8 @@ func (r *report) write(dir string) error {
 	if err != nil {
 		return err
 	}
+	// A line for the rounds of a measurement, not one for each.
+	data = numbers.ReplaceAllFunc(data, func(list []byte) []byte { return bytes.Join(bytes.Fields(list), nil) })
 	for name, text := range map[string]string{"l4.json": string(data) + "\n", "l4.md": r.page(), "l4.svg": r.plot()} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err
