@@ -25,10 +25,11 @@ func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`), nil
 type Certificate struct {
 	Key
 	UID string
-	// Chain is tls.crt (PEM), PrivateKey is tls.key (PEM), CA is ca.crt (PEM).
+	// Chain is tls.crt (PEM), PrivateKey is tls.key (PEM), CA is ca.crt (PEM),
+	// and CRL is ca.crl (PEM): what the authorities in CA have revoked.
 	Chain      []byte
 	PrivateKey Secret
-	CA         []byte
+	CA, CRL    []byte
 	// Names are the lower-case DNS names and the addresses that the certificate
 	// is made out for, and NotBefore and NotAfter bound the time in which it is
 	// valid; zero where there is no usable pair.

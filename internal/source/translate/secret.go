@@ -10,8 +10,12 @@ import (
 	"fairway.dev/fairway/internal/model"
 )
 
-// CAKey is the key of a Secret that holds certificates of authorities.
-const CAKey = "ca.crt"
+// CAKey is the key of a Secret that holds certificates of authorities, and CRLKey
+// that of the lists of what they have revoked, as in ingress-nginx.
+const (
+	CAKey  = "ca.crt"
+	CRLKey = "ca.crl"
+)
 
 // Secret keeps the TLS material of a Secret, and says what is wrong with it.
 // Nothing else of a Secret goes further than here. Whether it is valid at the
@@ -23,6 +27,7 @@ func Secret(o *corev1.Secret) *model.Certificate {
 		Chain:      o.Data[corev1.TLSCertKey],
 		PrivateKey: model.Secret(o.Data[corev1.TLSPrivateKeyKey]),
 		CA:         o.Data[CAKey],
+		CRL:        o.Data[CRLKey],
 	}
 	readCertificate(c)
 	return c
