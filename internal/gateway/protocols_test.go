@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +102,17 @@ func TestWebSocket(t *testing.T) {
 		w.update(func(tx *state.Tx) { tx.DeleteRoute(ingress("ws").Ref) })
 		w.endpoints("plain")
 		say(t, c, "after")
+	})
+	t.Run("silent for longer than proxy-read-timeout", func(t *testing.T) {
+		w.endpoints("plain", "10.99.30.1:80")
+		w.route(withTLS(ingress("plain", rule("plain.test", "/", "plain", func(r *model.RouteRule) { r.Filters.ReadTimeout = 2 * time.Second })), "pair", "plain.test"))
+		for _, secure := range []bool{false, true} {
+			c := dial(t, "plain.test", secure)
+			var m string
+			if err := websocket.Message.Receive(c, &m); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("by TLS %t: %q, %v in place of the end", secure, m, err)
+			}
+		}
 	})
 }
 

@@ -344,6 +344,47 @@ func udpEcho(t *testing.T, addr, name string) {
 	}()
 }
 
+// TestIdleTimeout ends connections and sessions that are silent for longer than
+// their Service has it.
+func TestIdleTimeout(t *testing.T) {
+	greeter(t, "10.99.40.4:3306", "hi")
+	udpEcho(t, "10.99.40.4:53", "dns")
+	w := newWorld(t, nil)
+	w.service("idle", "", "10.99.40.4:3306")
+	w.update(func(tx *state.Tx) {
+		u := &model.ServiceUpstream{Idle: 2 * time.Second}
+		tx.PutService(&model.Service{Key: key("idle"), Upstream: u, Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
+		tx.PutService(&model.Service{Key: key("sessions"), Upstream: u, Ports: []model.ServicePort{{Name: "udp", Protocol: model.UDP, Port: 80}}})
+		putEndpoints(tx, "sessions", "udp", model.UDP, []string{"10.99.40.4:53"})
+	})
+	w.streams(stream("tcp", model.TCP, 13309, "idle"), stream("udp", model.UDP, 15054, "sessions"))
+	c := dial(t, "127.0.0.1:13309")
+	r := bufio.NewReader(c)
+	readLine(t, r)
+	if rest, err := r.ReadString('\n'); err != io.EOF {
+		t.Errorf("%q, %v in place of the end", rest, err)
+	}
+	session, err := net.Dial("udp", "127.0.0.1:15054")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	sessions := func() int64 {
+		for _, l := range w.g.streams.State() {
+			if l.Address == "15054/UDP" {
+				return l.Connections["UDP"]
+			}
+		}
+		return -1
+	}
+	_ = session.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = io.WriteString(session, "x")
+	if _, err := session.Read(make([]byte, 100)); err != nil || sessions() != 1 {
+		t.Fatalf("%v, %d sessions", err, sessions())
+	}
+	w.eventually("the session has ended", func() bool { return sessions() == 0 })
+}
+
 func TestUDPStreams(t *testing.T) {
 	udpEcho(t, "10.99.44.1:53", "dns-1")
 	udpEcho(t, "10.99.44.2:53", "dns-2")

@@ -13,6 +13,9 @@ type ServiceUpstream struct {
 	// Proxy is the version of the PROXY protocol that endpoints expect, 1 or 2; 0
 	// for none.
 	Proxy uint8
+	// Idle ends connections and sessions of TCP and UDP ports that carry nothing
+	// for so long; 0 for the gateway's default.
+	Idle time.Duration
 	// Limits bound what is under way at the endpoints of each port, for each
 	// gateway; nil for no limits.
 	Limits *UpstreamLimits

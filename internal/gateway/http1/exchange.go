@@ -536,7 +536,8 @@ func (c *Conn) Answer(status int, fields []Field, body string) {
 }
 
 // Tunnel sends the backend's consent to switch protocols, and then carries
-// bytes both ways until both sides have ended. Extra are further header fields.
+// bytes both ways until both sides have ended, or nothing has been for as long as
+// there may be between two reads of an answer. Extra are further header fields.
 func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	defer c.Release()
 	r := &b.Response
@@ -564,10 +565,20 @@ func (c *Conn) Tunnel(b *Backend, extra []Field) error {
 	begun := c.Body.src.buf
 	c.Body.src.buf = nil
 	if !c.ferried(b, begun) {
-		c.Bytes += between(c.conn, b.conn, begun)
+		c.Bytes += c.between(b, begun)
 	}
 	c.broken = true // nothing of HTTP goes on from here
 	return nil
+}
+
+// between carries a tunnel where one of the connections is not plain.
+func (c *Conn) between(b *Backend, begun []byte) int64 {
+	client := c.sock // c may be another's once it has ended
+	defer watchSilence(b.limit, func() {
+		_ = client.SetDeadline(past)
+		_ = b.conn.SetDeadline(past)
+	}, controlOf(b.conn))()
+	return between(c.conn, b.conn, begun)
 }
 
 // ferried has a ferry carry a tunnel between two plain connections, of which
@@ -577,6 +588,7 @@ func (c *Conn) ferried(b *Backend, begun []byte) bool {
 		return false
 	}
 	c.front.wire.raw = nil
+	limit := b.limit
 	far := b.detach()
 	if far == nil {
 		return false
@@ -588,6 +600,7 @@ func (c *Conn) ferried(b *Backend, begun []byte) bool {
 	if c.isCut.Load() {
 		t.cut()
 	}
+	defer watchSilence(limit, t.cut, far.with)()
 	c.Bytes += t.carry(&c.server.ferries, begun)
 	return true
 }

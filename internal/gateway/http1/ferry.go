@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,22 +48,27 @@ func (f *Ferries) pick() *ferry {
 }
 
 // Carry carries bytes both ways between two connections, of which both are its
-// own, until both sides have ended or ctx does. Begun has come from a already.
-// A side that ends is no end of the other (half-close); a side that fails is.
-func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte) {
+// own, until both sides have ended, ctx does, or nothing has been carried for as
+// long as idle and up to a quarter more; 0 for no such limit. Begun has
+// come from a already. A side that ends is no end of the other (half-close); a side
+// that fails is.
+func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte, idle time.Duration) {
 	near, far := detached(&a), detached(&b)
 	defer a.Close()
 	defer b.Close()
 	if near == nil || far == nil {
-		defer context.AfterFunc(ctx, func() {
+		cut := func() {
 			_ = a.SetDeadline(past)
 			_ = b.SetDeadline(past)
-		})()
+		}
+		defer context.AfterFunc(ctx, cut)()
+		defer watchSilence(idle, cut, controlOf(a), controlOf(b))()
 		between(a, b, begun)
 		return
 	}
 	t := newTunnel(near, far)
 	defer context.AfterFunc(ctx, t.cut)()
+	defer watchSilence(idle, t.cut, near.with, far.with)()
 	t.carry(f, begun)
 }
 

@@ -240,7 +240,7 @@ func TestCarry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var fleet Ferries
 			defer fleet.Close()
-			for _, cut := range []bool{false, true} {
+			for _, end := range []string{"closed", "cut", "silent"} {
 				a, nearA := tcpPair(t)
 				b, nearB := tcpPair(t)
 				nears := []string{inode(t, nearA), inode(t, nearB)}
@@ -248,9 +248,13 @@ func TestCarry(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				over := make(chan struct{})
+				idle := time.Duration(0)
+				if end == "silent" {
+					idle = 2 * time.Second
+				}
 				go func() {
 					defer close(over)
-					fleet.Carry(ctx, wrap[0](nearA), wrap[1](nearB), []byte("begun"))
+					fleet.Carry(ctx, wrap[0](nearA), wrap[1](nearB), []byte("begun"), idle)
 				}()
 				f := &ferryTest{ends: [2]*net.TCPConn{a, b}}
 				got := make([]byte, 5)
@@ -259,9 +263,10 @@ func TestCarry(t *testing.T) {
 				}
 				f.says(t, 0, []byte("question"))
 				f.says(t, 1, []byte("answer"))
-				if cut {
+				switch end {
+				case "cut":
 					cancel()
-				} else {
+				case "closed":
 					_ = a.CloseWrite()
 					wantEnd(t, b)
 					f.says(t, 1, random(tunnelBulk))
@@ -270,12 +275,12 @@ func TestCarry(t *testing.T) {
 				select {
 				case <-over:
 				case <-time.After(30 * time.Second):
-					t.Fatalf("cut %t: it did not end", cut)
+					t.Fatalf("%s: it did not end", end)
 				}
 				wantEnd(t, a)
 				for _, near := range nears {
 					if isOpen(near) {
-						t.Errorf("cut %t: a connection was left open", cut)
+						t.Errorf("%s: a connection was left open", end)
 					}
 				}
 			}

@@ -123,7 +123,7 @@ func (p *tcpPort) carry(sock *http1.Socket, client net.Conn, prefix []byte, rout
 	if version != 0 {
 		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
-	p.streams.ferries.Carry(p.streams.ctx, sock, backend.Conn, prefix)
+	p.streams.ferries.Carry(p.streams.ctx, sock, backend.Conn, prefix, route.Pool.Idle())
 	return nil
 }
 

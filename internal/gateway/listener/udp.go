@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -203,7 +204,7 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	defer p.mu.Unlock()
 	if s := p.sessions[key]; s != nil {
 		if !s.backend.Removed() && s.route.Pool == route.Pool {
-			_ = s.backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+			p.wait(s)
 			return s, nil
 		}
 		_ = s.backend.Close()
@@ -245,9 +246,14 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 		s.header = proxyproto.AppendDatagram(nil, key.client, netip.AddrPortFrom(key.local, route.Port))
 	}
 	p.sessions[key], begun = s, true
-	_ = backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+	p.wait(s)
 	go p.answer(sock, key, s)
 	return s, nil
+}
+
+// wait has a session wait for its next datagram from now on.
+func (p *udpPort) wait(s *session) {
+	_ = s.backend.SetReadDeadline(time.Now().Add(cmp.Or(s.route.Pool.Idle(), p.streams.options.UDPIdle)))
 }
 
 // answer carries the endpoint's datagrams to the client until nothing was sent
@@ -259,7 +265,7 @@ func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
 		if err != nil {
 			break
 		}
-		_ = s.backend.SetReadDeadline(time.Now().Add(p.streams.options.UDPIdle))
+		p.wait(s)
 		if err := sock.write(buf[:n], key.client, key.local); err != nil {
 			p.streams.options.Logger.Debug("answer failed", "client", key.client.String(), "error", err)
 		}

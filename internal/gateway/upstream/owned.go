@@ -131,3 +131,7 @@ func ownHeader(dial dialFunc, v proxyproto.Version) dialFunc {
 // Proxy returns the version of the PROXY protocol that the pool's endpoints
 // expect; 0 for none. Connections by Dial do not begin with it: that is for the caller.
 func (p *Pool) Proxy() proxyproto.Version { return p.members.Load().proxy }
+
+// Idle returns for how long connections and sessions of TCP and UDP ports may carry
+// nothing; 0 if the Service does not say.
+func (p *Pool) Idle() time.Duration { return p.members.Load().idle }

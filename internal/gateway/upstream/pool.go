@@ -60,6 +60,7 @@ type members struct {
 	slowStart   time.Duration         // how long new endpoints warm up; 0 for not
 	limits      *model.UpstreamLimits // nil for none
 	proxy       proxyproto.Version    // that endpoints expect; 0 for none
+	idle        time.Duration         // of TCP and UDP ports; 0 for the default
 	err         error                 // why there are no endpoints
 }
 

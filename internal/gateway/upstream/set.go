@@ -191,7 +191,7 @@ func (s *Set) members(k Key, svc *model.Service, set *model.EndpointSet, node *m
 	}
 	m := &members{appProtocol: port.AppProtocol, uid: svc.UID, tag: tagOf(svc.UID, k.Service, port.Port)}
 	if u := svc.Upstream; u != nil {
-		m.slowStart, m.limits, m.proxy = u.SlowStart, u.Limits, proxyproto.Version(u.Proxy)
+		m.slowStart, m.limits, m.proxy, m.idle = u.SlowStart, u.Limits, proxyproto.Version(u.Proxy), u.Idle
 	}
 	if svc.Type == model.ExternalName {
 		// The system's resolver answers, at each connection.

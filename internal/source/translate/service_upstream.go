@@ -43,7 +43,11 @@ const (
 // annotationProxyOut has connections to endpoints begin with a PROXY header.
 const annotationProxyOut = "fairway.dev/proxy-protocol"
 
-var annotationsUpstream = append([]string{annotationProxyOut, annotationSlowStart, annotationMaxRequests, annotationMaxConnections, annotationMaxPending}, annotationsHealth...)
+// annotationIdle is how long connections and sessions of TCP and UDP ports may
+// carry nothing.
+const annotationIdle = "fairway.dev/idle-timeout"
+
+var annotationsUpstream = append([]string{annotationProxyOut, annotationIdle, annotationSlowStart, annotationMaxRequests, annotationMaxConnections, annotationMaxPending}, annotationsHealth...)
 
 // defaultMaxPending is Envoy's.
 const defaultMaxPending = 1024
@@ -61,7 +65,10 @@ var defaultHealthStatus = []model.StatusRange{{Low: 200, High: 399}}
 // serviceUpstream reads how the gateway treats the endpoints; nil for as by default.
 func serviceUpstream(r *report, o *corev1.Service) *model.ServiceUpstream {
 	a := serviceAnnotations{r, o}
-	u := &model.ServiceUpstream{Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour), Limits: a.limits(), Proxy: a.proxy()}
+	u := &model.ServiceUpstream{
+		Health: a.health(), SlowStart: a.time(annotationSlowStart, 0, time.Second, time.Hour), Limits: a.limits(), Proxy: a.proxy(),
+		Idle: a.time(annotationIdle, 0, time.Second, 30*24*time.Hour),
+	}
 	if *u == (model.ServiceUpstream{}) {
 		return nil
 	}
