@@ -103,7 +103,7 @@ load-l4: root build ## connections that fail while agents are killed, restarted 
 	bin/bench-l4 -failures $(BENCH_FLAGS)
 
 BENCH_HTTP_FLAGS ?=
-bench-http: root ## the gateway beside nginx, HAProxy, Caddy and httputil.ReverseProxy, ten minutes, into docs/benchmarks
+bench-http: root ## the gateway beside nginx, HAProxy, Caddy and httputil.ReverseProxy, eleven minutes, into docs/benchmarks
 	@command -v wrk nginx haproxy caddy >/dev/null && test -e /usr/lib/nginx/modules/ngx_stream_module.so || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends wrk nginx-light libnginx-mod-stream haproxy caddy >/dev/null; }
 	go run ./test/bench/http $(BENCH_HTTP_FLAGS)

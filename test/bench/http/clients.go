@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -260,7 +259,8 @@ func passedMessages(p *peer, seconds int) (result, error) {
 const idlePlain, idleTLS = 10000, 2000
 
 // idleConnections finds out what memory idle connections take at each peer.
-func idleConnections(beside *regexp.Regexp) ([]idle, error) {
+func idleConnections(o options) ([]idle, error) {
+	o.profile = ""
 	all := map[string]*idle{}
 	var order []string
 	for _, kind := range []struct {
@@ -277,7 +277,7 @@ func idleConnections(beside *regexp.Regexp) ([]idle, error) {
 	} {
 		// Processes that have served nothing yet: what they keep for the next
 		// connections would make these look cheap.
-		err := with(oneHost, beside, func(peers []*peer) error {
+		err := with(oneHost, o, func(peers []*peer) error {
 			for _, p := range peers {
 				if p.port == 0 {
 					continue

@@ -65,17 +65,25 @@ var rows = []row{
 	{name: "HTTP/1.1 kept, 100 B, one of 10,000 hosts", hosts: 10000, load: wrk{path: "/small", host: "h7777.test"}.run, not: []string{caddy}},
 }
 
-// result is what one peer did in one row.
+// result is what one peer did in one row: the median round, by CPU time.
 type result struct {
-	Row      string  `json:"row"`
-	Peer     string  `json:"peer"`
-	CPU      float64 `json:"cpuMicrosPerRequest"`
-	Rate     float64 `json:"requestsPerSecond"`
-	P50      float64 `json:"p50Millis"`
-	P99      float64 `json:"p99Millis"`
-	P999     float64 `json:"p999Millis"`
-	Requests int64   `json:"requests"`
-	Failed   int64   `json:"failed"`
+	Row  string  `json:"row"`
+	Peer string  `json:"peer"`
+	CPU  float64 `json:"cpuMicrosPerRequest"`
+	// CPULow and CPUHigh are the quartiles of the rounds.
+	CPULow  float64 `json:"cpuLowerQuartile"`
+	CPUHigh float64 `json:"cpuUpperQuartile"`
+	// Share is Fairway's CPU time in relation to this peer's, of rounds that were
+	// made right after each other, with its quartiles.
+	Share     float64 `json:"fairwayShare"`
+	ShareLow  float64 `json:"fairwayShareLowerQuartile"`
+	ShareHigh float64 `json:"fairwayShareUpperQuartile"`
+	Rate      float64 `json:"requestsPerSecond"`
+	P50       float64 `json:"p50Millis"`
+	P99       float64 `json:"p99Millis"`
+	P999      float64 `json:"p999Millis"`
+	Requests  int64   `json:"requests"`
+	Failed    int64   `json:"failed"`
 }
 
 // idle is the memory that idle connections take.
@@ -85,24 +93,38 @@ type idle struct {
 	TLS   float64 `json:"tlsKiBPerConnection"`
 }
 
+// options are the flags of somebody who measures.
+type options struct {
+	seconds, rounds int
+	out             string
+	rows, peers     string
+	builds          string
+	profile         string
+	hold            bool
+}
+
 func main() {
-	seconds := flag.Int("seconds", 2, "length of one measurement")
-	rounds := flag.Int("rounds", 3, "rounds; the median counts")
-	out := flag.String("out", "docs/benchmarks", "where to write the page, the numbers and the plot")
-	only := flag.String("rows", "", "a regular expression that names the rows to measure; all if empty")
-	against := flag.String("peers", "", "a regular expression that names the peers to measure beside Fairway; all if empty")
-	hold := flag.Bool("hold", false, "start everything and wait for a signal, for a look with perf or strace")
+	var o options
+	flag.IntVar(&o.seconds, "seconds", 1, "length of one measurement")
+	flag.IntVar(&o.rounds, "rounds", 7, "rounds, in each of which all peers have their turn; the median counts")
+	flag.StringVar(&o.out, "out", "docs/benchmarks", "where to write the page, the numbers and the plot")
+	flag.StringVar(&o.rows, "rows", "", "a regular expression that names the rows to measure; all if empty")
+	flag.StringVar(&o.peers, "peers", "", "a regular expression that names the peers to measure beside Fairway; all if empty")
+	flag.StringVar(&o.builds, "builds", "", "other builds of this program, separated by commas: the Fairway of each is a peer as well, which shows what a change does")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Fairway to this file, of the rows with one host")
+	flag.BoolVar(&o.hold, "hold", false, "start everything and wait for a signal, for a look with perf or strace")
 	serve := flag.String("serve", "", "for the program itself: what to run")
 	hosts := flag.Int("hosts", oneHost, "for the program itself: how many hosts to serve")
+	ports := flag.Int("ports", 0, "for the program itself: what is added to Fairway's ports")
 	flag.Parse()
 	var err error
 	switch {
 	case *serve != "":
-		err = serveAs(*serve, *hosts)
+		err = serveAs(*serve, *hosts, *ports, o.profile)
 	case os.Getenv(inside) == "":
 		err = enter()
 	default:
-		err = bench(*seconds, *rounds, *out, *only, *against, *hold)
+		err = bench(o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-http:", err)
@@ -151,19 +173,26 @@ func setUpNetwork() error {
 	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files)
 }
 
-func bench(seconds, rounds int, out, only, against string, hold bool) error {
-	chosen, err := regexp.Compile(only)
+func bench(o options) error {
+	chosen, err := regexp.Compile(o.rows)
 	if err != nil {
 		return fmt.Errorf("-rows: %w", err)
 	}
-	beside, err := regexp.Compile(against)
-	if err != nil {
+	if _, err := regexp.Compile(o.peers); err != nil {
 		return fmt.Errorf("-peers: %w", err)
+	}
+	if o.rounds < 1 || o.seconds < 1 {
+		return fmt.Errorf("-rounds and -seconds are 1 at least")
+	}
+	if o.profile != "" { // Fairway runs elsewhere
+		if o.profile, err = filepath.Abs(o.profile); err != nil {
+			return fmt.Errorf("-profile: %w", err)
+		}
 	}
 	rows := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !chosen.MatchString(r.name) })
 	withIdle := chosen.MatchString(idleRow)
 	if len(rows) == 0 && !withIdle {
-		return fmt.Errorf("-rows %q names none", only)
+		return fmt.Errorf("-rows %q names none", o.rows)
 	}
 	if err := setUpNetwork(); err != nil {
 		return fmt.Errorf("set up the network namespace: %w", err)
@@ -176,29 +205,30 @@ func bench(seconds, rounds int, out, only, against string, hold bool) error {
 		for n < len(rows) && rows[n].hosts == rows[0].hosts {
 			n++
 		}
-		more, err := group(rows[:n], seconds, rounds, beside, hold)
-		if err != nil || hold {
+		more, err := group(rows[:n], o)
+		if err != nil || o.hold {
 			return err
 		}
 		list, rows = append(list, more...), rows[n:]
 	}
 	var idles []idle
-	if withIdle && !hold {
-		if idles, err = idleConnections(beside); err != nil {
+	if withIdle && !o.hold {
+		if idles, err = idleConnections(o); err != nil {
 			return fmt.Errorf("idle connections: %w", err)
 		}
 	}
-	return page{results: list, idles: idles, rounds: rounds, before: before, after: loadAverage(), took: time.Since(began), whole: only == "" && against == ""}.write(out)
+	whole := o.rows == "" && o.peers == "" && o.builds == "" && o.profile == ""
+	return page{results: list, idles: idles, rounds: o.rounds, before: before, after: loadAverage(), took: time.Since(began), whole: whole}.write(o.out)
 }
 
 // with starts backends and peers, and stops them after do.
-func with(hosts int, beside *regexp.Regexp, do func(peers []*peer) error) error {
+func with(hosts int, o options, do func(peers []*peer) error) error {
 	dir, err := os.MkdirTemp("", "fairway-bench-http-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	peers, err := start(dir, hosts, beside)
+	peers, err := start(dir, hosts, o)
 	defer func() {
 		for _, p := range peers {
 			p.stop()
@@ -211,9 +241,9 @@ func with(hosts int, beside *regexp.Regexp, do func(peers []*peer) error) error 
 }
 
 // group measures rows whose peers serve the same hosts.
-func group(rows []row, seconds, rounds int, beside *regexp.Regexp, hold bool) (list []result, err error) {
-	err = with(rows[0].hosts, beside, func(peers []*peer) error {
-		if hold {
+func group(rows []row, o options) (list []result, err error) {
+	err = with(rows[0].hosts, o, func(peers []*peer) error {
+		if o.hold {
 			for _, p := range peers {
 				fmt.Println(p.name, p.cmd.Process.Pid, p.port, p.tlsPort)
 			}
@@ -223,24 +253,11 @@ func group(rows []row, seconds, rounds int, beside *regexp.Regexp, hold bool) (l
 			return nil
 		}
 		for _, r := range rows {
-			all := map[string][]result{}
-			for range rounds {
-				for _, p := range peers {
-					if p.port == 0 || slices.Contains(r.not, p.name) {
-						continue
-					}
-					res, err := measure(p, r, seconds)
-					if err != nil {
-						return fmt.Errorf("%s, %s: %w", p.name, r.name, err)
-					}
-					all[p.name] = append(all[p.name], res)
-				}
+			more, err := r.measure(peers, o)
+			if err != nil {
+				return err
 			}
-			for _, p := range peers {
-				if len(all[p.name]) > 0 {
-					list = append(list, median(all[p.name]))
-				}
-			}
+			list = append(list, more...)
 			fmt.Fprintln(os.Stderr, "measured:", r.name)
 		}
 		return nil
@@ -248,9 +265,34 @@ func group(rows []row, seconds, rounds int, beside *regexp.Regexp, hold bool) (l
 	return list, err
 }
 
-// measure loads one peer for some seconds, and takes its CPU time.
-func measure(p *peer, r row, seconds int) (result, error) {
-	before := p.cpu()
+// measure lets all peers have their turn in each round, another one first each
+// time: what else happens on the machine meets all of them.
+func (r row) measure(peers []*peer, o options) (list []result, err error) {
+	peers = slices.DeleteFunc(slices.Clone(peers), func(p *peer) bool { return p.port == 0 || slices.Contains(r.not, p.name) })
+	all := make([][]result, len(peers)) // the rounds of each
+	for round := range o.rounds {
+		for i := range peers {
+			n := (round + i) % len(peers)
+			res, err := r.once(peers[n], o.seconds)
+			if err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", peers[n].name, r.name, err)
+			}
+			all[n] = append(all[n], res)
+		}
+	}
+	own := all[slices.IndexFunc(peers, func(p *peer) bool { return p.name == fairway })]
+	for _, rounds := range all {
+		list = append(list, summary(rounds, own))
+	}
+	return list, nil
+}
+
+// once loads one peer for some seconds, and takes its CPU time.
+func (r row) once(p *peer, seconds int) (result, error) {
+	before, err := p.cpu()
+	if err != nil {
+		return result{}, err
+	}
 	res, err := r.load(p, seconds)
 	if err != nil {
 		return res, err
@@ -258,12 +300,28 @@ func measure(p *peer, r row, seconds int) (result, error) {
 	if res.Requests == 0 {
 		return res, fmt.Errorf("no request was answered")
 	}
+	after, err := p.cpu()
 	res.Row, res.Peer = r.name, p.name
-	res.CPU = float64((p.cpu() - before).Microseconds()) / float64(res.Requests)
-	return res, nil
+	res.CPU = float64((after - before).Nanoseconds()) / 1000 / float64(res.Requests)
+	return res, err
 }
 
-func median(list []result) result {
-	slices.SortFunc(list, func(a, b result) int { return cmp.Compare(a.CPU, b.CPU) })
-	return list[len(list)/2]
+// summary makes one result of a peer's rounds and, for comparison, Fairway's.
+func summary(rounds, own []result) result {
+	var shares []float64
+	for i, r := range rounds {
+		shares = append(shares, own[i].CPU/r.CPU)
+	}
+	slices.Sort(shares)
+	rounds = slices.SortedFunc(slices.Values(rounds), func(a, b result) int { return cmp.Compare(a.CPU, b.CPU) })
+	low, middle, high := quarters(len(rounds))
+	res := rounds[middle]
+	res.CPULow, res.CPUHigh = rounds[low].CPU, rounds[high].CPU
+	res.Share, res.ShareLow, res.ShareHigh = shares[middle], shares[low], shares[high]
+	return res
+}
+
+// quarters are the places of the quartiles and the median in a sorted list.
+func quarters(n int) (low, middle, high int) {
+	return n / 4, n / 2, n - 1 - n/4
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -76,7 +78,7 @@ func (p *peer) stop() {
 
 // start starts the backends, Fairway and the peers that are named, which share
 // certificates.
-func start(dir string, hosts int, beside *regexp.Regexp) ([]*peer, error) {
+func start(dir string, hosts int, o options) ([]*peer, error) {
 	files, err := certificates()
 	if err != nil {
 		return nil, err
@@ -108,13 +110,17 @@ http { access_log off; keepalive_requests 1000000; sendfile on; server { listen 
 	if err != nil {
 		return nil, err
 	}
-	itself := func(what string) *exec.Cmd {
-		return exec.Command(self, "-serve", what, "-hosts", strconv.Itoa(hosts))
+	build := func(program, what string, more ...string) *exec.Cmd {
+		return exec.Command(program, append([]string{"-serve", what, "-hosts", strconv.Itoa(hosts)}, more...)...)
+	}
+	itself := func(what string, more ...string) *exec.Cmd { return build(self, what, more...) }
+	if hosts != oneHost {
+		o.profile = "" // it has been written
 	}
 	list := []*peer{
 		{name: "backend", cmd: exec.Command("nginx", "-c", filepath.Join(dir, "backend.conf"))},
 		{name: "backends", cmd: itself("backends")},
-		{name: fairway, port: 8080, tlsPort: 8440, streams: fairwayStreams, cmd: itself("fairway")},
+		{name: fairway, port: 8080, tlsPort: 8440, streams: fairwayStreams, cmd: itself("fairway", "-profile", o.profile)},
 		{name: "nginx", port: 8081, tlsPort: 8441, streams: nginxStreams, cmd: exec.Command("nginx", "-c", filepath.Join(dir, "nginx.conf"))},
 		{name: "HAProxy", port: 8082, tlsPort: 8442, streams: haproxyStreams, cmd: exec.Command("haproxy", "-db", "-q", "-f", filepath.Join(dir, "haproxy.cfg"))},
 	}
@@ -122,7 +128,15 @@ http { access_log off; keepalive_requests 1000000; sendfile on; server { listen 
 		list = append(list, &peer{name: caddy, port: 8084, tlsPort: 8444, cmd: exec.Command("caddy", "run", "--config", filepath.Join(dir, "Caddyfile"))})
 	}
 	list = append(list, &peer{name: reverseProxy, port: 8083, tlsPort: 8443, cmd: itself("reverseproxy")})
+	beside := regexp.MustCompile(o.peers)
 	list = slices.DeleteFunc(list, func(p *peer) bool { return p.port != 0 && p.name != fairway && !beside.MatchString(p.name) })
+	for i, program := range strings.FieldsFunc(o.builds, func(r rune) bool { return r == ',' }) {
+		if program, err = filepath.Abs(program); err != nil {
+			return nil, err
+		}
+		more := 1000 * (i + 1)
+		list = append(list, &peer{name: filepath.Base(program), port: 8080 + more, tlsPort: 8440 + more, streams: fairwayStreams + more, cmd: build(program, "fairway", "-ports", strconv.Itoa(more))})
+	}
 	for i, p := range list {
 		log, err := os.Create(filepath.Join(dir, p.name+".log"))
 		if err != nil {
@@ -175,20 +189,17 @@ func await(addr string) error {
 }
 
 // cpu is the CPU time that the peer's processes have used, in user and kernel mode.
-func (p *peer) cpu() time.Duration {
-	var ticks int64
+func (p *peer) cpu() (sum time.Duration, err error) {
 	for _, pid := range p.processes() {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
+		// The clock of a process (clock_getcpuclockid(3)) counts nanoseconds, where
+		// /proc has hundredths of a second.
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+			return 0, fmt.Errorf("CPU time of %s: %w", p.name, err)
 		}
-		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, s := range f[11:13] {
-			n, _ := strconv.ParseInt(s, 10, 64)
-			ticks += n
-		}
+		sum += time.Duration(t.Nano())
 	}
-	return time.Duration(ticks) * tick
+	return sum, nil
 }
 
 // processes are the peer's process and its children.

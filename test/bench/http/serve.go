@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -28,18 +29,40 @@ import (
 
 // serveAs runs what is written in Go in a process of its own, whose CPU time
 // can be told from the others'.
-func serveAs(name string, hosts int) error {
+func serveAs(name string, hosts, ports int, profile string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	switch name {
 	case "fairway":
-		return serveFairway(ctx, hosts)
+		stop, err := profiled(profile)
+		if err != nil {
+			return err
+		}
+		return errors.Join(serveFairway(ctx, hosts, ports), stop())
 	case "backends":
 		return serveBackends(ctx)
 	case "reverseproxy":
 		return serveReverseProxy(ctx)
 	}
 	return fmt.Errorf("-serve %q: not known", name)
+}
+
+// profiled writes a CPU profile of this process until stop; none without a name.
+func profiled(name string) (stop func() error, err error) {
+	if name == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
 }
 
 // quiet is for servers whose clients reset connections at the end.
@@ -158,7 +181,7 @@ func serveReverseProxy(ctx context.Context) error {
 	return nil
 }
 
-func serveFairway(ctx context.Context, hosts int) error {
+func serveFairway(ctx context.Context, hosts, ports int) error {
 	key := func(name string) model.Key { return model.Key{Namespace: "bench", Name: name} }
 	store := state.New()
 	var failed error
@@ -175,7 +198,7 @@ func serveFairway(ctx context.Context, hosts int) error {
 		service("echo", "", echoPort)
 		service("secure-echo", "", echoTLSPort)
 		stream := func(port uint16, service string, hosts ...string) model.StreamRoute {
-			return model.StreamRoute{Ref: model.Ref{Kind: "Gateway", Key: key("streams")}, Protocol: model.TCP, Port: fairwayStreams + port, Hosts: hosts,
+			return model.StreamRoute{Ref: model.Ref{Kind: "Gateway", Key: key("streams")}, Protocol: model.TCP, Port: uint16(fairwayStreams+ports) + port, Hosts: hosts,
 				Backend: model.Backend{Service: key(service), Port: model.PortRef{Number: 80}}}
 		}
 		tx.PutStreams(model.Ref{Kind: "Gateway", Key: key("streams")}, []model.StreamRoute{
@@ -207,7 +230,8 @@ func serveFairway(ctx context.Context, hosts int) error {
 		return failed
 	}
 	g, err := gateway.New(gateway.Options{
-		Store: store, Logger: slog.New(slog.DiscardHandler), HTTPAddrs: []string{"127.0.0.1:8080"}, HTTPSAddrs: []string{"127.0.0.1:8440"}, DrainTimeout: time.Second,
+		Store: store, Logger: slog.New(slog.DiscardHandler), DrainTimeout: time.Second,
+		HTTPAddrs: []string{fmt.Sprintf("127.0.0.1:%d", 8080+ports)}, HTTPSAddrs: []string{fmt.Sprintf("127.0.0.1:%d", 8440+ports)},
 	})
 	if err != nil {
 		return err

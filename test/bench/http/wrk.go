@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
-	"time"
 )
 
 // wrk is load of HTTP/1.1 by the program of that name, with 32 connections.
@@ -71,6 +70,3 @@ func (w wrk) run(p *peer, seconds int) (result, error) {
 	}
 	return res, nil
 }
-
-// tick is the unit of CPU times in /proc, by which what is short is not measured.
-const tick = 10 * time.Millisecond
