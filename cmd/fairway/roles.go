@@ -145,7 +145,7 @@ func kubeProxyNames(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 func newGatewayCommand() *cobra.Command {
 	var o agent.GatewayOptions
 	var publish, trusted []string
-	var tcp, udp string
+	var tcp, udp, certificate string
 	cmd := roleCommand("gateway", "Serve Ingress, and TCP and UDP by port", &o.Common, "127.0.0.1:10254", func(ctx context.Context) error {
 		var err error
 		if o.PublishAddresses, err = parseAddrs("--publish-address", publish); err != nil {
@@ -160,6 +160,9 @@ func newGatewayCommand() *cobra.Command {
 		if o.UDPServices, err = parseKey("--udp-services", udp); err != nil {
 			return err
 		}
+		if o.DefaultCertificate, err = parseKey("--default-certificate", certificate); err != nil {
+			return err
+		}
 		return agent.RunGateway(ctx, o)
 	})
 	f := cmd.Flags()
@@ -168,6 +171,7 @@ func newGatewayCommand() *cobra.Command {
 	f.BoolVar(&o.HTTP3, "http3", true, "serve HTTP/3 as well, at the UDP port of the number of --https-port (never with --proxy-protocol)")
 	f.StringVar(&o.TLSMinVersion, "tls-min-version", "1.2", "oldest `version` of TLS that clients may speak, 1.2 or 1.3")
 	f.StringSliceVar(&o.TLSCipherSuites, "tls-cipher-suites", nil, "`suites` that TLS 1.2 may choose from, by their names of the IANA (default: all that are safe)")
+	f.StringVar(&certificate, "default-certificate", "", "Secret with the certificate for hosts that have none, as `namespace/name` (default: one that nobody trusts)")
 	f.StringVar(&o.NodeName, "node-name", "", "`name` of the node this runs on, to prefer endpoints near it")
 	f.StringSliceVar(&publish, "publish-address", nil, "`addresses` to write into Ingress status (default: none is written)")
 	f.StringVar(&tcp, "tcp-services", "kube-system/tcp-services", "ConfigMap of TCP ports, as `namespace/name`")

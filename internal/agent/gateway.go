@@ -41,6 +41,9 @@ type GatewayOptions struct {
 	// all that are safe.
 	TLSMinVersion   string
 	TLSCipherSuites []string
+	// DefaultCertificate names a Secret whose certificate is shown where no other
+	// is known; optional.
+	DefaultCertificate model.Key
 	// PublishAddresses go into the status of Ingresses; none writes no status.
 	PublishAddresses []netip.Addr
 	// TCPServices and UDPServices name ConfigMaps in ingress-nginx's form; optional.
@@ -100,7 +103,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		Store: store, Logger: o.Logger, NodeName: o.NodeName, Version: o.Version, Registerer: registry,
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
-		MaxConnectionsPerClient: o.MaxConnectionsPerClient, StateDir: o.StateDir,
+		MaxConnectionsPerClient: o.MaxConnectionsPerClient, StateDir: o.StateDir, DefaultCertificate: o.DefaultCertificate,
 		AccessLogSkip: 100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
 	}
 	if options.Shedder, options.Held, err = newShedder(o); err != nil {
@@ -219,13 +222,13 @@ func newShedder(o GatewayOptions) (*shed.Shedder, *shed.Held, error) {
 // that ends has its ports for a moment while the next one starts.
 const portSettle = 3 * time.Second
 
-// onlyHere are the problems that only this machine can see, with its name, where it
-// has one. All others follow from the objects, and the controller writes an Event
-// for each of them.
+// onlyHere are the problems that only this machine can see, those of ports and of
+// Secrets that its flags name, with its name, where it has one. All others follow
+// from the objects, and the controller writes an Event for each of them.
 func onlyHere(node string, all model.Problems) model.Problems {
 	var out model.Problems
 	for _, p := range all {
-		if p.Reason != gateway.ReasonPortInUse {
+		if p.Reason != gateway.ReasonPortInUse && p.Object.Kind != "Secret" {
 			continue
 		}
 		if node != "" {

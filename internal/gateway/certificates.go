@@ -38,7 +38,9 @@ func (s hostSet) has(host string) bool {
 // certificates turns the certificates that routes name into an SNI index. It
 // keeps what it parsed, so that a change costs what changed.
 type certificates struct {
-	fallback *tls.Certificate
+	own      *tls.Certificate // the gateway's
+	standard model.Key        // the Secret that is to take its place; zero for none
+	fallback *tls.Certificate // the one of the two that is in use
 	index    *certs.Index
 	parsed   map[model.Key]*parsed
 	routes   state.Table[model.Ref, *model.Route]
@@ -62,8 +64,8 @@ type parsed struct {
 	used bool
 }
 
-func newCertificates(fallback *tls.Certificate) *certificates {
-	return &certificates{fallback: fallback, index: certs.NewIndex(fallback), parsed: map[model.Key]*parsed{}, hosts: &hostSet{}}
+func newCertificates(own *tls.Certificate, standard model.Key) *certificates {
+	return &certificates{own: own, standard: standard, fallback: own, index: certs.NewIndex(own), parsed: map[model.Key]*parsed{}, hosts: &hostSet{}}
 }
 
 // sync makes the index anew if routes or Secrets changed, and returns the
@@ -73,10 +75,12 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 	if c.routes == snap.Routes && c.rows == snap.Certificates && !c.due(now) {
 		return c.hosts, c.problems
 	}
-	b := &indexBuilder{certificates: c, snap: snap, index: certs.NewIndex(c.fallback), offers: map[string][]offer{}, hosts: hostSet{}, now: now}
 	for _, p := range c.parsed {
 		p.used = false
 	}
+	b := &indexBuilder{certificates: c, snap: snap, offers: map[string][]offer{}, hosts: hostSet{}, now: now}
+	c.fallback = b.standardOr(c.own)
+	b.index = certs.NewIndex(c.fallback)
 	for _, route := range oldestFirst(snap) {
 		for i := range route.TLS {
 			b.add(route, i)
@@ -91,6 +95,34 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 	c.index, c.hosts, c.problems = b.index, &b.hosts, b.problems
 	c.routes, c.rows, c.checked = snap.Routes, snap.Certificates, now
 	return c.hosts, c.problems
+}
+
+// standardOr returns the certificate of the Secret that is to be the default, or
+// own where there is none that can be used.
+func (b *indexBuilder) standardOr(own *tls.Certificate) *tls.Certificate {
+	if b.standard.IsZero() {
+		return own
+	}
+	report := func(reason, format string, args ...any) {
+		b.problems = append(b.problems, model.Problem{Object: model.Ref{Kind: "Secret", Key: b.standard}, Reason: reason, Field: "--default-certificate", Message: fmt.Sprintf(format, args...)})
+	}
+	row, ok := b.snap.Certificates.Get(b.standard)
+	if !ok {
+		report(ReasonSecretNotFound, "Secret %s does not exist: create it (kubectl create secret tls); until then clients of hosts without a certificate see one that nobody trusts", b.standard)
+		return own
+	}
+	p := b.get(row)
+	switch {
+	case p.err != nil && p.cert != nil:
+		report(ReasonBadCertificate, "Secret %s: %v; its last good certificate is still the default", b.standard, p.err)
+	case p.err != nil:
+		report(ReasonBadCertificate, "Secret %s: %v; until then clients of hosts without a certificate see one that nobody trusts", b.standard, p.err)
+		return own
+	}
+	if err := certs.CheckValidity(p.cert, b.now); err != nil {
+		report(ReasonExpired, "Secret %s: %v; it is served all the same", b.standard, err)
+	}
+	return p.cert
 }
 
 // inUse returns the certificates that routes name.

@@ -51,7 +51,7 @@ func TestRSAStandsBack(t *testing.T) {
 		r.TLS[0].Secret = secret.Key
 		store.Update(func(tx *state.Tx) { tx.PutRoute(r) })
 	}
-	c := newCertificates(nil)
+	c := newCertificates(nil, model.Key{})
 	presented := func(schemes ...tls.SignatureScheme) string {
 		t.Helper()
 		c.sync(store.Snapshot())

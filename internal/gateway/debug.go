@@ -56,7 +56,7 @@ type BackendState struct {
 
 // CertificateState is a certificate in use.
 type CertificateState struct {
-	Secret    string    `json:"secret"` // none for the default certificate
+	Secret    string    `json:"secret"` // none for the gateway's own
 	Names     []string  `json:"names"`
 	Issuer    string    `json:"issuer,omitempty"`
 	NotBefore time.Time `json:"notBefore"`
@@ -158,7 +158,7 @@ func (c *certificates) state(proofs *staple.Stapler) []CertificateState {
 		add(k.String(), p)
 	}
 	slices.SortFunc(list, func(a, b CertificateState) int { return cmp.Compare(a.Secret, b.Secret) })
-	add("", &parsed{cert: c.fallback})
+	add("", &parsed{cert: c.own})
 	return list
 }
 

@@ -29,8 +29,8 @@ import (
 	"fairway.dev/fairway/internal/state"
 )
 
-// DefaultCertificateName is the common name of the certificate that clients
-// see where no other is known.
+// DefaultCertificateName is the common name of the certificate that the gateway
+// makes for itself, which clients see where no other is known.
 const DefaultCertificateName = "Fairway default certificate"
 
 // recheckInterval is how often ports that could not be opened are tried again.
@@ -54,6 +54,10 @@ type Options struct {
 	// choose from; nil for all that Go counts as safe. TLS 1.3 has its own.
 	TLSMinVersion   uint16
 	TLSCipherSuites []uint16
+	// DefaultCertificate names a Secret whose certificate is shown to clients that
+	// ask for a host without one, or for none. Optional; without it they are shown one
+	// that the gateway has made for itself.
+	DefaultCertificate model.Key
 	// StreamHost is the address that TCP and UDP ports are opened at; empty
 	// for all.
 	StreamHost string
@@ -173,7 +177,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		options: o, logger: o.Logger,
 		resolver:  certs.NewResolver(certs.NewIndex(fallback)),
-		certs:     newCertificates(fallback),
+		certs:     newCertificates(fallback, o.DefaultCertificate),
 		trust:     o.TrustedProxies,
 		shed:      o.Shedder,
 		tracer:    o.Tracer,

@@ -237,7 +237,7 @@ func (g *Gateway) certificate(serverName string) RehearsedCertificate {
 	}
 	switch {
 	case out.Secret.IsZero():
-		out.Refused = "it is the gateway's own, which nobody has signed"
+		out.Refused = "it is the gateway's own, which nobody has signed (unless its --default-certificate names another)"
 	case serverName != "":
 		if err := certs.CheckHost(cert, serverName); err != nil {
 			out.Refused = err.Error()

@@ -66,6 +66,47 @@ func TestTLSBySNI(t *testing.T) {
 	}
 }
 
+// TestDefaultCertificate shows the certificate of a Secret where no other is known,
+// and one of the gateway's own as long as that Secret is of no use.
+func TestDefaultCertificate(t *testing.T) {
+	backendServer(t, "10.99.20.2:80", nil)
+	w := newWorld(t, func(o *Options) { o.DefaultCertificate = key("standard") })
+	w.service("a", "", "10.99.20.2:80")
+	w.update(func(tx *state.Tx) {
+		tx.PutCertificate(secret(t, "good", "tls.test"))
+		r := withTLS(withTLS(ingress("main", rule("tls.test", "/", "a"), rule("plain.test", "/", "a")), "good", "tls.test"), "absent", "absent.test")
+		r.TLS = append(r.TLS, model.RouteTLS{Hosts: []string{"plain.test"}})
+		tx.PutRoute(r)
+	})
+	shown := func(want string) {
+		t.Helper()
+		for _, name := range []string{"plain.test", "absent.test", "other.test", ""} {
+			if got := w.presented(name); got != want {
+				t.Errorf("%q is shown the certificate %q, want %q", name, got, want)
+			}
+		}
+		if got := w.presented("tls.test"); got != "good" {
+			t.Errorf("tls.test is shown %q", got)
+		}
+	}
+	shown(DefaultCertificateName)
+	if want := "--default-certificate SecretNotFound: Secret default/standard does not exist"; !strings.Contains(w.problemText(), want) {
+		t.Errorf("problems do not say %q:\n%s", want, w.problemText())
+	}
+	standard := secret(t, "standard", "*.test")
+	w.update(func(tx *state.Tx) { tx.PutCertificate(standard) })
+	shown("standard")
+	w.update(func(tx *state.Tx) {
+		tx.PutCertificate(&model.Certificate{Key: key("standard"), Chain: []byte("broken"), PrivateKey: standard.PrivateKey})
+	})
+	shown("standard")
+	if want := "its last good certificate is still the default"; !strings.Contains(w.problemText(), want) {
+		t.Errorf("problems do not say %q:\n%s", want, w.problemText())
+	}
+	w.update(func(tx *state.Tx) { tx.DeleteCertificate(key("standard")) })
+	shown(DefaultCertificateName)
+}
+
 // TestTLSRotation changes the certificate while a connection is in use: it
 // goes on, and new connections see the new certificate.
 func TestTLSRotation(t *testing.T) {
