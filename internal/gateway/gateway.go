@@ -135,6 +135,7 @@ type Gateway struct {
 	access   *accessLog
 	trust    filter.Trust
 	shed     *shed.Shedder
+	unacked  *shed.Held
 	tracer   *tracing.Tracer
 	env      filter.Environment
 
@@ -180,6 +181,7 @@ func New(o Options) (*Gateway, error) {
 		certs:     newCertificates(fallback, o.DefaultCertificate),
 		trust:     o.TrustedProxies,
 		shed:      o.Shedder,
+		unacked:   o.Held.Beside(),
 		tracer:    o.Tracer,
 		changed:   make(chan struct{}, 1),
 		started:   make(chan struct{}),
@@ -189,7 +191,7 @@ func New(o Options) (*Gateway, error) {
 		discard:   log.New(io.Discard, "", 0),
 	}
 	g.tlsHosts.Store(&hostSet{})
-	if g.metrics, err = newMetrics(o.Registerer, o.Shedder, o.Held, o.Tracer); err != nil {
+	if g.metrics, err = newMetrics(o.Registerer, o.Shedder, o.Held, g.unacked, o.Tracer); err != nil {
 		return nil, err
 	}
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
@@ -233,7 +235,7 @@ func (g *Gateway) listen() error {
 		}
 		o := listener.HTTPOptions{
 			Addrs: addrs, HTTP1: g, HTTP2: g, Requests: netHandler{g, secure}, ProxyProtocol: g.options.ProxyProtocol, Clients: clients,
-			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, Held: g.options.Held, OnFlood: g.metrics.flooded, Logger: g.logger,
+			DrainTimeout: g.options.DrainTimeout, Short: g.shed.Active, Held: g.options.Held, Unacked: g.unacked, OnFlood: g.metrics.flooded, Logger: g.logger,
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")

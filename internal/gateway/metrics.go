@@ -40,7 +40,7 @@ type metrics struct {
 	refusedForLimit, refusedForMemory, refusedSession prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, held *shed.Held, tracer *tracing.Tracer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, held, unacked *shed.Held, tracer *tracing.Tracer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_requests_total",
 			Help: "HTTP requests, by the route that took them (empty for none)."}, []string{"namespace", "route", "method", "code"}),
@@ -90,13 +90,15 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, held *shed.Held,
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}
 	}
-	bodies := []prometheus.Collector{
+	bodies := [...]prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairway_gateway_unacknowledged_bytes",
+			Help: "Bytes of answers by HTTP/3 that clients may not have acknowledged, above 64 KiB of each."}, func() float64 { return float64(unacked.Bytes()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fairway_gateway_bodies_held_bytes",
 			Help: "Bytes of bodies by HTTP/2 that wait for their client or backend to take them."}, func() float64 { return float64(held.Bytes()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "fairway_gateway_requests_cut_total",
 			Help: "Requests by HTTP/2 ended because too much of such bodies waited."}, func() float64 { return float64(held.Cut()) }),
 	}
-	for _, c := range []prometheus.Collector{bodies[0], bodies[1], m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits, m.proofs} {
+	for _, c := range []prometheus.Collector{bodies[0], bodies[1], bodies[2], m.requests, m.duration, m.failures, m.connections, m.refused, m.ended, m.shed, m.shedding, m.memory, m.inFlight, m.reloads, m.rules, m.checks, m.limits, m.proofs} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register gateway metrics: %w", err)
 		}

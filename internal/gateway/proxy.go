@@ -18,6 +18,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/request"
+	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
@@ -53,6 +54,8 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case cut == nil:
 		case cut != http.ErrAbortHandler:
 			t.fault()
+		case n.cut():
+			t.failure, t.status = shed.ErrFull.Error(), http.StatusServiceUnavailable
 		case t.failure == "":
 			t.failure = "the answer was cut off"
 		}
@@ -137,7 +140,10 @@ func (n *netClient) bodyFailed() { n.closeAfter() }
 func (n *netClient) left() bool { return n.gone() }
 
 // cut implements client.
-func (n *netClient) cut() bool { return false }
+func (n *netClient) cut() bool {
+	c, ok := n.answers.ResponseWriter.(interface{ Cut() bool })
+	return ok && c.Cut()
+}
 
 // answer implements client.
 func (n *netClient) answer(_ *transaction, status int, header []http1.Field, body string) {

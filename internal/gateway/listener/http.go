@@ -40,8 +40,12 @@ type HTTPOptions struct {
 	// Short says that memory is short: clients by HTTP/1 and HTTP/2 then do not get
 	// long to send their next request. Optional.
 	Short func() bool
-	// Held counts what of bodies by HTTP/2 waits for backends. Optional.
+	// Held counts what of bodies by HTTP/2 waits for backends. Optional. What HTTP/3
+	// lets clients send ahead has the same limit beside it.
 	Held *shed.Held
+	// Unacked counts what of answers by HTTP/3 the clients may not have
+	// acknowledged, above 64 KiB each. Optional.
+	Unacked *shed.Held
 	// OnFlood is told of each connection that is ended because its client makes
 	// work for nothing: one of package http2's reasons, or ReasonRequests. Optional.
 	OnFlood func(reason string)

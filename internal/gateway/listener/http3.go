@@ -13,9 +13,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
-	"golang.org/x/time/rate"
 
-	"fairway.dev/fairway/internal/gateway/http2"
+	"fairway.dev/fairway/internal/gateway/shed"
 )
 
 // quicServer is the half of an [HTTP] server that speaks HTTP/3, at the UDP
@@ -27,6 +26,10 @@ type quicServer struct {
 	sockets []*quicSocket
 	active  atomic.Int64 // requests
 	open    atomic.Int64 // connections
+	conns   sync.Map     // of *quicConn, by *quic.Conn
+	ahead   *shed.Held   // what clients may send ahead, beyond the first windows
+	stall   time.Duration
+	ended   chan struct{} // closed at the end
 
 	mu        sync.Mutex
 	listeners []*quic.EarlyListener // nil until serve
@@ -40,7 +43,7 @@ type quicSocket struct {
 
 // newQUICServer opens UDP sockets beside TCP ones; packets wait until serve.
 func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Listener) (*quicServer, error) {
-	s := &quicServer{options: o}
+	s := &quicServer{options: o, ahead: o.Held.Beside(), stall: defaultStall, ended: make(chan struct{})}
 	s.server = &http3.Server{
 		Handler:        http.HandlerFunc(s.serveHTTP),
 		MaxHeaderBytes: maxHeaderBytes,
@@ -73,15 +76,17 @@ func (s *quicServer) serve() error {
 		MaxIdleTimeout:                 s.options.IdleTimeout,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          maxUniStreams,
-		InitialStreamReceiveWindow:     streamWindow,
+		InitialStreamReceiveWindow:     firstStreamWindow,
 		MaxStreamReceiveWindow:         streamWindow,
-		InitialConnectionReceiveWindow: connectionWindow,
+		InitialConnectionReceiveWindow: firstConnectionWindow,
 		MaxConnectionReceiveWindow:     connectionWindow,
+		AllowConnectionWindowIncrease:  s.allow,
 	}
 	listeners, err := s.listen(config)
 	if err != nil {
 		return err
 	}
+	go s.watch()
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() {
@@ -163,69 +168,11 @@ wait:
 
 // close closes the sockets.
 func (s *quicServer) close() {
+	close(s.ended)
 	for _, socket := range s.sockets {
 		_ = socket.transport.Close()
 		_ = socket.conn.Close()
 	}
-}
-
-// quicConn is what limits a client's connection.
-type quicConn struct {
-	*quic.Conn
-	cancels *rate.Limiter // requests that the client gives up
-	flooded atomic.Bool
-
-	mu      sync.Mutex
-	running int
-	idle    *time.Timer
-}
-
-type quicConnKey struct{}
-
-// errorExcessiveLoad is H3_EXCESSIVE_LOAD (RFC 9114, 8.1).
-const errorExcessiveLoad = 0x107
-
-var errTooManyConnections = errors.New("the client has as many connections as it may")
-
-// admit refuses the connections of a client that has too many. It does not
-// count: anybody can send a first packet from an address that is another's.
-func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	if s.options.Clients.full(addrPort(info.RemoteAddr).Addr()) {
-		return ctx, errTooManyConnections
-	}
-	return ctx, nil
-}
-
-// register counts a connection for its client, once the handshake has shown
-// that the client is where it says.
-func (s *quicServer) register(conn *quic.Conn) {
-	select {
-	case <-conn.HandshakeComplete():
-	case <-conn.Context().Done():
-		return
-	}
-	client, ok := s.options.Clients.enter(addrPort(conn.RemoteAddr()).Addr())
-	if !ok {
-		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
-		return
-	}
-	context.AfterFunc(conn.Context(), func() { s.options.Clients.leave(client) })
-}
-
-// begin looks after a new connection. What carries no request for the idle
-// time ends, whatever else its client sends.
-func (s *quicServer) begin(ctx context.Context, conn *quic.Conn) context.Context {
-	c := &quicConn{Conn: conn, cancels: rate.NewLimiter(cancelsPerSecond, maxCancels)}
-	c.idle = time.AfterFunc(s.options.IdleTimeout, func() { _ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "idle") })
-	s.open.Add(1)
-	if s.options.Clients != nil {
-		go s.register(conn)
-	}
-	context.AfterFunc(conn.Context(), func() {
-		c.idle.Stop()
-		s.open.Add(-1)
-	})
-	return context.WithValue(ctx, quicConnKey{}, c)
 }
 
 func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
@@ -237,7 +184,7 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.flood(c, ReasonRequests, "too many requests at a time")
 		return
 	}
-	out := &quicWriter{ResponseWriter: w, controller: http.NewResponseController(w), timeout: s.options.WriteTimeout}
+	out := &quicWriter{ResponseWriter: w, controller: http.NewResponseController(w), timeout: s.options.WriteTimeout, conn: c, ctx: r.Context()}
 	in := r.WithContext(r.Context()) // quic-go goes on to use r
 	in.Body = &quicBody{ReadCloser: r.Body, from: r, to: in.Trailer}
 	serveTimed(s.options.Requests, out, in, s.options.BodyTimeout)
@@ -246,47 +193,17 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// start counts a request; streams that their client has reset do not count
-// against the limit of streams any more, but their requests may be under way.
-func (c *quicConn) start() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.running++
-	c.idle.Stop()
-	return c.running <= 2*maxStreams
-}
-
-// end counts a request out.
-func (s *quicServer) end(c *quicConn, r *http.Request) {
-	c.mu.Lock()
-	if c.running--; c.running == 0 && c.Context().Err() == nil {
-		c.idle.Reset(s.options.IdleTimeout)
-	}
-	c.mu.Unlock()
-	if r.Context().Err() != nil && !c.cancels.Allow() {
-		s.flood(c, http2.Resets, "too many requests that the client gave up")
-	}
-}
-
-// ReasonRequests is the reason of a flood by HTTP/3: more requests under way than
-// a client may have.
-const ReasonRequests = "requests"
-
-func (s *quicServer) flood(c *quicConn, reason, why string) {
-	if c.flooded.Swap(true) {
-		return // its other requests end as well
-	}
-	s.options.OnFlood(reason)
-	s.options.Logger.Debug("HTTP/3 connection ended", "client", c.RemoteAddr().String(), "error", why)
-	_ = c.CloseWithError(errorExcessiveLoad, why)
-}
-
 // quicWriter gives the client time for each write, as the other protocols do.
 type quicWriter struct {
 	http.ResponseWriter
 	controller *http.ResponseController
 	timeout    time.Duration
+	conn       *quicConn
+	ctx        context.Context // ends with the request
 }
+
+// Cut reports whether the request was ended because memory is short.
+func (w *quicWriter) Cut() bool { return w.conn.cut.Load() }
 
 // Unwrap is for http.ResponseController.
 func (w *quicWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -302,8 +219,15 @@ func (w *quicWriter) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (w *quicWriter) Write(p []byte) (int, error) {
-	_ = w.controller.SetWriteDeadline(time.Now().Add(w.timeout))
-	return w.ResponseWriter.Write(p)
+	for done := 0; ; {
+		n := w.conn.mayWrite(w.ctx, len(p)-done)
+		_ = w.controller.SetWriteDeadline(time.Now().Add(w.timeout))
+		n, err := w.ResponseWriter.Write(p[done : done+n])
+		w.conn.wrote()
+		if done += n; err != nil || done == len(p) {
+			return done, err
+		}
+	}
 }
 
 // FlushError is for http.ResponseController.

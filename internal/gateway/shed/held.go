@@ -34,6 +34,15 @@ func NewHeld(limit uint64, short func() bool) *Held {
 	return &Held{most: int64(min(limit, 1<<62) / heldShare), short: short}
 }
 
+// Beside returns a count of its own with the same limits, for what must not be
+// a reason to end those that h counts; nil for none.
+func (h *Held) Beside() *Held {
+	if h == nil {
+		return nil
+	}
+	return &Held{most: h.most, short: h.short}
+}
+
 // Add counts n more bytes, or fewer.
 func (h *Held) Add(n int) {
 	if h != nil && n != 0 {

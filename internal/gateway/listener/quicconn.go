@@ -1,0 +1,130 @@
+package listener
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/time/rate"
+
+	"fairway.dev/fairway/internal/gateway/http2"
+)
+
+// quicConn is what limits a client's connection.
+type quicConn struct {
+	*quic.Conn
+	server  *quicServer
+	cancels *rate.Limiter // requests that the client gives up
+	flooded atomic.Bool
+	cut     atomic.Bool // ended because memory is short
+	unacked unacked
+
+	mu        sync.Mutex
+	running   int
+	idleSince time.Time // while nothing runs
+	idle      *time.Timer
+	ended     bool
+	granted   int // what its client may send ahead beyond the first windows
+}
+
+type quicConnKey struct{}
+
+// errorExcessiveLoad is H3_EXCESSIVE_LOAD (RFC 9114, 8.1).
+const errorExcessiveLoad = 0x107
+
+var errTooManyConnections = errors.New("the client has as many connections as it may")
+
+// admit refuses the connections of a client that has too many. It does not
+// count: anybody can send a first packet from an address that is another's.
+func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	if s.options.Clients.full(addrPort(info.RemoteAddr).Addr()) {
+		return ctx, errTooManyConnections
+	}
+	return ctx, nil
+}
+
+// register counts a connection for its client, once the handshake has shown
+// that the client is where it says.
+func (s *quicServer) register(conn *quic.Conn) {
+	select {
+	case <-conn.HandshakeComplete():
+	case <-conn.Context().Done():
+		return
+	}
+	client, ok := s.options.Clients.enter(addrPort(conn.RemoteAddr()).Addr())
+	if !ok {
+		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
+		return
+	}
+	context.AfterFunc(conn.Context(), func() { s.options.Clients.leave(client) })
+}
+
+// begin looks after a new connection. What carries no request for the idle
+// time ends, whatever else its client sends.
+func (s *quicServer) begin(ctx context.Context, conn *quic.Conn) context.Context {
+	c := &quicConn{Conn: conn, server: s, cancels: rate.NewLimiter(cancelsPerSecond, maxCancels), idleSince: time.Now()}
+	c.unacked.next = make(chan struct{})
+	c.idle = time.AfterFunc(s.options.IdleTimeout, c.endIdle)
+	s.open.Add(1)
+	s.conns.Store(conn, c)
+	if s.options.Clients != nil {
+		go s.register(conn)
+	}
+	context.AfterFunc(conn.Context(), func() {
+		c.idle.Stop()
+		s.conns.Delete(conn)
+		c.forget()
+		s.open.Add(-1)
+	})
+	return context.WithValue(ctx, quicConnKey{}, c)
+}
+
+func (c *quicConn) endIdle() {
+	_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "idle")
+}
+
+// start counts a request; streams that their client has reset do not count
+// against the limit of streams any more, but their requests may be under way.
+func (c *quicConn) start() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running++
+	c.idle.Stop()
+	return c.running <= 2*maxStreams
+}
+
+// end counts a request out.
+func (s *quicServer) end(c *quicConn, r *http.Request) {
+	c.mu.Lock()
+	if c.running--; c.running == 0 && c.Context().Err() == nil {
+		c.idleSince = time.Now()
+		c.idle.Reset(s.options.IdleTimeout)
+	}
+	c.mu.Unlock()
+	if r.Context().Err() != nil && !c.cut.Load() && !c.cancels.Allow() {
+		s.flood(c, http2.Resets, "too many requests that the client gave up")
+	}
+}
+
+// Reasons why a connection by HTTP/3 was ended, beside package http2's.
+const (
+	// ReasonRequests are more requests under way than a client may have.
+	ReasonRequests = "requests"
+	// ReasonUnacked is much that a client does not acknowledge, while others'
+	// answers fill the memory.
+	ReasonUnacked = "unacknowledged"
+)
+
+func (s *quicServer) flood(c *quicConn, reason, why string) {
+	if c.flooded.Swap(true) {
+		return // its other requests end as well
+	}
+	s.options.OnFlood(reason)
+	s.options.Logger.Debug("HTTP/3 connection ended", "client", c.RemoteAddr().String(), "error", why)
+	_ = c.CloseWithError(errorExcessiveLoad, why)
+}

@@ -1,0 +1,269 @@
+package listener
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quic-go/qpack"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/quicvarint"
+
+	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/gateway/shed"
+)
+
+// serveQUIC runs a server by HTTP/3, and returns it with its address.
+func serveQUIC(t *testing.T, o HTTPOptions) (*quicServer, *net.UDPAddr) {
+	t.Helper()
+	fallback, err := certs.SelfSigned("a", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Addrs, o.TLS, o.HTTP3 = []string{"127.0.0.1:0"}, certs.NewResolver(certs.NewIndex(fallback)).ServerConfig("h2", "http/1.1"), true
+	o.Logger, o.LameDuck, o.DrainTimeout = slog.New(slog.DiscardHandler), time.Millisecond, 100*time.Millisecond
+	o.HTTP1, o.HTTP2 = handle(nil), none
+	h, err := NewHTTP(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !h.HTTP3() {
+		t.Skip("the UDP port is taken")
+	}
+	h.http3.stall = time.Second
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return h.http3, net.UDPAddrFromAddrPort(addrPort(h.Addrs()[0]))
+}
+
+// dumb is a UDP socket whose packets do not go out any more once it is struck.
+// Until then they take their time, without which no congestion window grows.
+type dumb struct {
+	net.PacketConn
+	late   time.Duration
+	struck atomic.Bool
+}
+
+func (d *dumb) WriteTo(p []byte, to net.Addr) (int, error) {
+	if d.late == 0 {
+		return d.PacketConn.WriteTo(p, to)
+	}
+	packet := bytes.Clone(p)
+	time.AfterFunc(d.late, func() {
+		if !d.struck.Load() {
+			_, _ = d.PacketConn.WriteTo(packet, to)
+		}
+	})
+	return len(p), nil
+}
+
+// dialQUIC is a client that takes as much as it is sent.
+func dialQUIC(t *testing.T, to *net.UDPAddr, late time.Duration) (*quic.Conn, *dumb) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &dumb{PacketConn: socket, late: late}
+	transport := &quic.Transport{Conn: d}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	conn, err := transport.Dial(ctx, to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h3"}, ServerName: "a"},
+		&quic.Config{InitialStreamReceiveWindow: 1 << 30, MaxStreamReceiveWindow: 1 << 30, InitialConnectionReceiveWindow: 1 << 30, MaxConnectionReceiveWindow: 1 << 30, MaxIdleTimeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.CloseWithError(0, "")
+		_ = transport.Close()
+		_ = socket.Close()
+	})
+	return conn, d
+}
+
+// requestOn sends a header, and the beginning of a body's frame of n bytes.
+func requestOn(t *testing.T, conn *quic.Conn, method, path string, n uint64) *quic.Stream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	s, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var block bytes.Buffer
+	encoder := qpack.NewEncoder(&block)
+	for _, f := range [][2]string{{":method", method}, {":scheme", "https"}, {":path", path}, {":authority", "a"}} {
+		_ = encoder.WriteField(qpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	out := append(quicvarint.Append([]byte{1}, uint64(block.Len())), block.Bytes()...)
+	if n > 0 {
+		out = quicvarint.Append(append(out, 0), n)
+	}
+	if _, err := s.Write(out); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+// TestUploadsThatNobodyReads: what clients may send ahead grows for those whose
+// bodies are read, as long as all of them together have not too much of it.
+func TestUploadsThatNobodyReads(t *testing.T) {
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	read := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/read" {
+			_, _ = io.Copy(io.Discard, r.Body)
+			return
+		}
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	for limit, grows := range map[uint64]bool{16 << 30: true, 0: false} {
+		s, addr := serveQUIC(t, HTTPOptions{Requests: read, Held: shed.NewHeld(limit, func() bool { return limit == 0 })})
+		conn, _ := dialQUIC(t, addr, 0)
+		const size = 8 << 20
+		fast := requestOn(t, conn, "POST", "/read", size)
+		if _, err := io.CopyN(fast, zeros{}, size); err != nil {
+			t.Fatal(err)
+		}
+		_ = fast.Close()
+		if _, err := io.ReadAll(fast); err != nil {
+			t.Fatal(err)
+		}
+		var taken atomic.Int64
+		for range 16 {
+			stuck := requestOn(t, conn, "POST", "/stuck", size)
+			go func() {
+				for {
+					n, err := stuck.Write(make([]byte, 4<<10))
+					taken.Add(int64(n))
+					if err != nil {
+						return
+					}
+				}
+			}()
+		}
+		// What a stream's buffer holds at the client counts as taken there.
+		most := int64(firstConnectionWindow + 16*4<<10)
+		if grows {
+			eventually(t, "the window has grown", func() bool { return taken.Load() > most })
+			if s.ahead.Bytes() == 0 {
+				t.Error("what clients may send ahead is not counted")
+			}
+		} else {
+			eventually(t, "the first window is full", func() bool { return taken.Load() >= firstConnectionWindow-16*4<<10 })
+			before := int64(-1)
+			eventually(t, "no more is taken", func() bool {
+				now := taken.Load()
+				defer func() { before = now }()
+				time.Sleep(100 * time.Millisecond)
+				return now == before
+			})
+			if got := taken.Load(); got > most {
+				t.Errorf("%d bytes wait, want %d at most", got, most)
+			}
+		}
+		_ = conn.CloseWithError(0, "")
+		eventually(t, "nothing is held for a connection that is gone", func() bool { return s.ahead.Bytes() == 0 })
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestAnswersThatAreNotAcknowledged: clients that stop acknowledging do not have
+// more of answers in memory, together, than there may be; they are disconnected,
+// and others get theirs all the while.
+func TestAnswersThatAreNotAcknowledged(t *testing.T) {
+	ended := make(chan string, 100)
+	unacked := shed.NewHeld(16<<20, func() bool { return false }) // 1 MiB
+	s, addr := serveQUIC(t, HTTPOptions{Unacked: unacked, OnFlood: func(reason string) { ended <- reason },
+		Requests: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var size int64
+			_, _ = fmt.Sscan(r.URL.Path[1:], &size)
+			_, _ = io.CopyN(w, zeros{}, size)
+		})})
+	var sockets []*dumb
+	taken := make(chan struct{}, 1)
+	for range 4 {
+		conn, socket := dialQUIC(t, addr, 20*time.Millisecond)
+		sockets = append(sockets, socket)
+		body := requestOn(t, conn, "GET", "/1000000000", 0)
+		go func() {
+			for buf := make([]byte, 64<<10); ; {
+				if _, err := body.Read(buf); err != nil {
+					return
+				}
+				select {
+				case taken <- struct{}{}:
+				default:
+				}
+			}
+		}()
+	}
+	eventually(t, "much is unacknowledged", unacked.Much)
+	for range 200 { // reads, while windows could grow
+		<-taken
+	}
+	// Each may have gone on from half of it to all before it was told.
+	most := unacked.Bytes()
+	if t.Logf("%d bytes are unacknowledged", most); most > 3<<20 {
+		t.Errorf("%d bytes are unacknowledged", most)
+	}
+	for _, socket := range sockets {
+		socket.struck.Store(true)
+	}
+	eventually(t, "those that acknowledge nothing are disconnected", func() bool { return !unacked.Much() })
+	if len(ended) == 0 {
+		t.Error("nobody was disconnected")
+	}
+	for len(ended) > 0 {
+		if reason := <-ended; reason != ReasonUnacked {
+			t.Errorf("a client was disconnected for %s", reason)
+		}
+	}
+	conn, _ := dialQUIC(t, addr, 0)
+	if got, err := io.Copy(io.Discard, requestOn(t, conn, "GET", "/4000000", 0)); err != nil || got < 4000000 {
+		t.Errorf("another client gets %d bytes, %v", got, err)
+	}
+	eventually(t, "what was acknowledged does not count", func() bool {
+		counted := 0
+		s.conns.Range(func(_, c any) bool {
+			u := &c.(*quicConn).unacked
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			if !u.open {
+				counted += u.counted
+			}
+			return true
+		})
+		return counted == 0
+	})
+}
