@@ -280,6 +280,10 @@ func (x *requestExplainer) explain() {
 		x.note("what comes then: fairway explain %s", r.Answer.Location)
 	}
 	r.Host, r.Path, r.Query = x.did.View.Host, x.did.View.Path, x.did.View.Query
+	if x.did.Passed != nil {
+		x.passed()
+		return
+	}
 	x.candidates()
 	x.tls()
 	for i, what := range x.did.Filters {
@@ -291,6 +295,21 @@ func (x *requestExplainer) explain() {
 		for _, share := range x.did.Shares {
 			x.share(share)
 		}
+	}
+	x.problems()
+}
+
+// passed tells where TLS goes that passes through.
+func (x *requestExplainer) passed() {
+	r, rule := x.report, ruleOf(x.did.Passed, "TLS for the host passes through (annotation ssl-passthrough)")
+	r.Route, r.Reaches = &rule, true
+	x.note("the gateway sees the name that the client asks for (SNI) and nothing of the request: certificate and answer are the backend's")
+	for _, share := range x.did.Shares {
+		x.share(share)
+	}
+	if len(x.did.Shares[0].Backends[0].Endpoints) == 0 {
+		r.Reaches = false
+		x.note("no endpoint serves, so connections are reset")
 	}
 	x.problems()
 }
@@ -381,6 +400,9 @@ func (x *requestExplainer) tls() {
 			out.Redirect = fmt.Sprintf("plain http is served: %s has no spec.tls", x.did.Match.Ref())
 		case redirect == nil:
 			out.Redirect = fmt.Sprintf(`plain http is served: spec.tls of %s does not name the host, or an annotation switches the redirect off (ssl-redirect: "false")`, x.did.Match.Ref())
+		case x.did.Match.Spec.Filters.PassedThrough:
+			out.Redirect = "plain http is redirected to https: TLS for the host passes through to its backend (annotation ssl-passthrough)"
+			out.Names, out.Secret, out.Refused = nil, "", ""
 		case redirect.Force:
 			out.Redirect = "plain http is redirected to https: annotation force-ssl-redirect asks for it"
 		case x.did.HasTLS:
@@ -490,6 +512,9 @@ func (x *requestExplainer) problems() {
 		list, _ := x.Snapshot.Problems.Get(ref)
 		add(list)
 		add(x.Problems[ref])
+	}
+	if x.did.Passed != nil {
+		of(x.did.Passed.Ref())
 	}
 	if x.did.Match != nil {
 		of(x.did.Match.Ref())

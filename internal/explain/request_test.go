@@ -196,6 +196,50 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestRequestPassedThrough tells of a host whose TLS is its backend's.
+func TestRequestPassedThrough(t *testing.T) {
+	store := state.New()
+	store.Update(func(tx *state.Tx) {
+		gatewaytest.PutService(tx, "vault", "", "10.99.0.31:8200")
+		r := gatewaytest.Ingress("vault", gatewaytest.Rule("vault.test", "/", "vault", func(r *model.RouteRule) {
+			r.Backends, r.Filters = nil, model.Filters{PassedThrough: true, HTTPSRedirect: &model.HTTPSRedirect{Force: true}}
+		}))
+		tx.PutRoute(r)
+		tx.PutStreams(r.Ref, []model.StreamRoute{{
+			Ref: r.Ref, Field: r.Rules[0].Field, Protocol: model.TCP, Hosts: []string{"vault.test"}, Backend: model.Backend{Service: gatewaytest.Key("vault"), Port: model.PortRef{Number: 80}},
+		}})
+		tx.SetSynced()
+	})
+	for _, test := range []struct {
+		url     string
+		reaches bool
+		has     []string
+		hasNo   []string
+	}{
+		{"https://Vault.test/any", true, []string{
+			"goes to Service default/vault, port 80", "the gateway sees the name that the client asks for", "TLS for the host passes through (annotation ssl-passthrough)",
+			"port 80, 100 %, by TLS, as it comes", "10.99.0.31:8200 in ready",
+		}, []string{"certificate for", "421", "the backend gets"}},
+		{"http://vault.test/any", false, []string{"308 Permanent Redirect to https://vault.test/any", "plain http is redirected to https: TLS for the host passes through"}, []string{"force-ssl-redirect"}},
+	} {
+		r := told(t, RequestOptions{Snapshot: store.Snapshot(), URL: test.url})
+		text := squeeze(r.Text())
+		if r.Reaches != test.reaches {
+			t.Errorf("%s reaches: %t\n%s", test.url, r.Reaches, text)
+		}
+		for _, s := range test.has {
+			if !strings.Contains(text, s) {
+				t.Errorf("no %q in:\n%s", s, text)
+			}
+		}
+		for _, s := range test.hasNo {
+			if strings.Contains(text, s) {
+				t.Errorf("%q in:\n%s", s, text)
+			}
+		}
+	}
+}
+
 // TestRequestWithoutRoute tells what there is instead.
 func TestRequestWithoutRoute(t *testing.T) {
 	store := state.New()

@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -143,13 +144,12 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 			routes = append(routes, r)
 		}
 		c := newConfig(routes, g.pools, g.env)
-		if g.config.Swap(c) == nil {
-			close(g.started)
-		}
+		g.config.Store(c)
 		g.metrics.reloaded(len(c.router.Rules()))
 		g.logger.Debug("routes taken in", "revision", next.Revision, "routes", len(routes), "rules", len(c.router.Rules()))
 	}
-	streamProblems := g.streams.Sync(ctx, g.streamsOf(next))
+	streams, streamProblems := g.streamsOf(next)
+	streamProblems = append(streamProblems, g.streams.Sync(ctx, streams)...)
 	g.pools.Sync(g.wanted, next) // last, for it drops the pools that nobody uses any more
 	g.pending = slices.ContainsFunc(streamProblems, func(p model.Problem) bool { return p.Reason == listener.ReasonPortInUse })
 	if first || prev.Routes != next.Routes || prev.Streams != next.Streams || prev.Services != next.Services {
@@ -158,16 +158,57 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	g.setProblems(slices.Concat(problems, streamProblems, g.config.Load().router.Problems(), g.backendProblems))
 	g.metrics.forget(prev, next)
 	g.applied = next
+	if first {
+		close(g.started)
+	}
 }
 
-func (g *Gateway) streamsOf(snap *state.Snapshot) []listener.Stream {
-	var list []listener.Stream
+// streamsOf returns the routes of TCP and UDP ports, and of those at the HTTPS ports
+// the hosts that are theirs to have.
+func (g *Gateway) streamsOf(snap *state.Snapshot) (list []listener.Stream, problems []model.Problem) {
 	for _, routes := range snap.Streams.All() {
 		for _, r := range routes {
+			if r.Port == 0 {
+				var owner *model.Route
+				if r.Hosts, owner = withoutForeign(&r, snap); owner != nil {
+					problems = append(problems, model.Problem{Object: r.Ref, Reason: listener.ReasonPortConflict, Field: r.Field,
+						Message: fmt.Sprintf("the host is served by %s of another namespace, which is older, so TLS for it does not pass through: choose another host, or remove it there", owner.Ref)})
+				}
+				if len(r.Hosts) == 0 {
+					continue
+				}
+			}
 			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol))})
 		}
 	}
-	return list
+	return list, problems
+}
+
+// withoutForeign returns the hosts of a route at the HTTPS ports that are not served
+// by an older route of another namespace, and such a route if there is one. Within a
+// namespace passing through goes first, as in ingress-nginx; nobody is to take over
+// what is another's by that.
+func withoutForeign(r *model.StreamRoute, snap *state.Snapshot) (hosts []string, owner *model.Route) {
+	for _, h := range r.Hosts {
+		found := false
+		for _, other := range snap.Routes.All() {
+			older := other.Created.Before(r.Created) || other.Created.Equal(r.Created) && other.Ref.Compare(r.Ref) < 0
+			if older && other.Namespace != r.Namespace && servesHost(other, h) {
+				found, owner = true, other
+				break
+			}
+		}
+		if !found {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts, owner
+}
+
+// servesHost reports whether a route has a rule, or a certificate, for a host.
+func servesHost(r *model.Route, host string) bool {
+	return slices.ContainsFunc(r.Rules, func(rule model.RouteRule) bool { return rule.Host == host }) ||
+		slices.ContainsFunc(r.TLS, func(t model.RouteTLS) bool { return slices.Contains(t.Hosts, host) })
 }
 
 // backendProblems tells routes about Services and ports that are not there.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/filter"
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/listener"
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/staple"
@@ -239,7 +241,10 @@ func (g *Gateway) listen() error {
 		}
 		if secure {
 			o.TLS = g.resolver.ServerConfig("h2", "http/1.1")
-			o.TLS.GetCertificate = g.stapler.Wrap(o.TLS.GetCertificate)
+			o.TLS.GetCertificate = g.unlessPassed(g.stapler.Wrap(o.TLS.GetCertificate))
+			o.Through = func(sock *http1.Socket, conn net.Conn, wait time.Duration) net.Conn {
+				return g.streams.Through(sock, conn, wait)
+			}
 			o.TLS.MinVersion = max(o.TLS.MinVersion, g.options.TLSMinVersion)
 			o.TLS.CipherSuites = g.options.TLSCipherSuites
 			o.HTTP3 = g.options.HTTP3 && !g.options.ProxyProtocol
@@ -272,6 +277,17 @@ func (g *Gateway) listen() error {
 		Clients: clients, Sessions: sessions, Refuse: g.refuseConnection, OnConnection: g.metrics.connectionEnded, Logger: g.logger,
 	})
 	return nil
+}
+
+// unlessPassed has no handshake for a host whose TLS passes through: only QUIC asks
+// for one, and a client that cannot have it takes TCP.
+func (g *Gateway) unlessPassed(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if g.streams.Passed(hello.ServerName) != nil {
+			return nil, fmt.Errorf("TLS for %s passes through to its backend, by TCP alone", hello.ServerName)
+		}
+		return get(hello)
+	}
 }
 
 // refuseConnection turns TCP connections of stream routes away while memory is short.

@@ -49,9 +49,20 @@ func NewRehearsal(o RehearsalOptions) (*Rehearsal, error) {
 		g.env.HTTPSPort = 443
 	}
 	snap := *o.Snapshot
-	snap.Streams = state.Table[model.Ref, []model.StreamRoute]{} // would open ports
+	snap.Streams = onlyThrough(snap.Streams)
 	g.sync(context.Background(), &snap)
 	return &Rehearsal{g}, nil
+}
+
+// onlyThrough leaves routes out that would open ports.
+func onlyThrough(all state.Table[model.Ref, []model.StreamRoute]) state.Table[model.Ref, []model.StreamRoute] {
+	store := state.New()
+	store.Update(func(tx *state.Tx) {
+		for ref, list := range all.All() {
+			tx.PutStreams(ref, slices.DeleteFunc(slices.Clone(list), func(r model.StreamRoute) bool { return r.Port != 0 }))
+		}
+	})
+	return store.Snapshot().Streams
 }
 
 // Attempt is a request to rehearse.
@@ -101,6 +112,9 @@ type Rehearsed struct {
 	// Shares are how such requests are divided, the rule first, then canaries.
 	// Only where no answer came before.
 	Shares []RehearsedShare
+	// Passed is the rule by which TLS for the server name passes through, so that
+	// nothing else counts than its one of Shares; nil if it does not.
+	Passed *router.Rule
 	// HasTLS tells whether the host has TLS, and Certificate is what a client
 	// that asks for the name is shown.
 	HasTLS      bool
@@ -164,7 +178,30 @@ func (r *Rehearsal) Try(a Attempt) *Rehearsed {
 		out.filters(t)
 	}
 	out.Certificate = r.g.certificate(a.ServerName)
+	if a.TLS {
+		out.passed(r.g, a.ServerName)
+	}
 	return out
+}
+
+// passed finds out whether TLS passes through, and where to.
+func (out *Rehearsed) passed(g *Gateway, serverName string) {
+	s := g.streams.Passed(serverName)
+	if s == nil {
+		return
+	}
+	for _, rule := range g.config.Load().router.Rules() {
+		if rule.Spec.Filters.PassedThrough && rule.Ref().Compare(s.Ref) == 0 && rule.Spec.Field == s.Field {
+			out.Passed = rule
+		}
+	}
+	if out.Passed == nil {
+		return
+	}
+	out.Outcome, out.Filters, out.Answered = Outcome{}, nil, -1
+	out.Shares = []RehearsedShare{{Share: filter.Share{Rule: out.Passed, Part: 1}, Backends: []RehearsedBackend{{
+		Key: s.Pool.Key(), Weight: 1, Total: 1, Protocol: "TLS, as it comes", Endpoints: s.Pool.Addresses(),
+	}}}}
 }
 
 // filters lists those of the rule, and finds out which one answered.

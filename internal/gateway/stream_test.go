@@ -203,28 +203,30 @@ func TestTCPWhole(t *testing.T) {
 	})
 }
 
-func TestTCPBySNI(t *testing.T) {
-	tlsEcho := func(addr, name string) {
-		cert, err := certs.SelfSigned(name, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		serve(t, addr, func(l net.Listener) error {
-			l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}})
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return err
-				}
-				go func() {
-					defer c.Close()
-					_, _ = io.Copy(c, c)
-				}()
-			}
-		})
+// tlsEcho sends back what comes by TLS, with a certificate of that name.
+func tlsEcho(t *testing.T, addr, name string) {
+	cert, err := certs.SelfSigned(name, time.Now())
+	if err != nil {
+		t.Fatal(err)
 	}
-	tlsEcho("10.99.41.1:80", "db1")
-	tlsEcho("10.99.41.2:80", "db2")
+	serve(t, addr, func(l net.Listener) error {
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}})
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	})
+}
+
+func TestTCPBySNI(t *testing.T) {
+	tlsEcho(t, "10.99.41.1:80", "db1")
+	tlsEcho(t, "10.99.41.2:80", "db2")
 	greeter(t, "10.99.41.3:80", "plain")
 	w := newWorld(t, nil)
 	w.service("db1", "", "10.99.41.1:80")

@@ -120,6 +120,9 @@ const (
 type Filters struct {
 	// HTTPSRedirect answers plain-HTTP requests with a redirect to https.
 	HTTPSRedirect *HTTPSRedirect
+	// PassedThrough answers every request with 421: TLS for the host passes through
+	// to the backend, and whoever asks here has shaken hands for another one.
+	PassedThrough bool
 	// Redirect answers every request with a redirect.
 	Redirect *Redirect
 	// Rewrite changes the path that the backend sees.
@@ -266,7 +269,9 @@ type StreamRoute struct {
 	// Field is where it stands in its object, for people.
 	Field    string
 	Protocol Protocol
-	Port     uint16
+	// Port is the gateway's port; 0 for those that it serves HTTPS at, which take
+	// only TLS for Hosts, whose TLS passes through then.
+	Port uint16
 	// Hosts are names for TLS SNI: where several routes share a port, a TLS
 	// client is sent by its SNI. Empty takes everything.
 	Hosts   []string

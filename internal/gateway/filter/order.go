@@ -8,6 +8,7 @@ var order = []func(*model.Filters, Environment) Filter{
 	newTraced,        // first: what others answer is traced as well
 	newBodyLimit,     // before all that looks at the request: a body that is too large is refused before anything else is done
 	newHTTPSRedirect, // before all that concerns the content: it is asked for again over https
+	newPassedThrough, // before all that is for requests
 	newRedirect,      // as in nginx, whose rewrite phase goes before its access phase
 	newAllowFrom,     // nothing of the backend is given to those who may not see it
 	newTimeouts,      // no effect on others

@@ -299,7 +299,7 @@ func (c *Conn) take(end int) (bool, error) {
 		if c.front != nil {
 			conn = c.sock
 		}
-		c.server.HTTP2(&begunConn{conn, begun})
+		c.server.HTTP2(Begun(conn, begun))
 		return false, nil
 	}
 	if err := c.Request.parse(head); err != nil {
@@ -657,7 +657,9 @@ func established(fd uintptr) bool {
 	return err != nil || info.State == established
 }
 
-// begunConn is a connection whose first bytes have been read.
+// Begun returns a connection of which the first bytes have been read already.
+func Begun(conn net.Conn, bytes []byte) net.Conn { return &begunConn{conn, bytes} }
+
 type begunConn struct {
 	net.Conn
 	begun []byte

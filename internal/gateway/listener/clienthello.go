@@ -11,8 +11,9 @@ import (
 )
 
 // How long to wait for a client's first byte where its bytes decide about the
-// route, and then for the rest of its ClientHello. A TLS client sends at once;
-// one that waits for the server to speak first, as with MySQL, sends nothing.
+// route and need not come, and then for the rest of its ClientHello. A TLS client
+// sends at once; one that waits for the server to speak first, as with MySQL, sends
+// nothing.
 const (
 	firstByteWait = 300 * time.Millisecond
 	helloTimeout  = 5 * time.Second
@@ -24,10 +25,11 @@ const recordHandshake = 22
 var errHelloSeen = errors.New("client hello seen")
 
 // peekServerName reads what the client sends first and returns the server name
-// (SNI) if that is a TLS ClientHello. What was read has to be passed on.
-func peekServerName(c net.Conn) (name string, isTLS bool, read []byte) {
+// (SNI) if that is a TLS ClientHello. Wait is how long it may take to begin. What
+// was read has to be passed on.
+func peekServerName(c net.Conn, wait time.Duration) (name string, isTLS bool, read []byte) {
 	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
-	_ = c.SetReadDeadline(time.Now().Add(firstByteWait))
+	_ = c.SetReadDeadline(time.Now().Add(wait))
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(c, first); err != nil {
 		return "", false, nil

@@ -34,6 +34,10 @@ type HTTPOptions struct {
 	HTTP1    http1.Handler
 	HTTP2    http2.Handler
 	Requests http.Handler
+	// Through takes connections over whose TLS is not ended here, and returns those
+	// that are to be served; nil for one that it has taken. Wait is how long a client
+	// has to begin. Optional, and for servers with TLS.
+	Through func(sock *http1.Socket, conn net.Conn, wait time.Duration) net.Conn
 	// ProxyProtocol makes every connection begin with a PROXY header. Only
 	// turn it on behind a proxy that sends them: it decides the client's address.
 	ProxyProtocol bool
@@ -76,6 +80,7 @@ type HTTP struct {
 	http3     *quicServer    // nil for none
 	accepting sync.WaitGroup // goroutines that accept
 	serving   atomic.Int64   // connections
+	passing   atomic.Int64   // those whose TLS is not ended here, or may not be
 	draining  atomic.Bool
 	stop      context.CancelFunc
 	accepted  chan *http1.Socket // for goroutines that have served others
@@ -246,6 +251,14 @@ func (h *HTTP) greet(sock *http1.Socket) {
 	if h.options.TLS == nil {
 		h.http1.ServeConn(conn, sock, false)
 		return
+	}
+	if h.options.Through != nil {
+		h.passing.Add(1)
+		conn = h.options.Through(sock, conn, h.options.HeaderTimeout)
+		if h.passing.Add(-1); conn == nil {
+			h.left(sock, false)
+			return
+		}
 	}
 	switch secure := h.greeted(conn, sock); {
 	case secure == nil:

@@ -141,7 +141,7 @@ func TestPeekServerName(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer server.Close()
-		return peekServerName(server)
+		return peekServerName(server, firstByteWait)
 	}
 	hello := func(name string, protos ...string) func(net.Conn) {
 		return func(c net.Conn) {

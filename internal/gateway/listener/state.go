@@ -12,7 +12,8 @@ type State struct {
 	Protocols []string `json:"protocols"`
 	// Connections are those that are open, by protocol; sessions for UDP.
 	Connections map[string]int64 `json:"connections"`
-	// Routes are the objects that a TCP or UDP port belongs to.
+	// Routes are the objects that a TCP or UDP port belongs to, or whose TLS passes
+	// through at the HTTPS ports.
 	Routes []string `json:"routes,omitempty"`
 }
 
@@ -21,7 +22,7 @@ func (h *HTTP) State() []State {
 	protocols := []string{"HTTP/1.1", "HTTP/2"}
 	streams := int64(h.http2.Open())
 	// The rest speaks HTTP/1.1, or has not said what it speaks.
-	connections := map[string]int64{"HTTP/1.1": max(h.serving.Load()-streams, 0), "HTTP/2": streams}
+	connections := map[string]int64{"HTTP/1.1": max(h.serving.Load()-streams-h.passing.Load(), 0), "HTTP/2": streams}
 	if h.http3 != nil {
 		protocols = append(protocols, "HTTP/3")
 		connections["HTTP/3"] = h.http3.open.Load()
@@ -44,6 +45,13 @@ func (s *Streams) State() []State {
 	for key, p := range s.ports {
 		t, open := p.state()
 		one := State{Address: key.String(), Protocols: []string{key.protocol.String()}, Connections: map[string]int64{key.protocol.String(): open}}
+		for _, r := range t.all {
+			one.Routes = append(one.Routes, r.Ref.String()+" "+r.Field)
+		}
+		list = append(list, one)
+	}
+	if t := s.through.Load(); t != nil {
+		one := State{Address: "HTTPS", Protocols: []string{"TLS passed through"}, Connections: map[string]int64{"TCP": s.passing.Load()}}
 		for _, r := range t.all {
 			one.Routes = append(one.Routes, r.Ref.String()+" "+r.Field)
 		}

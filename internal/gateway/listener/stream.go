@@ -8,7 +8,9 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairway.dev/fairway/internal/gateway/http1"
@@ -64,6 +66,9 @@ type Streams struct {
 	ports map[portKey]port
 	ended bool // no more are opened
 
+	through atomic.Pointer[table] // the routes at the HTTPS ports; nil for none
+	passing atomic.Int64          // connections of those
+
 	ferries http1.Ferries // carry TCP
 	conns   sync.WaitGroup
 	ctx     context.Context // ends connections at the end of draining
@@ -75,6 +80,10 @@ type portKey struct {
 	number   uint16
 }
 
+// httpsPorts stands for the ports that the gateway serves HTTPS at.
+var httpsPorts = portKey{model.TCP, 0}
+
+// String says what belongs to routes.
 func (k portKey) String() string { return fmt.Sprintf("%d/%s", k.number, k.protocol) }
 
 // port is an open port.
@@ -104,6 +113,8 @@ func NewStreams(o StreamOptions) *Streams {
 // none.
 func (s *Streams) Sync(ctx context.Context, routes []Stream) []model.Problem {
 	tables, problems := compileTables(routes)
+	s.through.Store(tables[httpsPorts])
+	delete(tables, httpsPorts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -162,6 +173,12 @@ func (s *Streams) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
+		if s.through.Load() != nil {
+			time.Sleep(defaultLameDuck) // those that HTTPS ports are about to find out about
+		}
+		for s.passing.Load() > 0 {
+			time.Sleep(5 * time.Millisecond)
+		}
 		s.conns.Wait()
 		s.ferries.Close()
 		close(done)
@@ -200,10 +217,18 @@ func compileTables(routes []Stream) (map[portKey]*table, []model.Problem) {
 		}
 		if winner := t.add(r); winner != nil {
 			problems = append(problems, model.Problem{Object: r.Ref, Reason: ReasonPortConflict, Field: r.Field,
-				Message: fmt.Sprintf("port %s already belongs to %s, which is older and serves it: choose another port, or give both host names to tell TLS clients apart", key, winner.Ref)})
+				Message: conflict(key, winner)})
 		}
 	}
 	return tables, problems
+}
+
+// conflict says which older route has what another one claims.
+func conflict(key portKey, winner *Stream) string {
+	if key == httpsPorts {
+		return fmt.Sprintf("TLS for the host already passes through to the backend of %s, which is older: choose another host, or remove it there", winner.Ref)
+	}
+	return fmt.Sprintf("port %s already belongs to %s, which is older and serves it: choose another port, or give both host names to tell TLS clients apart", key, winner.Ref)
 }
 
 // add puts a route into the table; it returns the older route that leaves it
@@ -241,17 +266,15 @@ func (t *table) add(r *Stream) (winner *Stream) {
 }
 
 // forName returns the route for a TLS server name.
-func (t *table) forName(name string) *Stream {
+func (t *table) forName(name string) *Stream { return cmp.Or(t.named(name), t.fallback) }
+
+// named returns the route that has a host of that name; nil if none does.
+func (t *table) named(name string) *Stream {
 	if r := t.byHost[name]; r != nil {
 		return r
 	}
-	for i := range len(name) {
-		if name[i] == '.' {
-			if r := t.byHost["*"+name[i:]]; r != nil {
-				return r
-			}
-			break
-		}
+	if i := strings.IndexByte(name, '.'); i >= 0 {
+		return t.byHost["*"+name[i:]]
 	}
-	return t.fallback
+	return nil
 }

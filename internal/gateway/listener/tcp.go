@@ -85,7 +85,7 @@ func (p *tcpPort) serve(sock *http1.Socket) {
 	if len(t.all) > 1 {
 		// Only here do the client's bytes matter: with one route nobody waits
 		// for a client whose protocol lets the server speak first.
-		name, isTLS, read := peekServerName(client)
+		name, isTLS, read := peekServerName(client, firstByteWait)
 		if proxied, ok := client.(*proxyConn); ok {
 			prefix = proxied.rest
 		}
@@ -94,25 +94,29 @@ func (p *tcpPort) serve(sock *http1.Socket) {
 			route = t.forName(name)
 		}
 	}
-	p.streams.options.OnConnection(&route.StreamRoute, p.carry(sock, client, prefix, route))
+	p.streams.carry(sock, client, prefix, route)
 }
 
 // carry connects the client, who says by client what his ends are, to the route's
-// backend until both are done.
-func (p *tcpPort) carry(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) error {
+// backend until both are done, and tells of it. Prefix has come from the client.
+func (s *Streams) carry(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) {
+	s.options.OnConnection(&route.StreamRoute, s.connect(sock, client, prefix, route))
+}
+
+func (s *Streams) connect(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) error {
 	ticket, err := route.Pool.EnterConnection(dialTimeout)
 	if err != nil {
 		sock.Reset()
-		p.streams.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
+		s.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
 		return err
 	}
 	defer ticket.Leave()
-	ctx, cancel := context.WithTimeout(p.streams.ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	backend, err := route.Pool.Dial(ctx, "tcp")
 	cancel()
 	if err != nil {
 		sock.Reset() // it tells the client more than an empty answer
-		p.streams.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
+		s.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
 		return err
 	}
 	defer backend.Close()
@@ -123,7 +127,7 @@ func (p *tcpPort) carry(sock *http1.Socket, client net.Conn, prefix []byte, rout
 	if version != 0 {
 		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
-	p.streams.ferries.Carry(p.streams.ctx, sock, backend.Conn, prefix, route.Pool.Idle())
+	s.ferries.Carry(s.ctx, sock, backend.Conn, prefix, route.Pool.Idle())
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 type IngressResult struct {
 	// Route is its HTTP routing; nil where it asks for streams only.
 	Route *model.Route
-	// Streams are its TCP routes.
+	// Streams are its TCP routes, and those of TLS that passes through.
 	Streams []model.StreamRoute
 }
 
@@ -25,6 +25,9 @@ func Ingress(o *networkingv1.Ingress) (IngressResult, model.Problems) {
 	in.unknownAnnotations()
 	if port, ok := in.streamPort(); ok {
 		return IngressResult{Streams: in.streams(port)}, in.problems
+	}
+	if in.boolean(annotationPassthrough, false) {
+		return in.passthrough(), in.problems
 	}
 	settings := in.settings()
 	route := &model.Route{Ref: in.report.object, Created: o.CreationTimestamp.Time, TLS: in.tls()}
