@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,15 @@ func TestCompileTables(t *testing.T) {
 // ports again for nobody, which another process may have taken over.
 func TestNoPortAfterTheEnd(t *testing.T) {
 	s := NewStreams(StreamOptions{Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
-	routes := []Stream{{StreamRoute: model.StreamRoute{Protocol: model.TCP}}, {StreamRoute: model.StreamRoute{Protocol: model.UDP}}} // the kernel chooses the port
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = free.Close()
+	routes := []Stream{
+		{StreamRoute: model.StreamRoute{Protocol: model.TCP, Port: addrPort(free.Addr()).Port()}},
+		{StreamRoute: model.StreamRoute{Protocol: model.UDP}}, // the kernel chooses the port
+	}
 	if p := s.Sync(t.Context(), routes); len(p) > 0 || len(s.State()) != 2 {
 		t.Fatalf("problems %v, ports %v", p, s.State())
 	}
