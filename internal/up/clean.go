@@ -77,7 +77,7 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		// Programs go when nothing is pinned, those of all nodes.
 		errs = append(errs, os.RemoveAll(bpfDir(s.ID)))
 	}
-	errs = append(errs, machine.UnmountBelow(s.DataDir), machine.Undo(node1, s.Things))
+	errs = append(errs, d.unmount(s.Nodes), machine.Undo(node1, s.Things))
 	for _, p := range s.Processes {
 		if err := os.Remove(d.ready(p.Role, p.Node)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
@@ -89,6 +89,16 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		return notes, fmt.Errorf("%w\n(what is left is listed in %s; fairway down --data-dir %s tries again)", err, d.state(), s.DataDir)
 	}
 	return notes, os.Remove(d.state())
+}
+
+// unmount takes away what the kubelets of the nodes mounted. What is mounted elsewhere in the data directory, or is the data
+// directory itself, is a disk that somebody gave it.
+func (d dir) unmount(nodes []Node) error {
+	var errs []error
+	for _, node := range nodes {
+		errs = append(errs, machine.UnmountBelow(d.path("nodes", node.Name)))
+	}
+	return errors.Join(errs...)
 }
 
 // removeAll removes the files that the pattern stands for.

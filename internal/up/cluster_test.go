@@ -321,3 +321,32 @@ func TestFindsNamespaceByInode(t *testing.T) {
 		t.Fatalf("found %v, %v for an inode that no namespace has", found, err)
 	}
 }
+
+// TestDataDirectoryOnADiskOfItsOwn has further disks in it, too, and is reached by another name.
+func TestDataDirectoryOnADiskOfItsOwn(t *testing.T) {
+	l := newLab(t)
+	smallFileSystem(t, l.dataDir, "300m")
+	etcd := dir(l.dataDir).etcd()
+	if err := os.Mkdir(etcd, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	smallFileSystem(t, etcd, "1m")
+	before := l.traces()
+	link := filepath.Join(t.TempDir(), "data")
+	if err := os.Symlink(l.dataDir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{l.dataDir, link} {
+		request := l.request()
+		request.DataDir = name
+		if output, ok := l.upReady(request).signal(syscall.SIGTERM); !ok {
+			t.Errorf("does not end well: %s", output)
+		}
+		l.gone(before)
+		l.upReady(request).signal(syscall.SIGKILL)
+		if found, output := l.down(); !found || !strings.Contains(output, "remains of a crash cleared") {
+			t.Errorf("down found %v: %s", found, output)
+		}
+		l.gone(before)
+	}
+}

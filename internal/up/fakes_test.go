@@ -213,7 +213,7 @@ func fakeStandalone(args []string) int {
 // fakeKubelet leaves a mount and a process in a session of its own behind, as a killed kubelet would.
 func fakeKubelet(flags options) error {
 	dataDir, name := flags.get("data-dir"), flags.get("node-name")
-	volume := filepath.Join(dataDir, "pods", name)
+	volume := filepath.Join(dataDir, "nodes", name, "kubelet", "pods")
 	if err := os.MkdirAll(volume, 0o755); err != nil {
 		return err
 	}

@@ -5,15 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// UnmountBelow takes away every mount at or below dir, deepest first: volumes and root file systems that a node which was
-// killed could not take away itself.
+// UnmountBelow takes away every mount below dir, deepest first: volumes and root file systems that a node which was killed
+// could not take away itself. What is mounted at dir is left: somebody gave it a disk of its own. No dir is no error.
 func UnmountBelow(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir) // mountinfo has no others
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	points, err := mountPoints()
 	if err != nil {
 		return err
@@ -21,7 +29,7 @@ func UnmountBelow(dir string) error {
 	var errs []error
 	// mountinfo lists mounts in the order they were made, so the reverse is safe for stacked ones too.
 	for _, point := range slices.Backward(points) {
-		if point != dir && !strings.HasPrefix(point, dir+"/") {
+		if !strings.HasPrefix(point, dir+"/") {
 			continue
 		}
 		err := unix.Unmount(point, unix.MNT_DETACH)
