@@ -117,6 +117,7 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, t
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	said := "" // of a disk that stays as it is, not every second
 	for {
 		select {
 		case <-ctx.Done():
@@ -130,7 +131,11 @@ func (g gates) announce(ctx context.Context, logger *slog.Logger, path string, t
 				written = latest
 			}
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			said = ""
+		case err.Error() != said:
+			said = err.Error()
 			logger.Warn("cannot show that this role is alive", "error", err)
 		}
 	}

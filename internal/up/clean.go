@@ -78,13 +78,17 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		errs = append(errs, os.RemoveAll(bpfDir(s.ID)))
 	}
 	errs = append(errs, d.unmount(s.Nodes), machine.Undo(node1, s.Things))
+	// Those of further nodes, whose namespaces are gone, with all that was changed in them.
+	files := removeAll(d.path("run", "sysctl-*.json"))
 	for _, p := range s.Processes {
 		if err := os.Remove(d.ready(p.Role, p.Node)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+			files = errors.Join(files, err)
 		}
 	}
-	// Those of further nodes, whose namespaces are gone, with all that was changed in them.
-	errs = append(errs, removeAll(d.path("run", "sysctl-*.json")))
+	if err := d.writable(); err != nil {
+		files = err // in place of one for each file
+	}
+	errs = append(errs, files)
 	if err := errors.Join(errs...); err != nil {
 		return notes, fmt.Errorf("%w\n(what is left is listed in %s; fairway down --data-dir %s tries again)", err, d.state(), s.DataDir)
 	}

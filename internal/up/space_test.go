@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -66,5 +67,39 @@ func TestUpAndDownOnFullFileSystem(t *testing.T) {
 	}
 	if found, output := l.down(); found {
 		t.Errorf("down found something: %s", output)
+	}
+}
+
+func TestUpAndDownOnReadOnlyFileSystem(t *testing.T) {
+	l := newLab(t)
+	smallFileSystem(t, l.dataDir, "300m")
+	// Of a run that was killed, state is left.
+	l.upReady(l.request()).signal(syscall.SIGKILL)
+	remount := func(flags uintptr) {
+		t.Helper()
+		// Files that are open for writing prevent it, until the children have ended.
+		l.eventually("remounted", func() error { return unix.Mount("none", l.dataDir, "tmpfs", unix.MS_REMOUNT|flags, "") })
+	}
+	remount(unix.MS_RDONLY)
+	t.Cleanup(func() { remount(0) }) // for what the lab takes away
+	output, ok := l.up(l.request()).wait()
+	if ok || !strings.Contains(output, "data directory "+l.dataDir+": cannot be written") {
+		t.Errorf("up: ok %v: %s", ok, output)
+	}
+	report, err := Status(t.Context(), l.dataDir)
+	if err != nil || len(report.Problems) == 0 || !strings.Contains(report.Problems[0], "was killed") {
+		t.Errorf("status: %q, %v", report.Problems, err)
+	}
+	var b strings.Builder
+	found, err := Down(t.Context(), l.dataDir, NewProgress(&b, false))
+	if !found || err == nil || !strings.HasPrefix(err.Error(), "data directory "+l.dataDir+": cannot be written") {
+		t.Errorf("down: found %v, %v: %s", found, err, b.String())
+	}
+	if _, exists := l.ns.Owner(); exists {
+		t.Error("down leaves the interface behind where it cannot write")
+	}
+	remount(0)
+	if found, output := l.down(); !found || !strings.Contains(output, "remains of a crash cleared") {
+		t.Errorf("down again: found %v: %s", found, output)
 	}
 }

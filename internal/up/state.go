@@ -112,7 +112,20 @@ func (d dir) make() error {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
-	return nil
+	return d.writable()
+}
+
+// writable refuses a file system that nothing can be written to, whoever asks: one that is mounted so, or has become so by
+// a fault of its disk. It changes nothing.
+func (d dir) writable() error {
+	err := unix.Access(string(d), unix.W_OK)
+	if info, statErr := os.Stat(d.lock()); err == nil && statErr == nil {
+		err = os.Chtimes(d.lock(), time.Time{}, info.ModTime()) // a fault is not always known before
+	}
+	if !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EIO) {
+		return nil
+	}
+	return fmt.Errorf("data directory %s: cannot be written (%w): see what the kernel says of its disk (dmesg) and make it writable again (mount -o remount,rw)", d, err)
 }
 
 // errLocked says that another process runs the cluster in this data directory.
@@ -121,6 +134,9 @@ var errLocked = errors.New("data directory is in use")
 // acquire takes the lock that a running supervisor holds. The kernel gives it back when the holder ends, however it ends.
 func (d dir) acquire() (release func(), err error) {
 	f, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.Open(d.lock()) // as good for a lock
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,8 +151,8 @@ func (d dir) acquire() (release func(), err error) {
 	if err == nil {
 		err = writeJSON(d.holderFile(), self)
 	}
-	if errors.Is(err, unix.ENOSPC) {
-		err = nil // fairway down must work on a full disk; fairway up checks for space after this
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EROFS) {
+		err = nil // fairway down must work there too; fairway up has checks of its own
 	}
 	if err != nil {
 		f.Close()

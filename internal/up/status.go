@@ -73,7 +73,11 @@ func Status(ctx context.Context, dataDir string) (Report, error) {
 	} else if free < spaceForMore {
 		r.problem("only %d MiB are free on the file system of the data directory %s: make room before it is full, which ends the control plane", free>>20, d)
 	}
-	r.checkRoles(d, state)
+	if err := d.writable(); err != nil {
+		r.problem("%v; until then there is no control plane, Services and the gateway stay as they are, and what is said of processes may be old", err)
+	} else {
+		r.checkRoles(d, state)
+	}
 	if !r.stopped(roleControl) { // else it does not answer, as was said
 		r.checkAPI(ctx, d, state)
 	}

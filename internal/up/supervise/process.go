@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -52,7 +53,8 @@ type Options struct {
 	Args []string
 	// Env is the whole environment. Required.
 	Env []string
-	// Log is the file that gets standard output and error. What it held goes to Log.1 in New. Required.
+	// Log is the file that gets standard output and error, which are dropped where it is on a file system that has become
+	// read-only. What it held goes to Log.1 in New. Required.
 	Log string
 	// LogLimit in bytes is where Log goes over to Log.1. Optional, 16 MiB by default.
 	LogLimit int64
@@ -64,7 +66,8 @@ type Options struct {
 	// Grace is how long the process may take to end after SIGTERM before it is killed. Optional, 5 s by default.
 	Grace time.Duration
 	// Heartbeat is a file that the process touches while it is well, from when it first makes it. When it stops doing so
-	// for as long as Silence, it hangs, and is killed and started again. It must be absent at the start. Optional.
+	// for as long as Silence though the file can be written, it hangs, and is killed and started again. It must be absent at
+	// the start, unless it cannot be removed. Optional.
 	Heartbeat string
 	// Silence is optional, 15 s by default.
 	Silence time.Duration
@@ -205,6 +208,10 @@ func (p *Process) runOnce(ctx context.Context, restarts int) (exit string, err e
 
 func (p *Process) start() (*exec.Cmd, error) {
 	log, err := os.OpenFile(p.o.Log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		p.o.Logger.Warn("what the process prints is lost", "role", p.o.Role, "node", p.o.Node, "error", err)
+		log, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -247,6 +254,7 @@ func (p *Process) attend(ctx context.Context, ended <-chan struct{}) (hangs bool
 	defer pulse.Stop()
 	var sign time.Time // what the file said last
 	heard := time.Now()
+	deaf := "" // why no sign could be given when last looked
 	for {
 		select {
 		case <-ctx.Done():
@@ -267,9 +275,18 @@ func (p *Process) attend(ctx context.Context, ended <-chan struct{}) (hangs bool
 			if !latest.IsZero() && !latest.Equal(sign) {
 				sign, heard = latest, now
 			}
-			if now.Sub(heard) > p.o.Silence {
-				return true
+			if now.Sub(heard) <= p.o.Silence {
+				continue
 			}
+			if err := writable(p.o.Heartbeat); err != nil {
+				// A disk that is full or has become read-only silences those that are well, too.
+				if deaf == "" || deaf != err.Error() {
+					p.o.Logger.Warn("cannot tell whether the process lives, and leaves it alone", "role", p.o.Role, "node", p.o.Node, "error", err)
+				}
+				deaf, heard = err.Error(), now
+				continue
+			}
+			return true
 		}
 	}
 }
@@ -284,6 +301,22 @@ func (p *Process) sign() time.Time {
 		return time.Time{}
 	}
 	return info.ModTime()
+}
+
+// writable returns why a file cannot be touched, or made where it is missing; nil where it can. It changes nothing.
+func writable(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		probe, err := os.CreateTemp(filepath.Dir(path), ".probe-*")
+		if err == nil {
+			err = errors.Join(probe.Close(), os.Remove(probe.Name()))
+		}
+		return err
+	}
+	if err == nil {
+		err = os.Chtimes(path, time.Time{}, info.ModTime())
+	}
+	return err
 }
 
 // end asks the process to end, and after a while kills it.

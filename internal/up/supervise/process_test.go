@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -174,6 +175,82 @@ sleep 0.5; touch ` + beat + `.1 ` + beat + `; kill -STOP $$`
 	}
 	s.stop()
 	s.wait()
+}
+
+// TestReadOnlyDiskIsNoSilence runs itself once more, in a mount namespace of its own.
+func TestReadOnlyDiskIsNoSilence(t *testing.T) {
+	const again = "FAIRWAY_TEST_READ_ONLY"
+	if os.Getenv(again) == "" {
+		if os.Geteuid() != 0 {
+			t.Skip("needs root: mounts a file system")
+		}
+		self := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		self.Env = append(os.Environ(), again+"=yes")
+		self.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		if output, err := self.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, output)
+		}
+		return
+	}
+	disk := t.TempDir()
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("none", disk, "tmpfs", flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(0)
+	defer func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) }() // else it goes with the namespace
+	beat, log := filepath.Join(disk, "beat"), filepath.Join(disk, "log")
+	// That of a run before, which could not be removed.
+	if err := os.WriteFile(beat, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string, 100)
+	p, err := New(Options{
+		Role: "test", Path: "/bin/sleep", Args: []string{"1000"}, Env: os.Environ(), Log: log, Launch: thread(t),
+		Heartbeat: beat, Silence: 50 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 4 * time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(lines(said), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remount(syscall.MS_REMOUNT | syscall.MS_RDONLY)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	limit := time.After(20 * time.Second)
+	for text := ""; !strings.Contains(text, "cannot tell whether the process lives"); {
+		select {
+		case text = <-said:
+		case <-limit:
+			t.Fatal("nothing is said of a disk that cannot be written")
+		}
+	}
+	if status := p.Status(); status.State != Running || status.Restarts != 0 || status.LastExit != "" {
+		t.Errorf("status %+v", status)
+	}
+	remount(syscall.MS_REMOUNT)
+	eventually(t, "one that hangs is started again, once that can be told", func() bool {
+		return p.Status().Restarts > 0 && strings.Contains(p.Status().LastExit, "no sign of life")
+	})
+}
+
+// lines hands on each text written.
+type lines chan<- string
+
+func (l lines) Write(text []byte) (int, error) {
+	select {
+	case l <- string(text):
+	default: // nobody waits for more
+	}
+	return len(text), nil
 }
 
 func TestMissingExecutable(t *testing.T) {
