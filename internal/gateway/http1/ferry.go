@@ -69,7 +69,31 @@ func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte, idle t
 	t := newTunnel(near, far)
 	defer context.AfterFunc(ctx, t.cut)()
 	defer watchSilence(idle, t.cut, near.with, far.with)()
+	if len(begun) == 0 {
+		var failed bool
+		if begun, failed = t.first(); failed {
+			return
+		}
+	}
 	t.carry(f, begun)
+}
+
+// first sends on what the first side has sent by now, for which a ferry would be
+// woken at once, and returns what of that could not be sent.
+func (t *tunnel) first() (rest []byte, failed bool) {
+	buf := tunnelBuffers.Get().(*[]byte)
+	defer tunnelBuffers.Put(buf)
+	b := &t.banks[0]
+	n, errno := receive(uintptr(b.sock.fd), *buf)
+	if n <= 0 || errno != 0 {
+		return nil, errno != 0 && errno != syscall.EAGAIN // of the end, a ferry is told as well
+	}
+	sent, errno := send(uintptr(b.to.sock.fd), (*buf)[:n], syscall.MSG_NOSIGNAL)
+	if errno != 0 {
+		sent = 0
+	}
+	b.n += int64(sent)
+	return append([]byte(nil), (*buf)[sent:n]...), false
 }
 
 // detached puts a Socket, of which the runtime's poller knows nothing, in a
@@ -158,7 +182,8 @@ func (t *tunnel) carry(fleet *Ferries, begun []byte) int64 {
 	r := remainder{&t.banks[0], begun}
 	if len(begun) > 0 {
 		if n, errno := send(uintptr(t.banks[1].sock.fd), begun, syscall.MSG_NOSIGNAL); errno == 0 {
-			t.banks[0].n, r.bytes = int64(n), begun[n:]
+			t.banks[0].n += int64(n)
+			r.bytes = begun[n:]
 		}
 	}
 	if f := fleet.pick(); len(r.bytes) == 0 && f != nil && f.take(t) {
@@ -315,6 +340,7 @@ func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
 		// The other side has gone as well, but what it sent comes before that.
 		return true
 	}
+	ending := events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 	for turn := 0; ; turn++ {
 		n, errno := receive(uintptr(b.sock.fd), buf)
 		switch {
@@ -333,7 +359,12 @@ func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
 			_, _, _ = syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(b.to.sock.fd), syscall.SHUT_WR, 0)
 			return true
 		}
-		sent, errno := send(uintptr(b.to.sock.fd), buf[:n], syscall.MSG_NOSIGNAL)
+		// The end follows at once where it has come already: one packet has room for both.
+		flags := uintptr(syscall.MSG_NOSIGNAL)
+		if ending && n < len(buf) {
+			flags |= unix.MSG_MORE
+		}
+		sent, errno := send(uintptr(b.to.sock.fd), buf[:n], flags)
 		switch {
 		case errno == syscall.EAGAIN:
 			sent = 0
@@ -347,7 +378,7 @@ func (f *ferry) carry(b *bank, events uint32, buf []byte) bool {
 			f.leave(b.tunnel, remainder{b, append([]byte(nil), rest...)})
 			return false
 		}
-		if n < len(buf) && events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == 0 {
+		if n < len(buf) && !ending {
 			return true // that was all, and the poller tells of more, be it the end
 		}
 	}

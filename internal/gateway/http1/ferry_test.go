@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,6 +142,121 @@ func TestFerryEndWithBytes(t *testing.T) {
 		}
 		f.ended(t)
 	}
+}
+
+// newTunnelTest is a tunnel that nobody carries yet.
+func newTunnelTest(t *testing.T) *ferryTest {
+	t.Helper()
+	f := &ferryTest{fleet: new(Ferries), over: make(chan int64, 1)}
+	t.Cleanup(f.fleet.Close)
+	a, nearA := tcpPair(t)
+	b, nearB := tcpPair(t)
+	f.ends = [2]*net.TCPConn{a, b}
+	f.tunnel = newTunnel(socketOf(t, nearA), socketOf(t, nearB))
+	_, _ = nearA.Close(), nearB.Close()
+	t.Cleanup(func() { _, _ = f.tunnel.banks[0].sock.Close(), f.tunnel.banks[1].sock.Close() })
+	return f
+}
+
+// tcpInfo asks the kernel about a connection.
+func tcpInfo(t *testing.T, c syscall.Conn) (info *unix.TCPInfo) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+// TestFerryEndInOnePacket has the last bytes and the end, which have come
+// together, leave together.
+func TestFerryEndInOnePacket(t *testing.T) {
+	f := newTunnelTest(t)
+	_, _ = f.ends[0].Write([]byte("bye"))
+	_ = f.ends[0].CloseWrite()
+	b := &f.tunnel.banks[0]
+	await(t, "the end has come", func() bool {
+		state := byte(0)
+		b.sock.with(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				state = info.State
+			}
+		})
+		return state == unix.BPF_TCP_CLOSE_WAIT
+	})
+	before := tcpInfo(t, f.ends[1]).Segs_in
+	one := &ferry{}
+	if !one.carry(b, unix.EPOLLIN|unix.EPOLLRDHUP, make([]byte, tunnelBuffer)) {
+		t.Fatal("the tunnel left the ferry")
+	}
+	if got, err := io.ReadAll(f.ends[1]); err != nil || string(got) != "bye" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if n := tcpInfo(t, f.ends[1]).Segs_in - before; n != 1 {
+		t.Errorf("the last bytes and the end came in %d packets", n)
+	}
+}
+
+// TestFirst sends on what has come before anybody waits, and keeps what cannot be.
+func TestFirst(t *testing.T) {
+	f := newTunnelTest(t)
+	if rest, failed := f.tunnel.first(); failed || rest != nil {
+		t.Fatalf("nothing has come, but %q is left, failed %t", rest, failed)
+	}
+	_, _ = f.ends[0].Write([]byte("hello"))
+	await(t, "it has come", func() bool { return f.waits(0) })
+	if rest, failed := f.tunnel.first(); failed || len(rest) > 0 {
+		t.Fatalf("%d bytes are left, failed %t", len(rest), failed)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(f.ends[1], got); err != nil || string(got) != "hello" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	// The other side takes nothing more, sooner or later.
+	var want, rest []byte
+	await(t, "something is left", func() bool {
+		f.tunnel.banks[1].sock.with(func(fd uintptr) {
+			for piece := random(1000); ; {
+				n, errno := send(fd, piece, unix.MSG_NOSIGNAL)
+				if errno != 0 {
+					return
+				}
+				want = append(want, piece[:n]...)
+			}
+		})
+		data := random(5000)
+		_, _ = f.ends[0].Write(data)
+		want = append(want, data...)
+		for taken := int64(0); taken < int64(len(data)) && len(rest) == 0; {
+			before := f.tunnel.banks[0].n
+			var failed bool
+			if rest, failed = f.tunnel.first(); failed {
+				t.Fatal("it failed")
+			}
+			taken += f.tunnel.banks[0].n - before
+		}
+		return len(rest) > 0
+	})
+	_ = f.ends[0].CloseWrite()
+	go func() { f.over <- f.tunnel.carry(f.fleet, rest) }()
+	all, err := io.ReadAll(f.ends[1])
+	if err != nil || !bytes.Equal(all, want) {
+		t.Errorf("%d of %d bytes, equal %t, %v", len(all), len(want), bytes.Equal(all, want), err)
+	}
+	_ = f.ends[1].Close()
+	f.ended(t)
+
+	f = newTunnelTest(t)
+	_ = f.ends[0].SetLinger(0)
+	_ = f.ends[0].Close()
+	await(t, "the reset has come", func() bool {
+		_, failed := f.tunnel.first()
+		return failed
+	})
 }
 
 // TestFerrySlow has a side that takes nothing for a while: nothing is lost, and

@@ -83,9 +83,7 @@ type HTTP struct {
 	passing   atomic.Int64   // those whose TLS is not ended here, or may not be
 	draining  atomic.Bool
 	stop      context.CancelFunc
-	accepted  chan *http1.Socket // for goroutines that have served others
-	spare     atomic.Int64       // those that wait
-	ended     <-chan struct{}
+	crew      crew[*http1.Socket]
 }
 
 // NewHTTP opens the server's sockets; connections wait until Run.
@@ -116,7 +114,8 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		return nil, err
 	}
 	base, stop := context.WithCancel(context.Background())
-	h := &HTTP{options: o, listeners: listeners, doors: doors, stop: stop, accepted: make(chan *http1.Socket), ended: base.Done()}
+	h := &HTTP{options: o, listeners: listeners, doors: doors, stop: stop}
+	h.crew.init(h.greet, base.Done())
 	h.http1, err = http1.NewServer(http1.Options{
 		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short, Ended: h.left,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
@@ -213,32 +212,7 @@ func (h *HTTP) Run(ctx context.Context) error {
 // take has a connection served.
 func (h *HTTP) take(sock *http1.Socket) {
 	h.serving.Add(1)
-	select {
-	case h.accepted <- sock:
-	default:
-		go h.work(sock)
-	}
-}
-
-// maxSpare is how many goroutines wait for connections: one that has served
-// before has its stack grown.
-const maxSpare = 64
-
-// work serves a connection, and then others.
-func (h *HTTP) work(sock *http1.Socket) {
-	for {
-		h.greet(sock)
-		if h.spare.Add(1) > maxSpare {
-			h.spare.Add(-1)
-			return
-		}
-		select {
-		case sock = <-h.accepted:
-			h.spare.Add(-1)
-		case <-h.ended:
-			return
-		}
-	}
+	h.crew.take(sock)
 }
 
 // greet finds out what a connection speaks, and serves it.

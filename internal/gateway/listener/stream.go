@@ -69,6 +69,7 @@ type Streams struct {
 	through atomic.Pointer[table] // the routes at the HTTPS ports; nil for none
 	passing atomic.Int64          // connections of those
 
+	crew    crew[arrival]
 	ferries http1.Ferries // carry TCP
 	conns   sync.WaitGroup
 	ctx     context.Context // ends connections at the end of draining
@@ -104,6 +105,7 @@ func NewStreams(o StreamOptions) *Streams {
 	}
 	s := &Streams{options: o, ports: map[portKey]port{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.crew.init(arrival.serve, s.ctx.Done())
 	return s
 }
 

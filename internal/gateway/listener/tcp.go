@@ -54,12 +54,21 @@ func (p *tcpPort) take(sock *http1.Socket) {
 		return
 	}
 	p.streams.conns.Add(1)
-	go func() {
-		defer p.streams.conns.Done()
-		p.open.Add(1)
-		defer p.open.Add(-1)
-		p.serve(sock)
-	}()
+	p.open.Add(1)
+	p.streams.crew.take(arrival{p, sock})
+}
+
+// arrival is a connection that a port has accepted.
+type arrival struct {
+	port *tcpPort
+	sock *http1.Socket
+}
+
+// serve carries a connection, and counts it out.
+func (a arrival) serve() {
+	defer a.port.streams.conns.Done()
+	defer a.port.open.Add(-1)
+	a.port.serve(a.sock)
 }
 
 // serve carries one connection.
