@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"fairway.dev/fairway/internal/apply"
+	"fairway.dev/fairway/internal/bootstrap"
 	"fairway.dev/fairway/internal/dialect"
 	"github.com/spf13/cobra"
 )
@@ -74,6 +75,7 @@ func (c *applyCommand) run(cmd *cobra.Command) error {
 	applier, err := apply.New(apply.Options{
 		Cluster: cluster, Namespace: c.namespace,
 		DryRun: c.dryRun == dryRunServer, ForceConflicts: c.force,
+		Kept: bootstrap.Keeps,
 	})
 	if err != nil {
 		return err

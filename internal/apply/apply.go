@@ -25,7 +25,7 @@ import (
 )
 
 // FieldManager owns the fields that are applied.
-const FieldManager = "fairway"
+const FieldManager = "fairway-apply"
 
 // Options say how to apply.
 type Options struct {
@@ -38,6 +38,8 @@ type Options struct {
 	DryRun bool
 	// ForceConflicts takes over fields of other managers.
 	ForceConflicts bool
+	// Kept reports whether an object is one that Fairway keeps itself; optional.
+	Kept func(kind, namespace, name string, labels map[string]string) bool
 	// Patience is how long to wait for a definition, or a namespace's service
 	// account, that comes into being; 30 s by default.
 	Patience time.Duration
@@ -58,7 +60,7 @@ func New(o Options) (*Applier, error) {
 	config := *o.Cluster.Config
 	// A person waits: no throttling on this side. The API server has its own.
 	config.QPS = -1
-	config.UserAgent = FieldManager
+	config.UserAgent = "fairway"
 	config.WarningHandlerWithContext = collectWarnings{}
 	client, err := dynamic.NewForConfig(&config)
 	if err != nil {
@@ -241,10 +243,13 @@ func (a *Applier) applyOne(ctx context.Context, o *dialect.Object) (Outcome, err
 	if err != nil && !apierrors.IsNotFound(err) {
 		return Outcome{}, err
 	}
+	manager := FieldManager
 	if apierrors.IsNotFound(err) {
 		before = nil
+	} else if before, manager, err = a.adopt(ctx, resource, before); err != nil {
+		return Outcome{}, err
 	}
-	after, err := a.patch(ctx, resource, u)
+	after, err := a.patch(ctx, resource, u, manager)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -258,12 +263,12 @@ func (a *Applier) applyOne(ctx context.Context, o *dialect.Object) (Outcome, err
 
 // patch applies, and again while the namespace still lacks the service account
 // that Pods need: it is made a moment after the namespace.
-func (a *Applier) patch(ctx context.Context, resource dynamic.ResourceInterface, u *unstructured.Unstructured) (after *unstructured.Unstructured, err error) {
+func (a *Applier) patch(ctx context.Context, resource dynamic.ResourceInterface, u *unstructured.Unstructured, manager string) (after *unstructured.Unstructured, err error) {
 	data, err := u.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	options := metav1.PatchOptions{FieldManager: FieldManager, Force: &a.options.ForceConflicts, FieldValidation: metav1.FieldValidationStrict}
+	options := metav1.PatchOptions{FieldManager: manager, Force: &a.options.ForceConflicts, FieldValidation: metav1.FieldValidationStrict}
 	if a.options.DryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}

@@ -65,7 +65,7 @@ func TestOutcomes(t *testing.T) {
 	said, errs := run(t, dry, twoObjects)
 	check(t, "dry run", []string{"service/web created (server dry run)", "ingress.networking.k8s.io/web created (server dry run)"}, said)
 	check(t, "dry run", nil, errs)
-	if len(f.objects) > 0 || f.queries[0] != "dryRun=All&fieldManager=fairway&fieldValidation=Strict&force=false" {
+	if len(f.objects) > 0 || f.queries[0] != "dryRun=All&fieldManager=fairway-apply&fieldValidation=Strict&force=false" {
 		t.Errorf("dry run kept %v, asked %q", f.objects, f.queries)
 	}
 	said, _ = run(t, o, twoObjects)
@@ -78,7 +78,7 @@ func TestOutcomes(t *testing.T) {
 	o.ForceConflicts = true
 	said, _ = run(t, o, strings.ReplaceAll(twoObjects, "port: 80,", "port: 81,"))
 	check(t, "change", []string{"service/web configured (server-side applied)", "ingress.networking.k8s.io/web unchanged (server-side applied)"}, said)
-	if q := f.queries[len(f.queries)-1]; q != "fieldManager=fairway&fieldValidation=Strict&force=true" {
+	if q := f.queries[len(f.queries)-1]; q != "fieldManager=fairway-apply&fieldValidation=Strict&force=true" {
 		t.Errorf("forced with %q", q)
 	}
 }

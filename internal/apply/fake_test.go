@@ -120,6 +120,10 @@ func (f *fakeAPI) patch(w http.ResponseWriter, r *http.Request) {
 	f.queries = append(f.queries, r.URL.RawQuery)
 	body, _ := io.ReadAll(r.Body)
 	var o map[string]any
+	if err := json.Unmarshal(body, &o); err == nil && r.Header.Get("Content-Type") == "application/merge-patch+json" {
+		f.mergeManagers(w, r.URL.Path, o["metadata"].(map[string]any))
+		return
+	}
 	if err := json.Unmarshal(body, &o); err != nil || r.Header.Get("Content-Type") != "application/apply-patch+yaml" {
 		fail(w, metav1.Status{Code: 400, Reason: metav1.StatusReasonBadRequest, Message: "bad patch"})
 		return
@@ -130,6 +134,9 @@ func (f *fakeAPI) patch(w http.ResponseWriter, r *http.Request) {
 		version = was["metadata"].(map[string]any)["resourceVersion"].(string)
 	}
 	o["metadata"].(map[string]any)["resourceVersion"] = version
+	if was != nil && was["metadata"].(map[string]any)["managedFields"] != nil {
+		o["metadata"].(map[string]any)["managedFields"] = was["metadata"].(map[string]any)["managedFields"]
+	}
 	a, _ := json.Marshal(was)
 	b, _ := json.Marshal(o)
 	if string(a) != string(b) && r.URL.Query().Get("dryRun") == "" {
@@ -138,6 +145,18 @@ func (f *fakeAPI) patch(w http.ResponseWriter, r *http.Request) {
 		f.objects[r.URL.Path] = o
 	}
 	reply(w, 200, o)
+}
+
+// mergeManagers takes managers of fields, of the newest version only.
+func (f *fakeAPI) mergeManagers(w http.ResponseWriter, path string, metadata map[string]any) {
+	was := f.objects[path]["metadata"].(map[string]any)
+	if metadata["resourceVersion"] != was["resourceVersion"] {
+		fail(w, metav1.Status{Code: 409, Reason: metav1.StatusReasonConflict, Message: "written meanwhile"})
+		return
+	}
+	f.version++
+	was["managedFields"], was["resourceVersion"] = metadata["managedFields"], fmt.Sprint(f.version)
+	reply(w, 200, f.objects[path])
 }
 
 func reply(w http.ResponseWriter, status int, v any) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,7 +27,8 @@ import (
 )
 
 const (
-	// FieldManager owns the fields of the objects made here.
+	// FieldManager owns the fields of the objects made here. An object with it
+	// is Fairway's own, so nobody else may apply under this name.
 	FieldManager = "fairway"
 
 	// ingressClass and ingressController are those that source/translate serves.
@@ -125,6 +127,22 @@ func owned(fields []metav1.ManagedFieldsEntry) bool {
 	return false
 }
 
+// Keeps reports whether an object is one of those that are made here, whoever
+// made it.
+func Keeps(kind, namespace, name string, labels map[string]string) bool {
+	switch kind {
+	case "IngressClass":
+		return name == ingressClass
+	case "Service":
+		return namespace == DNSService.Namespace && name == DNSService.Name
+	case "EndpointSlice":
+		return namespace == DNSService.Namespace && labels[discoveryv1.LabelManagedBy] == dnsSlicesManagedBy
+	case "CustomResourceDefinition":
+		return name == poolKindName
+	}
+	return false
+}
+
 func applyOptions() metav1.ApplyOptions {
 	return metav1.ApplyOptions{FieldManager: FieldManager, Force: true}
 }
@@ -214,6 +232,9 @@ func familyOf(a netip.Addr) corev1.IPFamily {
 //
 //go:embed ipaddresspools.yaml
 var poolKindManifest []byte
+
+// poolKindName is the name of that definition.
+const poolKindName = "ipaddresspools.metallb.io"
 
 var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 
