@@ -229,7 +229,7 @@ func (p *pulse) tryWrite(before map[element]string) (err error) {
 			p.conn.FlushSet(queries)
 		} else {
 			becomes[i] = madeTable{true, direct, wanted[i].replies}
-			if err := p.create(f, table, becomes[i], own, queries); err != nil {
+			if err := p.create(f, table, p.made[i].there && !p.unowned, becomes[i], own, queries); err != nil {
 				return err
 			}
 		}
@@ -259,9 +259,12 @@ func (f *family) pulseSets(table *nftables.Table) (own, queries *nftables.Set) {
 	return own, queries
 }
 
-// create makes a table of one family.
-func (p *pulse) create(f *family, table *nftables.Table, what madeTable, sets ...*nftables.Set) error {
-	p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
+// create makes a table of one family, in the place of the one that there is; owned is
+// whether that has an owner.
+func (p *pulse) create(f *family, table *nftables.Table, owned bool, what madeTable, sets ...*nftables.Set) error {
+	if !owned { // by us: the kernel refuses to add to what has an owner a table without
+		p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
+	}
 	p.conn.DelTable(table)
 	p.conn.AddTable(table)
 	if !p.unowned {

@@ -120,6 +120,9 @@ func TestUntracked(t *testing.T) {
 	if !untracked() {
 		t.Error("tracked, though it answers there")
 	}
+	if got := n.pulses(); !strings.Contains(got, "flags owner") {
+		t.Errorf("what there is would stay when the process ends: %s", got)
+	}
 	retired := ownService()
 	retired.Frontends[0].OwnServer, retired.Frontends[0].Internal, retired.Frontends[0].Standby = false, retired.Frontends[0].Standby, plan.Pool{}
 	retired.Frontends[0].Internal.Policy, retired.Frontends[0].External = plan.Cluster, retired.Frontends[0].Internal
