@@ -215,7 +215,7 @@ func (h *Holdings) Differences(f *plan.Frontend) []string {
 	if f.Kind == plan.ClusterIP && h.addresses[addressOf(f.Addr)]&addressCluster == 0 {
 		say("%s is not taken for a cluster IP: other ports of it are not refused", f.Addr)
 	}
-	if h.ingress && h.addresses[addressOf(f.Addr)]&addressFrontend == 0 {
+	if a := addressOf(f.Addr); h.ingress && dialled(a) && h.addresses[a]&addressFrontend == 0 {
 		say("%s is not taken for an address that is served: packets that arrive are not", f.Addr)
 	}
 	if want := wholeSeconds(f.AffinityTimeout); v.Affinity != want {

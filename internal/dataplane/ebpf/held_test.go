@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,22 @@ func TestRead(t *testing.T) {
 		}
 		if got := explained(c.service); len(got) > 0 {
 			t.Errorf("%s: after the repair %q", name, got)
+		}
+	}
+}
+
+// TestNodePortStandsUnderNoAddress checks that what no packet is to is not missed
+// where packets are served.
+func TestNodePortStandsUnderNoAddress(t *testing.T) {
+	for _, addr := range []string{"0.0.0.0", "::", "192.0.2.1"} {
+		f := plan.Frontend{Addr: netip.MustParseAddr(addr), Port: 30001, Protocol: model.TCP, Kind: plan.NodePort}
+		h := &Holdings{
+			ingress: true, sockets: true, translates: true,
+			frontends: map[frontendKey]frontend{frontendKeyOf(&f): {Kind: uint8(plan.NodePort)}},
+		}
+		missed := slices.ContainsFunc(h.Differences(&f), func(s string) bool { return strings.Contains(s, "is not taken for an address that is served") })
+		if want := addr == "192.0.2.1"; missed != want {
+			t.Errorf("%s: missed %t, want %t", addr, missed, want)
 		}
 	}
 }
