@@ -42,7 +42,7 @@ func (x *Index) Len() int { return len(x.byName) }
 // else those of the wildcard that replaces its first label (RFC 6125, 6.4.3),
 // else nothing.
 func (x *Index) Find(name string) []*tls.Certificate {
-	name = lower(strings.TrimSuffix(name, "."))
+	name = ServerName(name)
 	if list := x.byName[name]; len(list) > 0 {
 		return list
 	}

@@ -107,6 +107,9 @@ type RequestTLS struct {
 	// Refused is why clients refuse the certificate; empty if nothing but
 	// perhaps its issuer speaks against it.
 	Refused string `json:"refused,omitempty"`
+	// ClientAuth is how clients are asked for a certificate of their own; empty if
+	// they are not. A request by https is taken as one with a good certificate.
+	ClientAuth string `json:"clientAuth,omitempty"`
 	// Redirect says whether plain http is redirected to https, and why.
 	Redirect string `json:"redirect,omitempty"`
 }
@@ -385,7 +388,7 @@ func (x *requestExplainer) hosts() string {
 
 // tls tells of the certificate, also where only a redirect leads to it.
 func (x *requestExplainer) tls() {
-	out := RequestTLS{ServerName: x.attempt.ServerName}
+	out := RequestTLS{ServerName: x.attempt.ServerName, ClientAuth: x.did.ClientAuth}
 	if x.attempt.TLS || x.did.HasTLS {
 		c := x.did.Certificate
 		out.Names, out.NotAfter, out.Refused = c.Names, c.NotAfter.UTC().Format(time.RFC3339), c.Refused
@@ -396,6 +399,8 @@ func (x *requestExplainer) tls() {
 	if x.did.Match != nil && !x.attempt.TLS {
 		redirect := x.did.Match.Spec.Filters.HTTPSRedirect
 		switch {
+		case redirect == nil && x.did.ClientAuth != "":
+			out.Redirect = "plain http is not redirected, and a client that comes by it has shown no certificate"
 		case redirect == nil && len(x.did.Match.Route.TLS) == 0:
 			out.Redirect = fmt.Sprintf("plain http is served: %s has no spec.tls", x.did.Match.Ref())
 		case redirect == nil:
@@ -411,7 +416,7 @@ func (x *requestExplainer) tls() {
 			out.Redirect = "plain http is served: the host has no certificate"
 		}
 	}
-	if out.Names != nil || out.Redirect != "" {
+	if out.Names != nil || out.Redirect != "" || out.ClientAuth != "" {
 		x.report.TLS = &out
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 // site is a cluster with Ingresses of every kind; change may alter it.
@@ -317,6 +318,48 @@ func TestWhatIsNoRequest(t *testing.T) {
 		o.Snapshot = snap
 		if _, err := Request(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
+// TestRequestWithClientAuth: it is told that clients are asked for certificates,
+// what the backend gets of one that has a good one, and what others get.
+func TestRequestWithClientAuth(t *testing.T) {
+	root := testenv.NewAuthority(t, "root")
+	store := state.New()
+	store.Update(func(tx *state.Tx) {
+		gatewaytest.PutService(tx, "web", "", "10.99.0.11:8080")
+		tx.PutCertificate(&model.Certificate{Key: gatewaytest.Key("ca"), CA: root.PEM()})
+		for _, name := range []string{"ca", "gone"} {
+			r := gatewaytest.Ingress(name, gatewaytest.Rule(name+".test", "/", "web"))
+			r.ClientAuth, r.ClientAuthHosts = &model.ClientAuth{Secret: gatewaytest.Key(name), CommonName: "web", Depth: 1}, []string{name + ".test"}
+			tx.PutRoute(r)
+		}
+		tx.SetSynced()
+	})
+	for _, test := range []struct {
+		o       RequestOptions
+		reaches bool
+		has     []string
+	}{
+		{RequestOptions{URL: "https://ca.test/x"}, true, []string{
+			"the gateway asks clients for a certificate by Secret default/ca, and lets in common names that match web; a request by https is taken here as one with a good certificate",
+			"Ssl-Client-Verify: SUCCESS",
+		}},
+		{RequestOptions{URL: "http://ca.test/x"}, false, []string{"400 Bad Request: No required SSL certificate was sent", "asks clients for a certificate by Secret default/ca, and lets in common names that match web: ANSWERS", "plain http is not redirected, and a client that comes by it has shown no certificate"}},
+		{RequestOptions{URL: "https://other.test/x", Header: []string{"Host: ca.test"}}, false, []string{"421 Misdirected Request: the connection was opened for a host that asks other things of its clients"}},
+		{RequestOptions{URL: "https://gone.test/x"}, false, []string{"503 Service Unavailable: certificates of clients cannot be judged", "lets in nobody, for certificates of clients cannot be judged: Secret default/gone does not exist: ANSWERS"}},
+	} {
+		test.o.Snapshot = store.Snapshot()
+		r := told(t, test.o)
+		text := squeeze(r.Text())
+		if r.Reaches != test.reaches {
+			t.Errorf("%s reaches: %t\n%s", test.o.URL, r.Reaches, text)
+		}
+		for _, s := range test.has {
+			if !strings.Contains(text, s) {
+				t.Errorf("%s: no %q in:\n%s", test.o.URL, s, text)
+			}
 		}
 	}
 }

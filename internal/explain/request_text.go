@@ -119,6 +119,9 @@ func (t *RequestTLS) text(b *strings.Builder) {
 	if t.Redirect != "" {
 		fmt.Fprintf(b, "  %s\n", t.Redirect)
 	}
+	if t.ClientAuth != "" {
+		fmt.Fprintf(b, "  the gateway %s; a request by https is taken here as one with a good certificate\n", t.ClientAuth)
+	}
 	if t.Names == nil {
 		return
 	}

@@ -81,7 +81,7 @@ func (c *certificates) sync(snap *state.Snapshot) (*hostSet, []model.Problem) {
 	b := &indexBuilder{certificates: c, snap: snap, offers: map[string][]offer{}, hosts: hostSet{}, now: now}
 	c.fallback = b.standardOr(c.own)
 	b.index = certs.NewIndex(c.fallback)
-	for _, route := range oldestFirst(snap) {
+	for _, route := range oldestFirst(snap, func(r *model.Route) bool { return len(r.TLS) > 0 }) {
 		for i := range route.TLS {
 			b.add(route, i)
 		}
@@ -136,10 +136,10 @@ func (c *certificates) inUse() []*tls.Certificate {
 	return list
 }
 
-func oldestFirst(snap *state.Snapshot) []*model.Route {
+func oldestFirst(snap *state.Snapshot, chosen func(*model.Route) bool) []*model.Route {
 	var list []*model.Route
 	for _, r := range snap.Routes.All() {
-		if len(r.TLS) > 0 {
+		if chosen(r) {
 			list = append(list, r)
 		}
 	}

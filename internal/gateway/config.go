@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/listener"
@@ -23,6 +24,8 @@ type config struct {
 	router *router.Router
 	// sites stand beside the router's rules, by their ID.
 	sites []site
+	// clients is what clients have to prove; nil in it for nothing.
+	clients atomic.Pointer[filter.ClientTable]
 	// live are the routes that there are: series of others are not counted up.
 	live map[model.Key]struct{}
 }
@@ -89,8 +92,9 @@ func poolKeys(snap *state.Snapshot) map[upstream.Key]struct{} {
 }
 
 // newConfig compiles routes. The pools that they need must be there.
-func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environment) *config {
+func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environment, clients *filter.ClientTable) *config {
 	c := &config{router: router.Compile(routes), live: make(map[model.Key]struct{}, len(routes))}
+	c.clients.Store(clients)
 	for _, r := range routes {
 		c.live[r.Key] = struct{}{}
 	}
@@ -98,6 +102,7 @@ func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environmen
 	c.sites = make([]site, len(rules))
 	for i, rule := range rules {
 		s := &c.sites[i]
+		env.Clients = guard(rule, &c.clients)
 		s.chain = filter.Compile(&rule.Spec.Filters, env)
 		s.canaries = filter.NewCanaries(rule)
 		for _, b := range rule.Spec.Backends {
@@ -138,15 +143,20 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 		g.stapler.Use(g.certs.inUse())
 	}
 	g.tlsHosts.Store(hosts)
+	// So does what clients have to prove: a route is not served to connections
+	// that were asked for nothing.
+	clientProblems := g.clients.sync(next)
 	if first || prev.Routes != next.Routes {
 		routes := make([]*model.Route, 0, next.Routes.Len())
 		for _, r := range next.Routes.All() {
 			routes = append(routes, r)
 		}
-		c := newConfig(routes, g.pools, g.env)
+		c := newConfig(routes, g.pools, g.env, g.clients.table.Load())
 		g.config.Store(c)
 		g.metrics.reloaded(len(c.router.Rules()))
 		g.logger.Debug("routes taken in", "revision", next.Revision, "routes", len(routes), "rules", len(c.router.Rules()))
+	} else {
+		g.config.Load().clients.Store(g.clients.table.Load())
 	}
 	streams, streamProblems := g.streamsOf(next)
 	streamProblems = append(streamProblems, g.streams.Sync(ctx, streams)...)
@@ -155,7 +165,7 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	if first || prev.Routes != next.Routes || prev.Streams != next.Streams || prev.Services != next.Services {
 		g.backendProblems = backendProblems(next)
 	}
-	g.setProblems(slices.Concat(problems, streamProblems, g.config.Load().router.Problems(), g.backendProblems))
+	g.setProblems(slices.Concat(problems, clientProblems, streamProblems, g.config.Load().router.Problems(), g.backendProblems))
 	g.metrics.forget(prev, next)
 	g.applied = next
 	if first {

@@ -30,7 +30,19 @@ type State struct {
 	Routes       []RouteState         `json:"routes,omitempty"`
 	Services     []upstream.PoolState `json:"services,omitempty"`
 	Certificates []CertificateState   `json:"certificates,omitempty"`
+	ClientAuth   []ClientAuthState    `json:"clientAuth,omitempty"`
 	Problems     []string             `json:"problems,omitempty"`
+}
+
+// ClientAuthState is what clients of a host have to prove.
+type ClientAuthState struct {
+	Host string `json:"host,omitempty"` // none for all that is not named
+	What string `json:"what"`
+	// Secret has the authorities, whose names Authorities are.
+	Secret      string   `json:"secret"`
+	Authorities []string `json:"authorities,omitempty"`
+	// Error is what is wrong with the Secret; the authorities are its last good ones then.
+	Error string `json:"error,omitempty"`
 }
 
 // RouteState is a rule that can get requests.
@@ -70,7 +82,7 @@ type CertificateState struct {
 }
 
 // Parts of [State] that can be asked for by themselves, by their names in JSON.
-var stateParts = []string{"listeners", "routes", "services", "certificates", "problems"}
+var stateParts = []string{"listeners", "routes", "services", "certificates", "clientAuth", "problems"}
 
 // State returns what the gateway does now. Parts limits it to some of its lists; none means all.
 func (g *Gateway) State(parts ...string) *State {
@@ -99,6 +111,9 @@ func (g *Gateway) State(parts ...string) *State {
 	s.Revision = g.applied.Revision
 	if wanted("certificates") {
 		s.Certificates = g.certs.state(g.stapler)
+	}
+	if wanted("clientAuth") {
+		s.ClientAuth = g.clients.state()
 	}
 	return s
 }
@@ -168,7 +183,7 @@ func (g *Gateway) ServeState(w http.ResponseWriter, r *http.Request) {
 	var parts []string
 	if part := r.PathValue("part"); part != "" {
 		if !slices.Contains(stateParts, part) {
-			http.Error(w, "there is no such part: ask for listeners, routes, services, certificates or problems", http.StatusNotFound)
+			http.Error(w, "there is no such part: ask for listeners, routes, services, certificates, clientAuth or problems", http.StatusNotFound)
 			return
 		}
 		parts = []string{part}

@@ -88,6 +88,7 @@ func TestState(t *testing.T) {
 	if strings.Contains(text, key) || strings.Contains(text, "PRIVATE") {
 		t.Error("a key is told")
 	}
+	w.route(withClientAuth(ingress("asks", rule("asks.test", "/", "a"))))
 	for _, part := range stateParts {
 		code, text, _ := ask("/debug/state/" + part)
 		if code != http.StatusOK || !strings.Contains(text, `"`+part+`"`) || len(text) > 3000 {

@@ -128,6 +128,7 @@ type Gateway struct {
 	resolver *certs.Resolver
 	stapler  *staple.Stapler
 	certs    *certificates
+	clients  *clientAuth
 	pools    *upstream.Set
 	streams  *listener.Streams
 	http     []*listener.HTTP
@@ -181,6 +182,7 @@ func New(o Options) (*Gateway, error) {
 		options: o, logger: o.Logger,
 		resolver:  certs.NewResolver(certs.NewIndex(fallback)),
 		certs:     newCertificates(fallback, o.DefaultCertificate),
+		clients:   &clientAuth{known: map[model.Key]*authorities{}},
 		trust:     o.TrustedProxies,
 		shed:      o.Shedder,
 		unacked:   o.Held.Beside(),
@@ -247,6 +249,8 @@ func (g *Gateway) listen() error {
 			}
 			o.TLS.MinVersion = max(o.TLS.MinVersion, g.options.TLSMinVersion)
 			o.TLS.CipherSuites = g.options.TLSCipherSuites
+			o.TLS.GetConfigForClient = g.clients.config(o.TLS.Clone())
+			o.Client = g.clients.client
 			o.HTTP3 = g.options.HTTP3 && !g.options.ProxyProtocol
 		}
 		server, err := listener.NewHTTP(ctx, o)
@@ -422,7 +426,7 @@ func (g *Gateway) recheck(ctx context.Context) {
 		case <-ticker.C:
 		}
 		g.syncMu.Lock()
-		if g.pending || g.certs.due(time.Now()) {
+		if g.pending || g.certs.due(time.Now()) || g.clients.due(time.Now()) {
 			g.syncLocked(ctx, g.applied)
 		}
 		g.syncMu.Unlock()

@@ -79,6 +79,9 @@ func (h *http1Client) sent() (int, int64) { return h.conn.Status, h.conn.Bytes }
 // closeAfter implements client.
 func (h *http1Client) closeAfter() { h.conn.Last() }
 
+// leave implements client.
+func (h *http1Client) leave() { h.conn.Last() }
+
 // bodyFailed implements client.
 func (h *http1Client) bodyFailed() { h.conn.Last() }
 

@@ -99,6 +99,9 @@ func (h *http2Client) sent() (int, int64) { return h.stream.Status, h.stream.Byt
 // closeAfter implements client.
 func (h *http2Client) closeAfter() { h.stream.Conn().Leave() }
 
+// leave implements client.
+func (h *http2Client) leave() { h.stream.Conn().Leave() }
+
 // bodyFailed implements client. The stream ends with the answer, by a reset; the
 // connection's other requests have nothing to do with it.
 func (h *http2Client) bodyFailed() {}

@@ -15,8 +15,10 @@ import (
 	"sync"
 	"time"
 
+	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/http1"
+	"fairway.dev/fairway/internal/gateway/listener"
 	"fairway.dev/fairway/internal/gateway/request"
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/upstream"
@@ -43,7 +45,7 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.view.Peer, t.view.PeerPort = ap.Addr().Unmap(), ap.Port()
 	}
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		t.view.Port, t.view.Local = portOf(a), local{a}
+		t.view.Port, t.view.Local = portOf(a), local{a, r.Context()}
 	}
 	t.begin()
 	defer func() {
@@ -71,11 +73,17 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t.serve()
 }
 
-// local is an address that was connected to.
-type local struct{ net.Addr }
+// local is a connection by HTTP/3, as a request shows it.
+type local struct {
+	addr net.Addr
+	ctx  context.Context
+}
 
-// LocalAddr is what a [request.View] asks for.
-func (l local) LocalAddr() net.Addr { return l.Addr }
+// LocalAddr implements request.Conn.
+func (l local) LocalAddr() net.Addr { return l.addr }
+
+// Client implements request.Conn.
+func (l local) Client() *certs.Client { return listener.ClientOf(l.ctx) }
 
 // findBody finds out whether a request has a body: frames of HTTP/3 do not tell
 // before the next one or the stream's end has come, which is the case at once.
@@ -132,6 +140,10 @@ func (n *netClient) closeAfter() {
 		n.answers.Header().Set("Connection", "close")
 	}
 }
+
+// leave implements client. What an engine's adapter shows is past all that asks
+// for it.
+func (n *netClient) leave() { listener.Leave(n.request.Context()) }
 
 // bodyFailed implements client.
 func (n *netClient) bodyFailed() { n.closeAfter() }

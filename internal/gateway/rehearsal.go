@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -115,6 +116,9 @@ type Rehearsed struct {
 	// Passed is the rule by which TLS for the server name passes through, so that
 	// nothing else counts than its one of Shares; nil if it does not.
 	Passed *router.Rule
+	// ClientAuth is how clients of the host are asked for a certificate; empty if
+	// they are not. Who comes by TLS is taken to show a good one.
+	ClientAuth string
 	// HasTLS tells whether the host has TLS, and Certificate is what a client
 	// that asks for the name is shown.
 	HasTLS      bool
@@ -159,6 +163,9 @@ func (r *Rehearsal) Try(a Attempt) *Rehearsed {
 	t := &transaction{g: r.g, client: c, target: a.Target, protocol: "HTTP/1.1"}
 	t.view = request.View{Method: a.Method, Authority: a.Authority, Header: a.Header, TLS: a.TLS, Peer: a.Client, Port: a.Port,
 		PeerText: a.Client.String(), PortText: strconv.Itoa(int(a.Port))}
+	if a.TLS {
+		t.view.Local = rehearsalConn{certs.AnyClient(a.ServerName)}
+	}
 	t.begin()
 	defer t.finished()
 	out := &Rehearsed{Answered: -1}
@@ -180,6 +187,11 @@ func (r *Rehearsal) Try(a Attempt) *Rehearsed {
 	out.Certificate = r.g.certificate(a.ServerName)
 	if a.TLS {
 		out.passed(r.g, a.ServerName)
+	}
+	if c := r.g.clients.table.Load(); c != nil {
+		if asked := c.Host(out.View.Host); asked != nil && asked.Policy != nil {
+			out.ClientAuth = asked.String()
+		}
 	}
 	return out
 }
@@ -286,6 +298,16 @@ func (g *Gateway) certificate(serverName string) RehearsedCertificate {
 	return out
 }
 
+// rehearsalConn is the connection of a client that shows whatever certificate it
+// is asked for.
+type rehearsalConn struct{ client *certs.Client }
+
+// LocalAddr implements request.Conn.
+func (c rehearsalConn) LocalAddr() net.Addr { return nil }
+
+// Client implements request.Conn.
+func (c rehearsalConn) Client() *certs.Client { return c.client }
+
 // rehearsalClient is told what a client would be.
 type rehearsalClient struct {
 	status   int
@@ -310,6 +332,9 @@ func (c *rehearsalClient) sent() (int, int64) { return c.status, 0 }
 
 // closeAfter implements client.
 func (c *rehearsalClient) closeAfter() {}
+
+// leave implements client.
+func (c *rehearsalClient) leave() {}
 
 // left implements client.
 func (c *rehearsalClient) left() bool { return false }

@@ -38,6 +38,9 @@ type client interface {
 	// closeAfter makes the answer the last one of the client's connection,
 	// where connections carry one request at a time.
 	closeAfter()
+	// leave ends the client's connection, once what is under way is done: it needs
+	// another one.
+	leave()
 	// left reports whether it does not wait for the answer any more.
 	left() bool
 	// cut reports whether it was given up because memory is short.
@@ -367,6 +370,9 @@ const protocolHTTP3 = "HTTP/3.0"
 
 // give answers for a filter.
 func (t *transaction) give(a *filter.Answer) {
+	if a.Leave {
+		t.client.leave()
+	}
 	if a.Location == "" {
 		t.fail(a.Status, a.Reason)
 		return

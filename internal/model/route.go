@@ -16,7 +16,78 @@ type Route struct {
 	Rules   []RouteRule
 	// TLS are the certificates for hosts.
 	TLS []RouteTLS
+	// ClientAuth is what clients have to prove; nil for nothing. It is of hosts, and
+	// so of all that is served there, whichever route it is from: those of
+	// ClientAuthHosts, where "" stands for all that no route names. The oldest route
+	// that asks something of a host decides.
+	ClientAuth      *ClientAuth
+	ClientAuthHosts []string
 }
+
+// ClientAuthOwners returns by host the route that decides what clients have to
+// prove there. Routes are in order, the oldest first.
+func ClientAuthOwners(routes []*Route) map[string]*Route {
+	owners := map[string]*Route{}
+	for _, r := range routes {
+		if r.ClientAuth == nil {
+			continue
+		}
+		for _, host := range r.ClientAuthHosts {
+			if owners[host] == nil {
+				owners[host] = r
+			}
+		}
+	}
+	return owners
+}
+
+// ClientVerify is what is asked of clients' certificates, in ingress-nginx's terms.
+type ClientVerify uint8
+
+// What is asked.
+const (
+	// ClientVerifyOn lets in who shows a good certificate, and nobody else.
+	ClientVerifyOn ClientVerify = iota
+	// ClientVerifyOptional lets in those as well who show none.
+	ClientVerifyOptional
+	// ClientVerifyOptionalNoCA lets in those as well whose certificate none of the
+	// authorities has signed; the backend is told.
+	ClientVerifyOptionalNoCA
+	// ClientVerifyOff asks nobody.
+	ClientVerifyOff
+)
+
+// String returns the name in annotations.
+func (v ClientVerify) String() string {
+	return [...]string{"on", "optional", "optional_no_ca", "off"}[v]
+}
+
+// ClientAuth is what clients of a host have to prove by a certificate of their
+// own (auth-tls-secret and its kin of ingress-nginx). Two that are equal ask for
+// the same.
+type ClientAuth struct {
+	// Field is where it is asked for, for people.
+	Field string
+	// Refused is why nobody is let in: what was asked for cannot be told. Empty if
+	// it can.
+	Refused string
+	// Secret has the authorities (ca.crt) and what they have revoked (ca.crl).
+	Secret Key
+	Verify ClientVerify
+	// Depth is how many authorities may stand between a client and those of Secret.
+	Depth int
+	// ErrorPage is where clients are sent whose certificate is missing or bad;
+	// empty for an answer of 400.
+	ErrorPage string
+	// Pass tells the backend the certificate.
+	Pass bool
+	// CommonName is a regular expression for the whole common name of the
+	// certificate; empty for any.
+	CommonName string
+}
+
+// Asks reports whether clients are asked for certificates.
+func (a *ClientAuth) Asks() bool { return a.Refused != "" || a.Verify != ClientVerifyOff }
 
 // RouteTLS binds a certificate to host names.
 type RouteTLS struct {

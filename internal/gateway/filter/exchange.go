@@ -59,6 +59,8 @@ type Answer struct {
 	Location string
 	// Reason is one line for people; the status text if it is empty.
 	Reason string
+	// Leave ends the client's connection with this answer: another one is needed.
+	Leave bool
 }
 
 // Filter looks at an exchange before a backend is chosen. An answer that is
@@ -78,6 +80,8 @@ type Environment struct {
 	HTTPSPort uint16
 	// MaxBody is the limit of routes that set none; 0 for no limit.
 	MaxBody int64
+	// Clients is who asks clients of the rule for certificates; nil for nobody.
+	Clients *ClientGuard
 }
 
 // Chain is the filters of one rule, in order.

@@ -9,6 +9,7 @@ var order = []func(*model.Filters, Environment) Filter{
 	newBodyLimit,     // before all that looks at the request: a body that is too large is refused before anything else is done
 	newHTTPSRedirect, // before all that concerns the content: it is asked for again over https
 	newPassedThrough, // before all that is for requests
+	newClientAuth,    // as in nginx, before its rewrite phase: who may not come in is told nothing of what is there
 	newRedirect,      // as in nginx, whose rewrite phase goes before its access phase
 	newAllowFrom,     // nothing of the backend is given to those who may not see it
 	newTimeouts,      // no effect on others

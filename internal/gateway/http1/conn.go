@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"fairway.dev/fairway/internal/certs"
 )
 
 // What a connection is at.
@@ -101,6 +103,9 @@ type Conn struct {
 
 // LocalAddr is the address that the client connected to. It may ask the kernel.
 func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// Client is the client if it was asked for a certificate; nil if it was not.
+func (c *Conn) Client() *certs.Client { return certs.ClientOf(c.conn) }
 
 // newConn readies a Conn, an old one if there is one: with its buffers, fields
 // and the handler's scratch it takes about thirty pieces of memory.

@@ -26,7 +26,7 @@ func TrailerGoes(name string) bool {
 func Claims(name string) bool {
 	is := func(plain string) bool { return len(name) == len(plain) && begins(name, plain) }
 	switch {
-	case begins(name, "x-forwarded-"), begins(name, "x-original-forwarded"):
+	case begins(name, "x-forwarded-"), begins(name, "x-original-forwarded"), begins(name, "ssl-client-"):
 		return true
 	}
 	switch len(name) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/shed"
 )
@@ -112,6 +113,9 @@ type Conn struct {
 
 // LocalAddr is the address that the client connected to. It may ask the kernel.
 func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// Client is the client if it was asked for a certificate; nil if it was not.
+func (c *Conn) Client() *certs.Client { return certs.ClientOf(c.conn) }
 
 func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	now := s.Clock.Load()

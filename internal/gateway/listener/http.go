@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/http2"
 	"fairway.dev/fairway/internal/gateway/shed"
@@ -25,6 +26,9 @@ type HTTPOptions struct {
 	Addrs []string
 	// TLS makes it an HTTPS server. Optional.
 	TLS *tls.Config
+	// Client returns what is to be known of a client by its handshake; nil for
+	// nothing. Optional.
+	Client func(*tls.ConnectionState) *certs.Client
 	// HTTP3 serves HTTP/3 as well, at the same ports of UDP. A port that cannot
 	// be had is logged, and the server goes on without. It needs TLS and cannot
 	// be had with ProxyProtocol, for QUIC carries no such header.
@@ -234,15 +238,30 @@ func (h *HTTP) greet(sock *http1.Socket) {
 			return
 		}
 	}
-	switch secure := h.greeted(conn, sock); {
-	case secure == nil:
-	case secure.ConnectionState().NegotiatedProtocol == "h2":
-		h.http2.ServeConn(secure, true)
-	default:
-		h.http1.ServeConn(secure, sock, true)
+	secure := h.greeted(conn, sock)
+	if secure == nil {
+		h.left(sock, false)
 		return
 	}
-	h.left(sock, false)
+	shown := secure.ConnectionState()
+	conn = secure
+	if client := h.options.client(&shown); client != nil {
+		conn = &certs.ClientConn{Conn: secure, Client: client}
+	}
+	if shown.NegotiatedProtocol == "h2" {
+		h.http2.ServeConn(conn, true)
+		h.left(sock, false)
+		return
+	}
+	h.http1.ServeConn(conn, sock, true)
+}
+
+// client returns what Client does.
+func (o *HTTPOptions) client(secure *tls.ConnectionState) *certs.Client {
+	if o.Client == nil {
+		return nil
+	}
+	return o.Client(secure)
 }
 
 // left counts a connection out, unless somebody else does so for its client.

@@ -180,6 +180,7 @@ func (s *quicServer) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	s.active.Add(1)
 	defer s.active.Add(-1)
 	defer s.end(c, r)
+	c.client()
 	if !c.start() {
 		s.flood(c, ReasonRequests, "too many requests at a time")
 		return

@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/time/rate"
 
+	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/gateway/http2"
 )
 
@@ -21,7 +22,9 @@ type quicConn struct {
 	server  *quicServer
 	cancels *rate.Limiter // requests that the client gives up
 	flooded atomic.Bool
-	cut     atomic.Bool // ended because memory is short
+	cut     atomic.Bool          // ended because memory is short
+	leaving atomic.Bool          // to be ended, for its client needs another one
+	client  func() *certs.Client // to be called once the handshake is complete, and soon
 	unacked unacked
 
 	mu        sync.Mutex
@@ -50,12 +53,13 @@ func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.
 
 // register counts a connection for its client, once the handshake has shown
 // that the client is where it says.
-func (s *quicServer) register(conn *quic.Conn) {
+func (s *quicServer) register(conn *quicConn) {
 	select {
 	case <-conn.HandshakeComplete():
 	case <-conn.Context().Done():
 		return
 	}
+	conn.client()
 	client, ok := s.options.Clients.enter(addrPort(conn.RemoteAddr()).Addr())
 	if !ok {
 		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
@@ -69,11 +73,15 @@ func (s *quicServer) register(conn *quic.Conn) {
 func (s *quicServer) begin(ctx context.Context, conn *quic.Conn) context.Context {
 	c := &quicConn{Conn: conn, server: s, cancels: rate.NewLimiter(cancelsPerSecond, maxCancels), idleSince: time.Now()}
 	c.unacked.next = make(chan struct{})
+	c.client = sync.OnceValue(func() *certs.Client {
+		shown := conn.ConnectionState().TLS
+		return s.options.client(&shown)
+	})
 	c.idle = time.AfterFunc(s.options.IdleTimeout, c.endIdle)
 	s.open.Add(1)
 	s.conns.Store(conn, c)
 	if s.options.Clients != nil {
-		go s.register(conn)
+		go s.register(c)
 	}
 	context.AfterFunc(conn.Context(), func() {
 		c.idle.Stop()
@@ -103,7 +111,11 @@ func (s *quicServer) end(c *quicConn, r *http.Request) {
 	c.mu.Lock()
 	if c.running--; c.running == 0 && c.Context().Err() == nil {
 		c.idleSince = time.Now()
-		c.idle.Reset(s.options.IdleTimeout)
+		wait := s.options.IdleTimeout
+		if c.leaving.Load() {
+			wait = s.options.LameDuck // the answer is on its way
+		}
+		c.idle.Reset(wait)
 	}
 	c.mu.Unlock()
 	if r.Context().Err() != nil && !c.cut.Load() && !c.cancels.Allow() {
@@ -127,4 +139,21 @@ func (s *quicServer) flood(c *quicConn, reason, why string) {
 	s.options.OnFlood(reason)
 	s.options.Logger.Debug("HTTP/3 connection ended", "client", c.RemoteAddr().String(), "error", why)
 	_ = c.CloseWithError(errorExcessiveLoad, why)
+}
+
+// ClientOf returns what is known of the client of a request by HTTP/3, by its
+// context; nil for nothing.
+func ClientOf(ctx context.Context) *certs.Client {
+	if c, ok := ctx.Value(quicConnKey{}).(*quicConn); ok {
+		return c.client()
+	}
+	return nil
+}
+
+// Leave ends the connection of a request by HTTP/3, given by its context, once
+// it carries none for a moment.
+func Leave(ctx context.Context) {
+	if c, ok := ctx.Value(quicConnKey{}).(*quicConn); ok {
+		c.leaving.Store(true)
+	}
 }

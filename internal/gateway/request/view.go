@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"fairway.dev/fairway/internal/certs"
 )
 
 // Header is how headers are looked up.
@@ -12,6 +14,15 @@ type Header interface {
 	// Values returns the values of a header, whose name is given in canonical
 	// form (http.CanonicalHeaderKey); nil for none. Do not modify them.
 	Values(name string) []string
+}
+
+// Conn is the client's connection.
+type Conn interface {
+	// LocalAddr is the gateway's address that was connected to. It may take a
+	// system call.
+	LocalAddr() net.Addr
+	// Client is the client if it was asked for a certificate; nil if it was not.
+	Client() *certs.Client
 }
 
 // View is one request. The engine fills it; router and filters only read it.
@@ -36,10 +47,9 @@ type View struct {
 	// Peer is the other end of the connection, Client the address of the
 	// client itself: they differ behind a trusted proxy.
 	Peer, Client netip.Addr
-	// PeerPort is the port at the other end, and Local knows the gateway's address
-	// that was connected to, which may take a system call. Optional.
+	// PeerPort is the port at the other end, and Local the connection. Optional.
 	PeerPort uint16
-	Local    interface{ LocalAddr() net.Addr }
+	Local    Conn
 	// PeerText and PortText are Peer and Port in text form, which an engine
 	// makes once per connection. Optional.
 	PeerText, PortText string

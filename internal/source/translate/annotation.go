@@ -15,6 +15,7 @@ const prefixNginx = "nginx.ingress.kubernetes.io/"
 var ingressAnnotations = slices.Concat(
 	annotationsRewrite, annotationsRedirect, annotationsCanary, annotationsBackend,
 	annotationsAccess, annotationsBody, annotationsTimeout, annotationsBalance, annotationsTrace, annotationsStream,
+	annotationsClientAuth,
 )
 
 // unknownAnnotations reports annotations of Fairway and ingress-nginx that

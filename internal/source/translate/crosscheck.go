@@ -30,6 +30,9 @@ const (
 	// ReasonExpensiveKey is a certificate by which connections cost several times
 	// what they could.
 	ReasonExpensiveKey = "ExpensiveKey"
+	// ReasonClientAuthConflict is a host of which an older object asks something else
+	// of clients.
+	ReasonClientAuthConflict = "ClientAuthConflict"
 	// ReasonNoCanaryTarget is a canary without a rule that it could take requests of.
 	ReasonNoCanaryTarget = "NoCanaryTarget"
 )
@@ -163,6 +166,7 @@ func (c *crossCheck) routes() {
 		c.routeTLS(r)
 	}
 	c.expensiveKeys(routes)
+	c.clientAuth(routes)
 	for _, r := range routes {
 		for i := range r.Rules {
 			c.canary(r, &r.Rules[i], owners)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ import (
 
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
+	"fairway.dev/fairway/internal/testenv"
 )
 
 var now = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
@@ -314,4 +316,56 @@ func TestIngressClass(t *testing.T) {
 	if want := (Class{Name: "fairway", Controller: Controller, Default: true}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
+}
+
+// TestCrossCheckClientAuth: Secrets of authorities that are of no use, and hosts
+// of which two objects ask different things.
+func TestCrossCheckClientAuth(t *testing.T) {
+	root := testenv.NewAuthority(t, "root")
+	secret := func(name string, ca, crl []byte) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string][]byte{"ca.crt": ca, "ca.crl": crl}}
+	}
+	at := time.Now()
+	snap := load(t, []*corev1.Secret{
+		secret("good", root.PEM(), nil), secret("bad", []byte("x"), nil), secret("bad-list", root.PEM(), []byte("x")),
+		secret("expired-list", root.PEM(), root.Revoked(t, at.Add(-time.Minute))),
+	}, strings.Join([]string{
+		clientAuthIngress("old", "2026-01-01T00:00:00Z", "a.test", "default/good", ""), clientAuthIngress("same", "2026-01-02T00:00:00Z", "a.test", "good", ""),
+		clientAuthIngress("other", "2026-01-02T00:00:00Z", "a.test", "default/good", "optional"),
+		clientAuthIngress("gone", "2026-01-01T00:00:00Z", "b.test", "default/gone", ""), clientAuthIngress("bad", "2026-01-01T00:00:00Z", "c.test", "default/bad", ""),
+		clientAuthIngress("bad-list", "2026-01-01T00:00:00Z", "d.test", "default/bad-list", ""), clientAuthIngress("expired-list", "2026-01-01T00:00:00Z", "e.test", "default/expired-list", ""),
+		clientAuthIngress("asks-nobody", "2026-01-01T00:00:00Z", "f.test", "default/gone", "off"),
+	}, "\n---\n"))
+	found := CrossCheck(snap, at)
+	const field = ": metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]: "
+	for name, want := range map[string]string{
+		"old": "", "same": "",
+		"other":        "ClientAuthConflict: Ingress default/other" + field + `the older Ingress default/old asks something else of the clients of host "a.test"`,
+		"gone":         "SecretMissing: Ingress default/gone" + field + "Secret default/gone does not exist; create it with: kubectl create secret generic gone -n default --from-file=ca.crt=FILE. Until then requests for the hosts of the Ingress are answered with 503",
+		"bad":          "SecretInvalid: Ingress default/bad" + field + "Secret default/bad: ca.crt holds no PEM certificate",
+		"bad-list":     "SecretInvalid: Ingress default/bad-list" + field + "Secret default/bad-list: ca.crl holds no PEM revocation list",
+		"expired-list": "CertificateNotValid: Ingress default/expired-list" + field + "Secret default/expired-list: the revocation list of CN=root in ca.crl expired on",
+		"asks-nobody":  "SecretMissing: Ingress default/asks-nobody" + field + "Secret default/gone does not exist; create it with: kubectl create secret generic gone -n default --from-file=ca.crt=FILE. It is not needed while",
+	} {
+		var got []string
+		for _, p := range found[model.Ref{Kind: "Ingress", Key: model.Key{Namespace: "default", Name: name}}] {
+			if p.Reason != ReasonServiceMissing && p.Reason != ReasonDuplicate {
+				got = append(got, p.Reason+": "+p.String())
+			}
+		}
+		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], want)) {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func clientAuthIngress(name, created, host, secret, verify string) string {
+	annotations := "nginx.ingress.kubernetes.io/auth-tls-secret: " + secret
+	if verify != "" {
+		annotations += ", nginx.ingress.kubernetes.io/auth-tls-verify-client: '" + verify + "'"
+	}
+	return fmt.Sprintf(`apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: %s, namespace: default, creationTimestamp: "%s", annotations: {%s}}
+spec: {rules: [{host: %s, http: {paths: [{path: /%s, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}`, name, created, annotations, host, name)
 }

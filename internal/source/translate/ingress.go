@@ -31,6 +31,9 @@ func Ingress(o *networkingv1.Ingress) (IngressResult, model.Problems) {
 	}
 	settings := in.settings()
 	route := &model.Route{Ref: in.report.object, Created: o.CreationTimestamp.Time, TLS: in.tls()}
+	if route.ClientAuth = in.clientAuth(); route.ClientAuth != nil {
+		route.ClientAuthHosts = in.clientAuthHosts()
+	}
 	route.Rules = in.rules(settings)
 	for i := range route.Rules {
 		redirectHTTPS(&route.Rules[i], settings, route.TLS)

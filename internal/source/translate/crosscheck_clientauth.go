@@ -1,0 +1,58 @@
+package translate
+
+import (
+	"fmt"
+
+	"fairway.dev/fairway/internal/certs"
+	"fairway.dev/fairway/internal/model"
+)
+
+// clientAuth reports Secrets of authorities that are of no use, and hosts of
+// which several routes, the oldest first, ask different things of clients.
+func (c *crossCheck) clientAuth(routes []*model.Route) {
+	owners := model.ClientAuthOwners(routes)
+	for _, r := range routes {
+		a := r.ClientAuth
+		if a == nil {
+			continue
+		}
+		for _, host := range r.ClientAuthHosts {
+			if owner := owners[host]; owner != r && *owner.ClientAuth != *a {
+				what := fmt.Sprintf("host %q", host)
+				if host == "" {
+					what = "hosts that no rule names"
+				}
+				c.add(r.Ref, ReasonClientAuthConflict, a.Field, "the older %s asks something else of the clients of %s, and that counts for all of it; make the auth-tls annotations of both alike, or leave them to one of them", owner.Ref, what)
+			}
+		}
+		if a.Refused == "" {
+			c.authorities(r.Ref, a)
+		}
+	}
+}
+
+// authorities reports what is wrong with a Secret of authorities.
+func (c *crossCheck) authorities(ref model.Ref, a *model.ClientAuth) {
+	key := a.Secret
+	effect := "Until then requests for the hosts of the Ingress are answered with 503"
+	if !a.Asks() {
+		effect = "It is not needed while clients are asked for nothing"
+	}
+	cert, ok := c.snap.Certificates.Get(key)
+	if !ok {
+		c.add(ref, ReasonSecretMissing, a.Field, "Secret %s does not exist; create it with: kubectl create secret generic %s -n %s --from-file=%s=FILE. %s",
+			key, key.Name, key.Namespace, CAKey, effect)
+		return
+	}
+	known, err := certs.ParseAuthorities(cert.CA, cert.CRL)
+	if err != nil {
+		if a.Asks() {
+			effect = "A gateway that has had good ones goes on with them; others answer requests for the hosts of the Ingress with 503"
+		}
+		c.add(ref, ReasonSecretInvalid, a.Field, "Secret %s: %v. %s", key, err, effect)
+		return
+	}
+	for _, text := range known.Check(c.now) {
+		c.add(ref, ReasonCertificateTime, a.Field, "Secret %s: %s", key, text)
+	}
+}
