@@ -73,6 +73,17 @@ func (a *alarm) clear(deadline func(time.Time) error) (rang bool) {
 	return a.at.Load() != 0 && a.at.Swap(0) == fired
 }
 
+// paced is ring for what a client has to take at some pace.
+func (a *alarm) paced(now int64, limit time.Duration, p *Pace, s *Socket) bool {
+	at := a.at.Load()
+	p.Look(at, s)
+	if next := now + int64(limit); at > 0 && now > at && p.Kept(next, limit, s) {
+		a.at.CompareAndSwap(at, next)
+		return false
+	}
+	return a.ring(now)
+}
+
 // ring fires the alarm if its time is up.
 func (a *alarm) ring(now int64) bool {
 	at := a.at.Load()

@@ -91,6 +91,7 @@ type Conn struct {
 	pumped  atomic.Bool // the pump has all of the body
 
 	reading, writing alarm
+	pace             Pace // the janitor's
 	state            atomic.Int32
 	asking           sync.Mutex   // for what ends a wait between requests
 	seen, since      int64        // the janitor's: until when it waits for a request, and since when that is so
@@ -618,7 +619,7 @@ func (c *Conn) sweep(now int64) {
 	if c.reading.ring(now) {
 		_ = c.sock.SetReadDeadline(past)
 	}
-	if c.writing.ring(now) {
+	if c.writing.paced(now, c.server.WriteTimeout, &c.pace, c.sock) {
 		_ = c.sock.SetWriteDeadline(past)
 	}
 	if c.state.Load() == idle {

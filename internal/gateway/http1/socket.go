@@ -318,6 +318,17 @@ func (s *Socket) established() bool {
 	return open
 }
 
+// taken returns how many bytes the other end has acknowledged, and whether there
+// are others that it has no room for, or the network.
+func (s *Socket) taken() (bytes uint64, waits bool) {
+	s.with(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			bytes, waits = info.Bytes_acked, info.Notsent_bytes > 0
+		}
+	})
+	return bytes, waits
+}
+
 // front is a Socket as its Conn reads and writes it: at once if that can be,
 // and by the runtime's poller if not. Nobody else may close it.
 type front struct {

@@ -109,6 +109,13 @@ type Conn struct {
 
 	writeSince, partialSince, idleSince int64
 	partialLimit                        time.Duration
+
+	// How fast the client takes answers, for the janitor.
+	sock    *http1.Socket // nil if it is not known
+	pace    http1.Pace
+	trickle trickle
+	passed  int64 // bytes of bodies that were sent
+	swept   int64 // when it has looked
 }
 
 // LocalAddr is the address that the client connected to. It may ask the kernel.
@@ -120,8 +127,8 @@ func (c *Conn) Client() *certs.Client { return certs.ClientOf(c.conn) }
 func newConn(s *Server, conn net.Conn, secure bool) *Conn {
 	now := s.Clock.Load()
 	c := &Conn{
-		server: s, conn: conn, Secure: secure, Peer: addrPort(conn.RemoteAddr()), Port: addrPort(conn.LocalAddr()).Port(),
-		begun: now, idleSince: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(), heads: s.heads,
+		server: s, conn: conn, sock: http1.SocketOf(conn), Secure: secure, Peer: addrPort(conn.RemoteAddr()), Port: addrPort(conn.LocalAddr()).Port(),
+		begun: now, idleSince: now, swept: now, streams: map[uint32]*Stream{}, resets: newResets(), chores: newChores(), heads: s.heads,
 		send: firstWindow, firstSend: firstWindow, peerFrame: maxFrame, recv: s.ConnectionWindow,
 	}
 	c.idleWriter = sync.NewCond(&c.mu)
@@ -720,11 +727,38 @@ func closeWrite(conn net.Conn) {
 	}
 }
 
+// trickle tells whether a window that is opened again and again lets less
+// through than a client has to take.
+type trickle struct {
+	shut int64 // for how long it was, all in all, since
+	from int64 // so many bytes had passed
+}
+
+// tooLittle is called with whether somebody waits for the window, how many bytes
+// have passed it, and how long ago the last call was.
+func (t *trickle) tooLittle(shut bool, passed, ago int64, limit time.Duration) bool {
+	if !shut {
+		return false
+	}
+	if t.shut == 0 {
+		t.from = passed
+	}
+	if t.shut += ago; t.shut <= int64(limit) {
+		return false
+	}
+	t.shut = 0
+	return passed-t.from < http1.Least(limit)
+}
+
 // sweep is the janitor's look at a connection.
 func (c *Conn) sweep(now int64, idle time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	over := func(since int64, limit time.Duration) bool { return since > 0 && now-since > int64(limit) }
+	c.pace.Look(c.writeSince, c.sock)
+	if over(c.writeSince, c.server.WriteTimeout) && c.pace.Kept(now, c.server.WriteTimeout, c.sock) {
+		c.writeSince = now
+	}
 	switch {
 	case c.failed != nil:
 		return
@@ -737,6 +771,15 @@ func (c *Conn) sweep(now int64, idle time.Duration) {
 	case c.running == 0 && over(c.idleSince, idle), c.leaving == warned && over(c.warned, farewellTime):
 		c.goAway()
 	}
+	ago := now - c.swept
+	c.swept = now
+	shut, slow := false, false // the connection's window
+	if c.send <= 0 {
+		for _, s := range c.streams {
+			shut = shut || s.stuckSince > 0
+		}
+		slow = c.trickle.tooLittle(shut, c.passed, ago, c.server.WriteTimeout)
+	}
 	for _, s := range c.streams {
 		if s.exchange != nil {
 			s.exchange.Sweep(now)
@@ -748,7 +791,9 @@ func (c *Conn) sweep(now int64, idle time.Duration) {
 			s.bodyErr = errBodyLate
 			wake(s.readable)
 		}
-		if over(s.stuckSince, c.server.WriteTimeout) && !s.gone {
+		stuck := s.stuckSince > 0
+		if !s.gone && (over(s.stuckSince, c.server.WriteTimeout) || slow && stuck ||
+			s.trickle.tooLittle(stuck && s.send <= 0 && c.send > 0, s.Bytes, ago, c.server.WriteTimeout)) {
 			s.sendReset(http2.ErrCodeCancel)
 			s.abandon(http1.ErrGone)
 		}

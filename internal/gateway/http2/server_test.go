@@ -759,6 +759,64 @@ func TestWindowThatStaysShut(t *testing.T) {
 	}
 }
 
+// TestTrickle: a client that opens a window by hardly anything, and again and
+// again, is given up; one that takes an answer slowly gets it. So it is with the
+// stream's window and with the connection's.
+func TestTrickle(t *testing.T) {
+	const size = firstWindow + 100_000
+	dial, _ := start(t, Options{WriteTimeout: 4 * tick, Handler: handle(func(s *Stream) {
+		s.Begin(200)
+		_ = s.SendHead()
+		if _, err := s.Write(make([]byte, size)); err == nil {
+			_ = s.End()
+		}
+	})})
+	for name, tt := range map[string]struct{ stream, on, connection, step uint32 }{
+		"stream, slowly": {10, 1, maxWindow, 2000}, "stream, hardly": {10, 1, maxWindow, 1},
+		"connection, slowly": {maxWindow, 0, firstWindow, 2000}, "connection, hardly": {maxWindow, 0, firstWindow, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn := dial()
+			s := newScript()
+			_ = s.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: tt.stream})
+			if more := tt.connection - firstWindow; more > 0 {
+				_ = s.WriteWindowUpdate(0, more)
+			}
+			s.request(1, true, plainly()...)
+			if tt.on == 1 && tt.step > 1 {
+				_ = s.WriteWindowUpdate(1, firstWindow)
+			}
+			_, _ = conn.Write(s.Bytes())
+			done := make(chan struct{})
+			opened := make(chan struct{})
+			go func() {
+				defer close(opened)
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(50 * time.Millisecond):
+					}
+					more := newScript()
+					more.Reset()
+					_ = more.WriteWindowUpdate(tt.on, tt.step)
+					_, _ = conn.Write(more.Bytes())
+				}
+			}()
+			want := "CANCEL"
+			if tt.step > 1 {
+				want = "200"
+			}
+			if got := outcome(reader(conn), 1); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			close(done)
+			<-opened
+		})
+	}
+}
+
 // TestSlowClients are given up: with a header that does not come to its end, a
 // body that does not come, no request at all.
 func TestSlowClients(t *testing.T) {

@@ -69,6 +69,7 @@ type Stream struct {
 	waits               bool // is among the waiters
 	readSince           int64
 	stuckSince          int64
+	trickle             trickle
 }
 
 // chunk is a piece of a body.

@@ -276,6 +276,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		s.send -= int64(n)
 		c.send -= int64(n)
 		s.Bytes += int64(n)
+		c.passed += int64(n)
 	}
 	return total, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/shed"
 )
 
@@ -221,11 +223,33 @@ func (w *quicWriter) WriteHeader(status int) {
 // Write implements http.ResponseWriter.
 func (w *quicWriter) Write(p []byte) (int, error) {
 	for done := 0; ; {
-		n := w.conn.mayWrite(w.ctx, len(p)-done)
-		_ = w.controller.SetWriteDeadline(time.Now().Add(w.timeout))
-		n, err := w.ResponseWriter.Write(p[done : done+n])
-		w.conn.wrote()
+		n, err := w.write(p[done : done+w.conn.mayWrite(w.ctx, len(p)-done)])
 		if done += n; err != nil || done == len(p) {
+			return done, err
+		}
+	}
+}
+
+// maxTurns is how many times as long an answer may wait for others of its
+// connection that the client takes meanwhile, and may prefer (RFC 9218).
+const maxTurns = 10
+
+// write gives the client more time for as long as it takes enough.
+func (w *quicWriter) write(p []byte) (done int, err error) {
+	least := http1.Least(w.timeout)
+	for turns := 1; ; turns++ {
+		before := w.conn.took.Load()
+		_ = w.controller.SetWriteDeadline(time.Now().Add(w.timeout))
+		n, err := w.ResponseWriter.Write(p[done:])
+		done += n
+		others := w.conn.took.Add(int64(n)) - before - int64(n)
+		w.conn.wrote()
+		switch {
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return done, err
+		case int64(n) >= least:
+			turns = 0
+		case others < least || turns >= maxTurns:
 			return done, err
 		}
 	}

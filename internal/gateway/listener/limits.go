@@ -11,7 +11,7 @@ const (
 	defaultIdleTimeout = 75 * time.Second
 	// defaultBodyTimeout is for the client to send more of a body (nginx: client_body_timeout 60 s).
 	defaultBodyTimeout = 60 * time.Second
-	// defaultWriteTimeout is for the client to take some bytes (nginx: send_timeout 60 s).
+	// defaultWriteTimeout is for the client to take http1.MinRate of an answer (nginx: send_timeout 60 s, for any byte).
 	defaultWriteTimeout = 60 * time.Second
 	// defaultDrainTimeout is for what is under way at the end.
 	defaultDrainTimeout = 30 * time.Second

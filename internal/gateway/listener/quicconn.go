@@ -26,6 +26,7 @@ type quicConn struct {
 	leaving atomic.Bool          // to be ended, for its client needs another one
 	client  func() *certs.Client // to be called once the handshake is complete, and soon
 	unacked unacked
+	took    atomic.Int64 // bytes of answers
 
 	mu        sync.Mutex
 	running   int

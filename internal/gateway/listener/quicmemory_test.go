@@ -73,7 +73,7 @@ func (d *dumb) WriteTo(p []byte, to net.Addr) (int, error) {
 }
 
 // dialQUIC is a client that takes as much as it is sent.
-func dialQUIC(t *testing.T, to *net.UDPAddr, late time.Duration) (*quic.Conn, *dumb) {
+func dialQUIC(t *testing.T, to *net.UDPAddr, late time.Duration, window ...uint64) (*quic.Conn, *dumb) {
 	t.Helper()
 	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -83,8 +83,12 @@ func dialQUIC(t *testing.T, to *net.UDPAddr, late time.Duration) (*quic.Conn, *d
 	transport := &quic.Transport{Conn: d}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
+	stream := uint64(1 << 30)
+	if window != nil {
+		stream = window[0]
+	}
 	conn, err := transport.Dial(ctx, to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h3"}, ServerName: "a"},
-		&quic.Config{InitialStreamReceiveWindow: 1 << 30, MaxStreamReceiveWindow: 1 << 30, InitialConnectionReceiveWindow: 1 << 30, MaxConnectionReceiveWindow: 1 << 30, MaxIdleTimeout: time.Minute})
+		&quic.Config{InitialStreamReceiveWindow: stream, MaxStreamReceiveWindow: stream, InitialConnectionReceiveWindow: 1 << 30, MaxConnectionReceiveWindow: 1 << 30, MaxIdleTimeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,4 +270,58 @@ func TestAnswersThatAreNotAcknowledged(t *testing.T) {
 		})
 		return counted == 0
 	})
+}
+
+// TestPaceOfAnswers: a client by HTTP/3 that takes an answer slowly gets it, also
+// where it lets the answer wait for another, but not if it takes next to nothing.
+func TestPaceOfAnswers(t *testing.T) {
+	const timeout, window = time.Second, 4 << 10
+	ended := make(chan error, 1)
+	_, addr := serveQUIC(t, HTTPOptions{WriteTimeout: timeout, Requests: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := w.Write(make([]byte, 64<<10))
+		for err == nil && r.URL.Path == "/endless" {
+			_, err = w.Write(make([]byte, 1<<10))
+		}
+		if r.URL.Path != "/endless" {
+			ended <- err
+		}
+	})})
+	take := func(s *quic.Stream, piece int64) (stop func()) {
+		done, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-done:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+				if _, err := io.CopyN(io.Discard, s, piece); err != nil {
+					return
+				}
+			}
+		}()
+		return func() { close(done); s.CancelRead(0); <-stopped }
+	}
+	for name, tt := range map[string]struct{ piece, beside int64 }{"slowly": {2 << 10, 0}, "hardly": {1, 0}, "after another": {0, 2 << 10}} {
+		t.Run(name, func(t *testing.T) {
+			conn, _ := dialQUIC(t, addr, 0, window)
+			if tt.beside > 0 {
+				defer take(requestOn(t, conn, "GET", "/endless", 0), tt.beside)()
+			}
+			s := requestOn(t, conn, "GET", "/", 0)
+			if tt.beside > 0 {
+				select {
+				case err := <-ended:
+					t.Fatalf("ended with %v", err)
+				case <-time.After(2 * timeout): // longer than it may wait alone
+				}
+				tt.piece = 64 << 10
+			}
+			defer take(s, tt.piece)()
+			if err := <-ended; (err == nil) != (tt.piece > 1) {
+				t.Errorf("ended with %v", err)
+			}
+		})
+	}
 }
