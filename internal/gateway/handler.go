@@ -98,6 +98,7 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 	c, x := h.conn, &t.exchange
 	upgrade := mayUpgrade(c.Request.Upgrade)
 	call := t.call(b)
+	call.Choice.Repeatable = call.Choice.Repeatable && !upgrade
 	if !b.pool.HTTP1(b.protocol, upgrade) {
 		h.adapt(t, b)
 		return

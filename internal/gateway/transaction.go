@@ -449,7 +449,7 @@ func (t *transaction) call(b *backend) upstream.Call {
 	c := upstream.Call{
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
 		ReadTimeout: x.Read, SendTimeout: x.Send, Silence: max(t.g.options.SilenceTimeout, x.Read, x.Send),
-		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed}, Span: t.span,
+		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed, Repeatable: t.bodyLength == 0 && http1.Safe(t.view.Method)}, Span: t.span,
 	}
 	if !t.queued {
 		c.Now = t.start

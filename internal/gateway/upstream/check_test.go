@@ -123,7 +123,7 @@ func TestThresholds(t *testing.T) {
 		down bool
 	}{{nil, false}, {bad, false}, {bad, false}, {nil, false}, {bad, false}, {bad, false}, {bad, true}, {nil, true}, {bad, true}, {nil, true}, {nil, false}} {
 		c.ended(step.err)
-		if e.down.Load() != step.down || e.healthy() == step.down || e.admits(time.Now()) == step.down {
+		if e.down.Load() != step.down || e.healthy() == step.down || e.admits(time.Now(), true) == step.down {
 			t.Errorf("step %d: down %v", i, e.down.Load())
 		}
 	}

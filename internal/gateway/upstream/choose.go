@@ -15,6 +15,9 @@ type Choice struct {
 	// Hash sends requests with the same hash to the same endpoint, if Hashed.
 	Hashed bool
 	Hash   uint64
+	// Repeatable tells that the request can be sent to another endpoint if it
+	// fails: an endpoint that was ejected gets such a one first.
+	Repeatable bool
 	// Session is the client's session; nil if it has none. What the client is
 	// to be told about it is there once the request was sent.
 	Session *Session
@@ -55,10 +58,10 @@ func (m *members) choose(c *Choice, turn uint64, tried []*endpoint, now time.Tim
 	case c.Session != nil:
 		e = m.bySession(c, turn, tried, now)
 	case c.Hashed:
-		e = m.byHash(c.Hash, false, tried, now)
+		e = m.byHash(c.Hash, false, c, tried, now)
 	}
 	if e == nil {
-		e = m.inTurns(turn, c.Balance, tried, now)
+		e = m.inTurns(turn, c, tried, now)
 	}
 	return e
 }
@@ -69,7 +72,7 @@ func (m *members) choose(c *Choice, turn uint64, tried []*endpoint, now time.Tim
 // unwell. If all do, everything is better than
 // nothing: those that could be connected to get their turns, and if there are
 // none, the one that has waited longest.
-func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint, now time.Time) *endpoint {
+func (m *members) inTurns(turn uint64, c *Choice, tried []*endpoint, now time.Time) *endpoint {
 	n := len(m.endpoints)
 	start := int(turn % uint64(n))
 	at, coldAt := 0, 0
@@ -80,13 +83,13 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 		if slices.Contains(tried, e) {
 			continue
 		}
-		if m.holdsBack(e, now) && e.due(now) {
+		if m.holdsBack(e, now) && e.due(now, c.Repeatable) {
 			if cold == nil {
 				cold, coldAt = e, at
 			}
 			continue
 		}
-		if e.admits(now) {
+		if e.admits(now, c.Repeatable) {
 			best = e
 			break
 		}
@@ -94,7 +97,7 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 			last = e
 		}
 	}
-	if best == nil && cold != nil && cold.admits(now) {
+	if best == nil && cold != nil && cold.admits(now, c.Repeatable) {
 		best, at = cold, coldAt // nobody else is there
 	}
 	switch {
@@ -107,11 +110,11 @@ func (m *members) inTurns(turn uint64, balance model.Balance, tried []*endpoint,
 	if n < 2 || !best.healthy() {
 		return best
 	}
-	if n == 2 && balance == model.BalanceTurns {
+	if n == 2 && c.Balance == model.BalanceTurns {
 		return best
 	}
 	other := m.endpoints[(at+1+rand.IntN(n-1))%n]
-	if other.healthy() && !slices.Contains(tried, other) && other.before(best, balance, now) && !m.holdsBack(other, now) {
+	if other.healthy() && !slices.Contains(tried, other) && other.before(best, c.Balance, now) && !m.holdsBack(other, now) {
 		return other
 	}
 	return best
@@ -131,13 +134,13 @@ func (e *endpoint) before(o *endpoint, balance model.Balance, now time.Time) boo
 // that leaves or fails had is shared by all others, and nothing else moves. It
 // costs 2 ns an endpoint. All includes those that only sessions go to. nil
 // means that none is left.
-func (m *members) byHash(key uint64, all bool, tried []*endpoint, now time.Time) *endpoint {
+func (m *members) byHash(key uint64, all bool, c *Choice, tried []*endpoint, now time.Time) *endpoint {
 	for {
-		e := m.highest(nil, m.endpoints, key, tried, now)
+		e := m.highest(nil, m.endpoints, key, c, tried, now)
 		if all {
-			e = m.highest(e, m.others, key, tried, now)
+			e = m.highest(e, m.others, key, c, tried, now)
 		}
-		if e == nil || e.admits(now) {
+		if e == nil || e.admits(now, c.Repeatable) {
 			return e
 		}
 		// Another request has just been its trial: it is not due any more.
@@ -147,7 +150,7 @@ func (m *members) byHash(key uint64, all bool, tried []*endpoint, now time.Time)
 // highest returns the endpoint that draws the highest number for a key, among
 // best and those of list that may be asked. One that warms up has keys beside
 // the others only as far as [members.keeps] says; where there is nobody else, all.
-func (m *members) highest(best *endpoint, list []*endpoint, key uint64, tried []*endpoint, now time.Time) *endpoint {
+func (m *members) highest(best *endpoint, list []*endpoint, key uint64, c *Choice, tried []*endpoint, now time.Time) *endpoint {
 	var top uint64
 	if best != nil {
 		top = mix(best.seed ^ key)
@@ -157,7 +160,7 @@ func (m *members) highest(best *endpoint, list []*endpoint, key uint64, tried []
 	for _, e := range list {
 		n := mix(e.seed ^ key)
 		switch {
-		case best != nil && n <= top || !e.due(now) || slices.Contains(tried, e):
+		case best != nil && n <= top || !e.due(now, c.Repeatable) || slices.Contains(tried, e):
 		case m.keeps(e, key, now):
 			best, top = e, n
 		case cold == nil || n > topCold:

@@ -548,7 +548,7 @@ func BenchmarkByHash(b *testing.B) {
 			now := time.Now()
 			b.ReportAllocs()
 			for i := range b.N {
-				m.byHash(uint64(i), false, nil, now)
+				m.byHash(uint64(i), false, &Choice{}, nil, now)
 			}
 		})
 	}

@@ -18,6 +18,9 @@ const (
 // before another one is risked.
 const trialTime = 5 * time.Second
 
+// trialPatience is how much longer the others wait, whose failure would be their client's.
+const trialPatience = time.Second
+
 // maxStrikes is how many requests in a row an endpoint may leave unanswered, and how many answers in a row it may break
 // off, before it is ejected. Answers count as such whatever their status: readiness probes judge the application, not its
 // clients.
@@ -82,8 +85,9 @@ func (e *endpoint) reinstate() {
 }
 
 // admits reports whether the endpoint may be given a request. Once an ejection is over that is one request, whose end
-// decides about the others: many would wait together for an endpoint that is still gone.
-func (e *endpoint) admits(now time.Time) bool {
+// decides about the others: many would wait together for an endpoint that is still gone. For a while it is one that
+// another endpoint can be asked as well if it fails.
+func (e *endpoint) admits(now time.Time, repeatable bool) bool {
 	if e.down.Load() {
 		return false
 	}
@@ -91,13 +95,21 @@ func (e *endpoint) admits(now time.Time) bool {
 	if until == 0 {
 		return true
 	}
-	return now.UnixNano() >= until && e.ejected.CompareAndSwap(until, now.Add(trialTime).UnixNano())
+	return over(until, now, repeatable) && e.ejected.CompareAndSwap(until, now.Add(trialTime).UnixNano())
+}
+
+// over reports whether an ejection is over for a request.
+func over(until int64, now time.Time, repeatable bool) bool {
+	if !repeatable {
+		until += int64(trialPatience)
+	}
+	return now.UnixNano() >= until
 }
 
 // due reports whether [endpoint.admits] may say yes, and takes nothing.
-func (e *endpoint) due(now time.Time) bool {
+func (e *endpoint) due(now time.Time, repeatable bool) bool {
 	until := e.ejected.Load()
-	return !e.down.Load() && (until == 0 || now.UnixNano() >= until)
+	return !e.down.Load() && (until == 0 || over(until, now, repeatable))
 }
 
 // healthy reports whether nothing speaks against the endpoint.

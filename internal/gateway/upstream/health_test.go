@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ func TestEjectionGrows(t *testing.T) {
 		}
 	}
 	e.succeeded()
-	if !e.healthy() || !e.admits(now) {
+	if !e.healthy() || !e.admits(now, true) {
 		t.Error("still ejected after a success")
 	}
 	e.unreachable(now, now)
@@ -31,22 +32,22 @@ func TestEjectionGrows(t *testing.T) {
 func TestTrial(t *testing.T) {
 	e, now := &endpoint{}, time.Now()
 	e.unreachable(now, now)
-	if e.admits(now.Add(ejectMin - time.Millisecond)) {
+	if e.admits(now.Add(ejectMin-time.Millisecond), true) {
 		t.Fatal("admitted while it is ejected")
 	}
 	now = now.Add(ejectMin)
-	if !e.admits(now) {
+	if !e.admits(now, true) {
 		t.Fatal("not tried after its ejection")
 	}
-	if e.admits(now.Add(trialTime - time.Millisecond)) {
+	if e.admits(now.Add(trialTime-time.Millisecond), true) {
 		t.Error("a second request is risked while the first is under way")
 	}
-	if !e.admits(now.Add(trialTime)) {
+	if !e.admits(now.Add(trialTime), true) {
 		t.Error("a trial without outcome keeps the endpoint out for ever")
 	}
 	e.succeeded()
 	for range 2 {
-		if !e.admits(now) {
+		if !e.admits(now, true) {
 			t.Error("not back after it has served")
 		}
 	}
@@ -73,6 +74,41 @@ func TestStrikes(t *testing.T) {
 	}
 	if !p.blame(e, &DialError{"a", broken}, time.Now()) || told[len(told)-1] != "connect" {
 		t.Errorf("a failed connection: %v", told)
+	}
+}
+
+// TestTrialCanBeRepeated: an endpoint that was ejected gets a request that can be repeated, if
+// one comes within a second, however requests find their endpoints.
+func TestTrialCanBeRepeated(t *testing.T) {
+	for name, choice := range map[string]func(c *Choice){
+		"turns": func(*Choice) {}, "hash": func(c *Choice) { c.Hashed = true },
+		"session": func(c *Choice) { s := NewSession("", false, false, netip.Addr{}); c.Session = &s },
+	} {
+		s := NewSet(Options{})
+		s.Sync(map[Key]struct{}{webKey: {}}, put(state.New(), httpPort, "10.0.0.1", "10.0.0.2"))
+		p, now := s.Pool(webKey), time.Now()
+		sick := p.members.Load().endpoints[0]
+		tried := func(repeatable bool, at time.Time) bool {
+			for i := range 200 {
+				c := Choice{Repeatable: repeatable, Hash: uint64(i) * 0x9e3779b97f4a7c15}
+				choice(&c)
+				if e, err := p.pick(&c, nil, at); err != nil {
+					t.Fatal(err)
+				} else if e == sick {
+					return true
+				}
+			}
+			return false
+		}
+		sick.eject(now, now)
+		over := now.Add(ejectMin)
+		if tried(false, over) || !tried(true, over) {
+			t.Errorf("%s: the trial is one that cannot be repeated", name)
+		}
+		sick.eject(over, over)
+		if over = over.Add(2*ejectMin + trialPatience); !tried(false, over) {
+			t.Errorf("%s: there is no trial without requests that can be repeated", name)
+		}
 	}
 }
 

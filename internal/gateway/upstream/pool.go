@@ -101,7 +101,7 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 	tried := space[:0]
 	for len(tried) < maxTries {
 		now := time.Now()
-		e, pickErr := p.pick(&Choice{}, tried, now)
+		e, pickErr := p.pick(&Choice{Repeatable: true}, tried, now)
 		if pickErr != nil {
 			return nil, pickErr
 		}

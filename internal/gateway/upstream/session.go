@@ -116,7 +116,7 @@ func (m *members) bySession(c *Choice, turn uint64, tried []*endpoint, now time.
 	known, id := s.known && s.sent.tag == m.tag, s.sent.id
 	switch {
 	case !known && s.persistent:
-		e := m.inTurns(turn, c.Balance, tried, now)
+		e := m.inTurns(turn, c, tried, now)
 		if e != nil {
 			s.renew(m, e.id)
 		}
@@ -127,23 +127,23 @@ func (m *members) bySession(c *Choice, turn uint64, tried []*endpoint, now time.
 		present := false
 		for e := range m.all() {
 			if e.id == id {
-				if present = true; !slices.Contains(tried, e) && e.admits(now) {
+				if present = true; !slices.Contains(tried, e) && e.admits(now, c.Repeatable) {
 					return e
 				}
 			}
 		}
-		e := m.byHash(id^s.client, false, tried, now)
+		e := m.byHash(id^s.client, false, c, tried, now)
 		if e != nil && (!present || s.change) {
 			s.renew(m, e.id)
 		}
 		return e
 	case s.change:
-		if e, _ := m.owner(id, now); !slices.Contains(tried, e) && e.admits(now) {
+		if e, _ := m.owner(id, now); !slices.Contains(tried, e) && e.admits(now, c.Repeatable) {
 			return e
 		}
 		return m.draw(c, tried, now)
 	}
-	return m.byHash(id, true, tried, now)
+	return m.byHash(id, true, c, tried, now)
 }
 
 // owner is the endpoint that a number leads to while none fails; all tells
@@ -190,7 +190,7 @@ func (m *members) draw(c *Choice, tried []*endpoint, now time.Time) *endpoint {
 		}
 		switch {
 		case !e.healthy():
-			if !e.admits(now) {
+			if !e.admits(now, c.Repeatable) {
 				continue
 			}
 			// It is this endpoint's trial, which nobody else may get.

@@ -135,7 +135,7 @@ func TestPick(t *testing.T) {
 	}
 	found := false
 	for range 100 {
-		e, _ := p.pick(&Choice{}, nil, now.Add(ejectMin+time.Millisecond))
+		e, _ := p.pick(&Choice{Repeatable: true}, nil, now.Add(ejectMin+time.Millisecond))
 		found = found || e == all[1]
 	}
 	if !found {

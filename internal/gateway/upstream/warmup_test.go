@@ -59,7 +59,7 @@ func TestSlowStartHash(t *testing.T) {
 			at, got := begun.Add(after*time.Second), 0
 			for key := range uint64(n) {
 				m := f.pool.members.Load()
-				e := m.byHash(mix(key), all, nil, at)
+				e := m.byHash(mix(key), all, &Choice{}, nil, at)
 				if owner, _ := m.owner(mix(key), at); owner != e {
 					t.Fatal("a session's owner is not whom its hash leads to")
 				}
