@@ -231,6 +231,14 @@ func (a *Applier) applyOne(ctx context.Context, o *dialect.Object) (Outcome, err
 	if err := u.UnmarshalJSON(j); err != nil {
 		return Outcome{}, err
 	}
+	for _, field := range []string{"name", "namespace"} {
+		// What is no text counts as missing otherwise, and another namespace is taken.
+		if v, there, err := unstructured.NestedFieldNoCopy(u.Object, "metadata", field); there && err == nil && v != nil {
+			if _, ok := v.(string); !ok {
+				return Outcome{}, fieldError("metadata."+field, fmt.Sprintf("is %v where a string is wanted; write it in quotes", v))
+			}
+		}
+	}
 	if u.GetName() == "" {
 		return Outcome{}, fieldError("metadata.name", "is missing: generateName cannot be applied; give a name, or use kubectl create")
 	}

@@ -97,6 +97,19 @@ func TestNamespaces(t *testing.T) {
 	check(t, "errors", []string{"in.yaml: document 2: ConfigMap shop/b: metadata.namespace: is shop, but -n asks for flag; leave out one of them"}, errs)
 }
 
+// TestNamesThatAreNoText has plain words that YAML 1.1, which kubectl reads, takes for something else.
+func TestNamesThatAreNoText(t *testing.T) {
+	f, cluster := startFake(t)
+	const manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: no}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: 1}\n" +
+		"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: b, namespace: null}\n"
+	_, errs := run(t, Options{Cluster: cluster}, manifest)
+	check(t, "errors", []string{
+		"in.yaml: document 1: ConfigMap no/a: metadata.namespace: is false where a string is wanted; write it in quotes",
+		"in.yaml: document 2: ConfigMap 1: metadata.name: is 1 where a string is wanted; write it in quotes",
+	}, errs)
+	check(t, "applied", []string{"/api/v1/namespaces/default/configmaps/b"}, f.patched)
+}
+
 func TestFaults(t *testing.T) {
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {ports: [{port: 80}]}\n"
 	tests := []struct {
