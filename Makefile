@@ -35,14 +35,14 @@ build: ## executables into bin/
 	cd standalone && go build -ldflags '$(K8S_LDFLAGS)' -o ../bin/fairway-standalone ./cmd/fairway-standalone
 
 up: root build ## start, then show a request through every layer
-	bin/fairway up --data-dir $(DATA_DIR) --detach $(UP_FLAGS)
-	bin/fairway tour --data-dir $(DATA_DIR)
+	bin/fairway up --data-dir '$(DATA_DIR)' --detach $(UP_FLAGS)
+	bin/fairway tour --data-dir '$(DATA_DIR)'
 
 down: root ## stop, and leave nothing behind
-	bin/fairway down --data-dir $(DATA_DIR)
+	bin/fairway down --data-dir '$(DATA_DIR)'
 
 status: ## what runs, where, and what is not well
-	bin/fairway status --data-dir $(DATA_DIR)
+	bin/fairway status --data-dir '$(DATA_DIR)'
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'Fairway makes network namespaces and packet rules: run this as root (sudo make ...).' >&2; exit 1; }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"fairway.dev/fairway/internal/tour"
+	"fairway.dev/fairway/internal/up"
 )
 
 func newTourCommand() *cobra.Command {
@@ -19,7 +21,10 @@ func newTourCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			o.Fairway, o.Out = self, cmd.OutOrStdout()
+			if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+				return err
+			}
+			o.Fairway, o.Out, o.DataDirFlag = self, cmd.OutOrStdout(), up.DataDirFlag(o.DataDir)
 			return tour.Run(cmd.Context(), o)
 		},
 	}

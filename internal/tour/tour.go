@@ -40,6 +40,8 @@ type Options struct {
 	Fairway string
 	// DataDir is the data directory of the run to visit. Required.
 	DataDir string
+	// DataDirFlag names it in a command, with a blank before it; empty where none is needed.
+	DataDirFlag string
 	// Out gets the account. Required.
 	Out io.Writer
 }
@@ -64,7 +66,7 @@ func Run(ctx context.Context, o Options) error {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	fmt.Fprintf(o.Out, "\nEverything answered. The application stays in namespace %q; `fairway kubectl --data-dir %s delete namespace %s` removes it.\n", namespace, o.DataDir, namespace)
+	fmt.Fprintf(o.Out, "\nEverything answered. The application stays in namespace %q; `fairway kubectl%s delete namespace %s` removes it.\n", namespace, o.DataDirFlag, namespace)
 	return nil
 }
 

@@ -18,15 +18,15 @@ func (c *Cluster) announce(took time.Duration) {
 }
 
 func summary(o Options, a Addresses, took time.Duration) string {
-	flag := dataDirFlag(o.DataDir)
+	flag := DataDirFlag(o.DataDir)
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nready in %.1f s\n\n", took.Seconds())
 	writeAddresses(&b, a)
 	fmt.Fprintf(&b, "  %-12s %s\n", "kubeconfig", dir(o.DataDir).kubeconfig())
 	fmt.Fprintf(&b, "\nnext:\n")
 	fmt.Fprintf(&b, "  fairway kubectl%s get nodes\n", flag)
-	fmt.Fprintf(&b, "  export KUBECONFIG=%s\n", dir(o.DataDir).kubeconfig())
-	fmt.Fprintf(&b, "  fairway apply -f examples/01-service\n")
+	fmt.Fprintf(&b, "  export KUBECONFIG=%s\n", shellWord(dir(o.DataDir).kubeconfig()))
+	fmt.Fprintf(&b, "  fairway apply%s -f examples/01-service\n", flag)
 	fmt.Fprintf(&b, "  fairway status%s\n", flag)
 	fmt.Fprintf(&b, "  fairway down%s\n", flag)
 	return b.String()

@@ -90,7 +90,7 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 	}
 	errs = append(errs, files)
 	if err := errors.Join(errs...); err != nil {
-		return notes, fmt.Errorf("%w\n(what is left is listed in %s; fairway down --data-dir %s tries again)", err, d.state(), s.DataDir)
+		return notes, fmt.Errorf("%w\n(what is left is listed in %s; fairway down --data-dir %s tries again)", err, d.state(), shellWord(s.DataDir))
 	}
 	return notes, os.Remove(d.state())
 }

@@ -52,7 +52,7 @@ type AlreadyRunningError struct {
 
 func (e *AlreadyRunningError) Error() string {
 	return fmt.Sprintf("fairway is already running on %s (pid %d): see it with fairway status --data-dir %s, stop it with fairway down --data-dir %s",
-		e.DataDir, e.PID, e.DataDir, e.DataDir)
+		e.DataDir, e.PID, shellWord(e.DataDir), shellWord(e.DataDir))
 }
 
 // Run starts everything, calls OnReady, keeps everything running until ctx is done, and takes it all away again. It

@@ -58,6 +58,9 @@ func (o Options) Validate() error {
 	if !filepath.IsAbs(o.DataDir) || o.Progress == nil || o.Logger == nil {
 		return errors.New("up: an absolute data directory, progress and logger are required")
 	}
+	if strings.ContainsRune(o.DataDir, filepath.ListSeparator) {
+		return fmt.Errorf("--data-dir %s: must not contain %q, which separates files in KUBECONFIG; take another directory", o.DataDir, filepath.ListSeparator)
+	}
 	if o.Nodes < 1 || o.Nodes > 250 {
 		return fmt.Errorf("--nodes %d: must be from 1 to 250", o.Nodes)
 	}

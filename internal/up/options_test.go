@@ -21,6 +21,7 @@ func TestValidate(t *testing.T) {
 		change      func(*Options)
 	}{
 		{"good", "", func(*Options) {}},
+		{"data directory", "--data-dir /srv/a:b: must not contain", func(o *Options) { o.DataDir = "/srv/a:b" }},
 		{"nodes", "--nodes 0", func(o *Options) { o.Nodes = 0 }},
 		{"port", "--http-port 70000", func(o *Options) { o.HTTPPort = 70000 }},
 		{"same port", "--http-port and --https-port are both 80", func(o *Options) { o.HTTPSPort = 80 }},
@@ -42,6 +43,22 @@ func TestValidate(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.error)
 			}
 		})
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for text, want := range map[string]string{
+		"/var/lib/fairway-2,b": "/var/lib/fairway-2,b", "/srv/my data": "'/srv/my data'", "/srv/it's": `'/srv/it'\''s'`, "": "''", "/a$b": "'/a$b'",
+	} {
+		if got := shellWord(text); got != want {
+			t.Errorf("%q is %s, want %s", text, got, want)
+		}
+	}
+	text := summary(Options{DataDir: "/srv/my data"}, Addresses{}, 0)
+	for _, want := range []string{"fairway apply --data-dir '/srv/my data' -f", "fairway down --data-dir '/srv/my data'\n", "export KUBECONFIG='/srv/my data/kubeconfig'\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("summary lacks %q:\n%s", want, text)
+		}
 	}
 }
 

@@ -68,7 +68,7 @@ func checkOwner(node1 *machine.Namespace, dataDir string) error {
 			machine.OwnInterface, dataDir, machine.OwnInterface)
 	}
 	return fmt.Errorf("this network namespace already has a cluster, that with the data directory %s, and there can be one in each: "+
-		"stop it with fairway down --data-dir %s, or start this one in a namespace of its own", other, other)
+		"stop it with fairway down --data-dir %s, or start this one in a namespace of its own", other, shellWord(other))
 }
 
 // checkPorts refuses ports that somebody listens on. It runs in node 1's namespace.

@@ -191,7 +191,7 @@ func (d dir) readState() (*State, error) {
 		return nil, fmt.Errorf("%s, the list of what a run changed on the machine, cannot be used: %w: "+
 			"if fairway up still runs stop it with fairway down%s, which works all the same; else restore the file from a copy, or remove it "+
 			"and take away by hand what that run left (its processes, the network namespaces fairway-%s-*, the interface %s)",
-			d.state(), err, dataDirFlag(string(d)), d.id(), machine.OwnInterface)
+			d.state(), err, DataDirFlag(string(d)), d.id(), machine.OwnInterface)
 	}
 	return &s, nil
 }

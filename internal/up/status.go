@@ -41,7 +41,7 @@ func Status(ctx context.Context, dataDir string) (Report, error) {
 		return r, err
 	}
 	if state == nil {
-		r.problem("nothing runs with the data directory %s: start it with fairway up%s", dataDir, dataDirFlag(dataDir))
+		r.problem("nothing runs with the data directory %s: start it with fairway up%s", dataDir, DataDirFlag(dataDir))
 		return r, nil
 	}
 	r.Phase, r.Started, r.Addresses, r.Kubeconfig = state.Phase, &state.Started, state.Addresses, d.kubeconfig()
@@ -52,7 +52,7 @@ func Status(ctx context.Context, dataDir string) (Report, error) {
 	if !alive {
 		supervisor.State = supervise.Exited
 		r.problem("fairway up (pid %d) was killed: clear what it left with fairway down%s, or start again with fairway up%s",
-			state.Supervisor.PID, dataDirFlag(dataDir), dataDirFlag(dataDir))
+			state.Supervisor.PID, DataDirFlag(dataDir), DataDirFlag(dataDir))
 	}
 	r.Processes = append(r.Processes, supervisor)
 	r.noteHalt(&r.Processes[0])
@@ -91,11 +91,23 @@ func nodeIndex(s *State, p supervise.Status) int {
 	return slices.IndexFunc(s.Nodes, func(n Node) bool { return n.Name == p.Node })
 }
 
-func dataDirFlag(dataDir string) string {
+// DataDirFlag is what names a data directory in commands that people copy, with a blank before it; empty for the default one.
+func DataDirFlag(dataDir string) string {
 	if dataDir == DefaultDataDir {
 		return ""
 	}
-	return " --data-dir " + dataDir
+	return " --data-dir " + shellWord(dataDir)
+}
+
+// shellWord is a text as a shell takes it for one word, for commands that people copy.
+func shellWord(text string) string {
+	safe := func(r rune) bool {
+		return r == '/' || r == '.' || r == '-' || r == '_' || r == '+' || r == ':' || r == ',' || r == '@' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+	}
+	if text != "" && strings.IndexFunc(text, func(r rune) bool { return !safe(r) }) < 0 {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 func (r *Report) problem(format string, args ...any) {
