@@ -51,31 +51,52 @@ func (f *Ferries) pick() *ferry {
 // own, until both sides have ended, ctx does, or nothing has been carried for as
 // long as idle and up to a quarter more; 0 for no such limit. Begun has
 // come from a already. A side that ends is no end of the other (half-close); a side
-// that fails is.
-func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte, idle time.Duration) {
+// that fails is. It does not wait for that: done is called once both are closed, by
+// whoever carries others as well, and is to be short.
+func (f *Ferries) Carry(ctx context.Context, a, b net.Conn, begun []byte, idle time.Duration, done func()) {
 	near, far := detached(&a), detached(&b)
-	defer a.Close()
-	defer b.Close()
 	if near == nil || far == nil {
-		cut := func() {
-			_ = a.SetDeadline(past)
-			_ = b.SetDeadline(past)
-		}
-		defer context.AfterFunc(ctx, cut)()
-		defer watchSilence(idle, cut, controlOf(a), controlOf(b))()
-		between(a, b, begun)
+		go func() {
+			defer done()
+			defer a.Close()
+			defer b.Close()
+			cut := func() {
+				_ = a.SetDeadline(past)
+				_ = b.SetDeadline(past)
+			}
+			defer context.AfterFunc(ctx, cut)()
+			defer watchSilence(idle, cut, controlOf(a), controlOf(b))()
+			between(a, b, begun)
+		}()
 		return
 	}
 	t := newTunnel(near, far)
-	defer context.AfterFunc(ctx, t.cut)()
-	defer watchSilence(idle, t.cut, near.with, far.with)()
+	stop := context.AfterFunc(ctx, t.cut)
+	unwatch := watchSilence(idle, t.cut, near.with, far.with)
+	end := func() {
+		unwatch()
+		stop()
+		_ = far.Close()
+		_ = near.Close()
+		done()
+	}
 	if len(begun) == 0 {
 		var failed bool
 		if begun, failed = t.first(); failed {
+			end()
 			return
 		}
 	}
-	t.carry(f, begun)
+	t.begin(f, begun, func(r remainder) {
+		if r.from == nil {
+			end()
+			return
+		}
+		go func() {
+			t.finish(r)
+			end()
+		}()
+	})
 }
 
 // first sends on what the first side has sent by now, for which a ferry would be
@@ -148,8 +169,8 @@ type ferry struct {
 // tunnel is two connections whose bytes go from one to the other.
 type tunnel struct {
 	banks [2]bank
-	// left gets one value, once the ferry does not know of the tunnel any more.
-	left chan remainder
+	// left is called once, when no ferry knows of the tunnel any more.
+	left func(remainder)
 }
 
 // bank is one side of a tunnel. The ferry's alone while that carries it.
@@ -169,7 +190,7 @@ type remainder struct {
 }
 
 func newTunnel(a, b *Socket) *tunnel {
-	t := &tunnel{left: make(chan remainder, 1)}
+	t := &tunnel{}
 	t.banks[0] = bank{sock: a, tunnel: t, to: &t.banks[1]}
 	t.banks[1] = bank{sock: b, tunnel: t, to: &t.banks[0]}
 	return t
@@ -179,6 +200,18 @@ func newTunnel(a, b *Socket) *tunnel {
 // went from the second to the first. Begun has come from that already. The
 // caller closes both.
 func (t *tunnel) carry(fleet *Ferries, begun []byte) int64 {
+	left := make(chan remainder, 1)
+	t.begin(fleet, begun, func(r remainder) { left <- r })
+	if r := <-left; r.from != nil {
+		t.finish(r)
+	}
+	return t.banks[1].n
+}
+
+// begin has a ferry carry a tunnel, and left be called with what it leaves. Begun
+// has come from the first side already.
+func (t *tunnel) begin(fleet *Ferries, begun []byte, left func(remainder)) {
+	t.left = left
 	r := remainder{&t.banks[0], begun}
 	if len(begun) > 0 {
 		if n, errno := send(uintptr(t.banks[1].sock.fd), begun, syscall.MSG_NOSIGNAL); errno == 0 {
@@ -186,13 +219,9 @@ func (t *tunnel) carry(fleet *Ferries, begun []byte) int64 {
 			r.bytes = begun[n:]
 		}
 	}
-	if f := fleet.pick(); len(r.bytes) == 0 && f != nil && f.take(t) {
-		r = <-t.left
+	if f := fleet.pick(); len(r.bytes) > 0 || f == nil || !f.take(t) {
+		left(r)
 	}
-	if r.from != nil {
-		t.finish(r)
-	}
-	return t.banks[1].n
 }
 
 // finish carries what a ferry does not.
@@ -290,7 +319,7 @@ func (f *ferry) leave(t *tunnel, r remainder) {
 	f.mu.Lock()
 	f.forget(t, r.from == nil)
 	f.mu.Unlock()
-	t.left <- r
+	t.left(r)
 }
 
 // run carries until the epoll is closed.

@@ -368,10 +368,7 @@ func TestCarry(t *testing.T) {
 				if end == "silent" {
 					idle = 2 * time.Second
 				}
-				go func() {
-					defer close(over)
-					fleet.Carry(ctx, wrap[0](nearA), wrap[1](nearB), []byte("begun"), idle)
-				}()
+				fleet.Carry(ctx, wrap[0](nearA), wrap[1](nearB), []byte("begun"), idle, func() { close(over) })
 				f := &ferryTest{ends: [2]*net.TCPConn{a, b}}
 				got := make([]byte, 5)
 				if _, err := io.ReadFull(b, got); err != nil || string(got) != "begun" {

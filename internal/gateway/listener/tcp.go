@@ -10,6 +10,7 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/proxyproto"
+	"fairway.dev/fairway/internal/gateway/upstream"
 )
 
 // dialTimeout limits the search for a backend, over all endpoints tried.
@@ -64,15 +65,16 @@ type arrival struct {
 	sock *http1.Socket
 }
 
-// serve carries a connection, and counts it out.
+// serve has a connection carried, and counted out at its end.
 func (a arrival) serve() {
-	defer a.port.streams.conns.Done()
-	defer a.port.open.Add(-1)
-	a.port.serve(a.sock)
+	a.port.serve(a.sock, func() {
+		a.port.open.Add(-1)
+		a.port.streams.conns.Done()
+	})
 }
 
-// serve carries one connection.
-func (p *tcpPort) serve(sock *http1.Socket) {
+// serve has one connection carried, and calls done at its end.
+func (p *tcpPort) serve(sock *http1.Socket, done func()) {
 	t := p.table.Load()
 	var prefix []byte
 	var client net.Conn = sock
@@ -80,6 +82,7 @@ func (p *tcpPort) serve(sock *http1.Socket) {
 	if t.all[0].ProxyIn {
 		proxied := &proxyConn{Conn: sock}
 		if proxied.header() != nil {
+			done()
 			return // it closed the connection
 		}
 		client, peer, prefix = proxied, addrPort(proxied.RemoteAddr()), proxied.rest
@@ -87,9 +90,9 @@ func (p *tcpPort) serve(sock *http1.Socket) {
 	counted, ok := p.streams.options.Clients.enter(peer.Addr())
 	if !ok {
 		sock.Reset()
+		done()
 		return
 	}
-	defer p.streams.options.Clients.leave(counted)
 	route := t.all[0]
 	if len(t.all) > 1 {
 		// Only here do the client's bytes matter: with one route nobody waits
@@ -103,32 +106,23 @@ func (p *tcpPort) serve(sock *http1.Socket) {
 			route = t.forName(name)
 		}
 	}
-	p.streams.carry(sock, client, prefix, route)
+	p.streams.carry(sock, client, prefix, route, func() {
+		p.streams.options.Clients.leave(counted)
+		done()
+	})
 }
 
 // carry connects the client, who says by client what his ends are, to the route's
-// backend until both are done, and tells of it. Prefix has come from the client.
-func (s *Streams) carry(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) {
-	s.options.OnConnection(&route.StreamRoute, s.connect(sock, client, prefix, route))
-}
-
-func (s *Streams) connect(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream) error {
-	ticket, err := route.Pool.EnterConnection(dialTimeout)
-	if err != nil {
-		sock.Reset()
-		s.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
-		return err
-	}
-	defer ticket.Leave()
-	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
-	backend, err := route.Pool.Dial(ctx, "tcp")
-	cancel()
+// backend. Once both are done, or cannot be connected, it tells of it and calls
+// done, for which it does not wait. Prefix has come from the client.
+func (s *Streams) carry(sock *http1.Socket, client net.Conn, prefix []byte, route *Stream, done func()) {
+	backend, ticket, err := s.connect(route)
 	if err != nil {
 		sock.Reset() // it tells the client more than an empty answer
-		s.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
-		return err
+		s.options.OnConnection(&route.StreamRoute, err)
+		done()
+		return
 	}
-	defer backend.Close()
 	version := route.Pool.Proxy()
 	if version == 0 && route.ProxyOut {
 		version = proxyproto.V1 // which every server that speaks the protocol understands
@@ -136,8 +130,29 @@ func (s *Streams) connect(sock *http1.Socket, client net.Conn, prefix []byte, ro
 	if version != 0 {
 		prefix = append(version.Append(nil, addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())), prefix...)
 	}
-	s.ferries.Carry(s.ctx, sock, backend.Conn, prefix, route.Pool.Idle())
-	return nil
+	s.ferries.Carry(s.ctx, sock, backend.Conn, prefix, route.Pool.Idle(), func() {
+		_ = backend.Close()
+		ticket.Leave()
+		s.options.OnConnection(&route.StreamRoute, nil)
+		done()
+	})
+}
+
+// connect connects to the route's backend. The ticket is to be left in the end.
+func (s *Streams) connect(route *Stream) (*upstream.Conn, upstream.Ticket, error) {
+	ticket, err := route.Pool.EnterConnection(dialTimeout)
+	if err != nil {
+		s.options.Logger.Debug("a connection is one too many", "route", route.Ref.String(), "error", err)
+		return nil, ticket, err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
+	defer cancel()
+	backend, err := route.Pool.Dial(ctx, "tcp")
+	if err != nil {
+		ticket.Leave()
+		s.options.Logger.Debug("no backend for a connection", "route", route.Ref.String(), "error", err)
+	}
+	return backend, ticket, err
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

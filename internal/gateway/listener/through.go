@@ -31,8 +31,9 @@ func (s *Streams) Through(sock *http1.Socket, conn net.Conn, wait time.Duration)
 	if proxied, ok := conn.(*proxyConn); ok {
 		read = append(read, proxied.rest...)
 	}
-	s.carry(sock, conn, read, route)
-	_ = sock.Close()
+	over := make(chan struct{})
+	s.carry(sock, conn, read, route, func() { close(over) })
+	<-over
 	return nil
 }
 
