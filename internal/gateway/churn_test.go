@@ -262,6 +262,7 @@ func TestBadRequests(t *testing.T) {
 		{"NUL in path", "GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
 		{"path without slash", "GET a HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
 		{"CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "405"},
+		{"TRACE", "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "405 Method Not Allowed\r\nAllow: GET, HEAD, "},
 		{"bad length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", "400"},
 		{"fragment", "GET /?x=1#y HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
 		{"two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"},

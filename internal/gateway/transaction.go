@@ -179,8 +179,12 @@ func (t *transaction) admit() *config {
 		t.fail(http.StatusServiceUnavailable, "the gateway is starting and does not know its routes yet")
 		return nil
 	}
-	if t.view.Method == http.MethodConnect {
-		t.fail(http.StatusMethodNotAllowed, "CONNECT is not supported")
+	if t.view.Method == http.MethodConnect || t.view.Method == http.MethodTrace {
+		// What TRACE shows of a request was added on its way, and is not for the
+		// client to see. A proxy that opens connections for clients is none of
+		// Ingress' business.
+		t.failure = t.view.Method + " is not supported"
+		t.answer(http.StatusMethodNotAllowed, t.failure, http1.Field{Name: "Allow", Value: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"})
 		return nil
 	}
 	if err := t.normalise(); err != nil {
@@ -190,6 +194,10 @@ func (t *transaction) admit() *config {
 	match, ok := c.router.Match(&t.view)
 	if !ok {
 		t.fail(http.StatusNotFound, "no route for this host and path")
+		return nil
+	}
+	if t.mistakable(c, match.Rule) {
+		t.fail(http.StatusBadRequest, "without what stands behind a semicolon the path is another route's, and backends differ about that")
 		return nil
 	}
 	t.rule = match.Rule
@@ -211,6 +219,23 @@ func (t *transaction) admit() *config {
 		t.cookie = t.rule
 	}
 	return c
+}
+
+// mistakable reports whether a path would lead to another route's rule if its
+// parameters were left out. Many backends in Java leave them out: who may not
+// have "/admin" would get it as "/admin;x", which is a path of "/" for the router.
+func (t *transaction) mistakable(c *config, rule *router.Rule) bool {
+	if rule.NamesParameters() {
+		return false
+	}
+	path, ok := request.WithoutParameters(t.view.Path)
+	if !ok {
+		return false
+	}
+	bare := t.view
+	bare.Path = path
+	other, ok := c.router.Match(&bare)
+	return ok && other.Rule.Route != rule.Route
 }
 
 // forward sends the request to a backend of the rule, or of one of its canaries.

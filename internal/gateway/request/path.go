@@ -26,6 +26,23 @@ func ParsePath(escaped string) (string, error) {
 	return path, nil
 }
 
+// WithoutParameters returns a normal path as backends read it that leave out
+// what stands behind ";" in each element, be that escaped or not; false if
+// there is no such thing.
+func WithoutParameters(path string) (string, bool) {
+	if !strings.Contains(path, ";") && !strings.Contains(path, "%3B") {
+		return "", false
+	}
+	var bare strings.Builder
+	for element := range strings.SplitSeq(path[1:], "/") {
+		element, _, _ = strings.Cut(element, "%3B")
+		element, _, _ = strings.Cut(element, ";")
+		bare.WriteString("/" + element)
+	}
+	out, err := httppath.Normalize(bare.String())
+	return out, err == nil
+}
+
 // ParseRewritten returns the normal form of a path that a rewrite made. A dot
 // segment in it is an error and not resolved: it was pieced together behind
 // the back of the rule that matched, to leave the directory that the rewrite

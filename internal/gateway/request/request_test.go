@@ -163,6 +163,17 @@ func TestViewLookups(t *testing.T) {
 	}
 }
 
+func TestWithoutParameters(t *testing.T) {
+	for in, want := range map[string]string{
+		"/": "", "/a/b": "", "/a,b=1": "",
+		"/a;v=1": "/a", "/a;/b": "/a/b", "/;x/a;y;z/b;": "/a/b", "/a%3Bv/b": "/a/b", "/a;x%3By/": "/a/", "/;": "/",
+	} {
+		if got, ok := WithoutParameters(in); got != want || ok != (want != "") {
+			t.Errorf("WithoutParameters(%q) = %q, %v", in, got, ok)
+		}
+	}
+}
+
 func TestCheckMethod(t *testing.T) {
 	for _, good := range []string{"GET", "get", "PROPFIND", "M-SEARCH", "x!#$%&'*+-.^_`|~9"} {
 		if err := CheckMethod(good); err != nil {

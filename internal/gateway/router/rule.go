@@ -67,6 +67,12 @@ func newRule(route *model.Route, order int) (*Rule, error) {
 	return r, nil
 }
 
+// NamesParameters reports whether the rule's path is written with parameters
+// (";..."), so that it means them.
+func (r *Rule) NamesParameters() bool {
+	return strings.Contains(r.Spec.Path.Value, ";") || strings.Contains(strings.ToUpper(r.Spec.Path.Value), "%3B")
+}
+
 func (r *Rule) compilePath(m model.PathMatch) error {
 	if m.Type == model.PathRegex {
 		// As in ingress-nginx: from the start of the path, ignoring case.
