@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (b *backend) stop() error {
 // and which requests may fail.
 var sicknesses = []struct {
 	name string
-	may  func(*client) bool
+	may  mercy
 	do   func(net.Conn)
 }{
 	{"hangs", sentOnce, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }},
@@ -72,15 +73,25 @@ var sicknesses = []struct {
 	}},
 }
 
-// sentOnce are requests that may have had their effect.
-func sentOnce(c *client) bool { return !c.repeatable }
+// mercy is for requests that nobody could have saved.
+type mercy struct {
+	has func(*client) bool
+	why string
+}
 
-// begun are requests whose answer has begun to reach the client: all.
-func begun(*client) bool { return true }
+var (
+	sentOnce = mercy{func(c *client) bool { return !c.repeatable },
+		"a POST that the sick endpoint got may have had its effect, and must not be sent again"}
+	begun = mercy{func(*client) bool { return true },
+		"the answer that the sick endpoint broke off had begun to reach the client"}
+)
+
+// patients are what a sick endpoint was asked.
+type patients struct{ all, posts atomic.Int64 }
 
 // sicken makes it serve in another way; connections that it has end as they
 // would with a process that died.
-func (b *backend) sicken(do func(net.Conn), served *atomic.Int64) error {
+func (b *backend) sicken(do func(net.Conn), served *patients) error {
 	if err := b.server.Close(); err != nil {
 		return err
 	}
@@ -100,8 +111,12 @@ func (b *backend) sicken(do func(net.Conn), served *atomic.Int64) error {
 			}
 			go func() {
 				defer c.Close()
-				if _, err := c.Read(make([]byte, 4096)); err == nil {
-					served.Add(1)
+				head := make([]byte, 4096)
+				if n, err := c.Read(head); err == nil {
+					served.all.Add(1)
+					if bytes.HasPrefix(head[:n], []byte("POST ")) {
+						served.posts.Add(1)
+					}
 					do(c)
 				}
 			}()
