@@ -248,9 +248,14 @@ func TestNodeMode(t *testing.T) {
 		node("n1", true, false, "10.0.0.1", "fd00::1", "10.0.9.1"), node("n2", true, false, "10.0.0.2"),
 		node("down", false, false, "10.0.0.3"), node("leaving", true, true, "10.0.0.4"),
 	}
-	ready := &model.EndpointSlice{Key: model.Key{Namespace: "default", Name: "l-1"}, Service: model.Key{Namespace: "default", Name: "l"}, Endpoints: []model.Endpoint{
-		{Addr: netip.MustParseAddr("10.1.0.1"), Ready: true, Node: "n2"}, {Addr: netip.MustParseAddr("10.1.0.2"), Node: "n1"},
-	}}
+	slice := func(endpoints ...model.Endpoint) *model.EndpointSlice {
+		for i := range endpoints {
+			endpoints[i].Addr = netip.AddrFrom4([4]byte{10, 1, 0, byte(i + 1)})
+		}
+		return &model.EndpointSlice{Key: model.Key{Namespace: "default", Name: "l-1"}, Service: model.Key{Namespace: "default", Name: "l"}, Endpoints: endpoints}
+	}
+	ready, unready := model.Endpoint{Ready: true, Serving: true, Node: "n2"}, model.Endpoint{Node: "n1"}
+	ending, ended := model.Endpoint{Serving: true, Terminating: true, Node: "n1"}, model.Endpoint{Terminating: true, Node: "n2"}
 	o := Options{Mode: FromNodes, Reserved: map[PortKey]string{{model.TCP, 443}: "the gateway"}}
 	tests := []struct {
 		name string
@@ -260,7 +265,10 @@ func TestNodeMode(t *testing.T) {
 		{"all that are ready", []any{svc("a")}, []string{"a: 10.0.0.1 10.0.0.2"}},
 		{"dual stack", []any{svc("a", dual)}, []string{"a: 10.0.0.1 10.0.0.2 fd00::1"}},
 		{"by the nodes' names", []any{svc("a", dual), node("n0", true, false, "10.0.0.7", "fd00::7")}, []string{"a: 10.0.0.7 10.0.0.1 10.0.0.2 fd00::7 fd00::1"}},
-		{"local", []any{svc("l", local), ready}, []string{"l: 10.0.0.2"}},
+		{"local", []any{svc("l", local), slice(ready, unready)}, []string{"l: 10.0.0.2"}},
+		{"local, one terminates", []any{svc("l", local), slice(ready, ending)}, []string{"l: 10.0.0.2"}},
+		{"local, all terminate", []any{svc("l", local), slice(ending, ended)}, []string{"l: 10.0.0.1"}},
+		{"local, none serves", []any{svc("l", local), slice(unready, ended)}, []string{"l:"}},
 		{"ports", []any{svc("a"), svc("b", port(81)), svc("c", young)}, []string{"! PortConflict c: port 80/TCP of the nodes is taken by Service default/a", "a: 10.0.0.1 10.0.0.2", "b: 10.0.0.1 10.0.0.2", "c:"}},
 		{"who has it keeps it", []any{svc("a"), svc("c", young, has("10.0.0.1"))}, []string{"! PortConflict a: port 80/TCP of the nodes is taken by Service default/c", "a:", "c: 10.0.0.1 10.0.0.2"}},
 		{"reserved", []any{svc("a", port(443))}, []string{"! PortConflict a: port 443/TCP of the nodes is taken by the gateway; use another port", "a:"}},

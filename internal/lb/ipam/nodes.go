@@ -58,15 +58,23 @@ func (r *round) giveNodes(s *model.Service) {
 	r.result.Addrs[s.Key] = out
 }
 
-// nodesWithEndpoints are the nodes with a ready endpoint of the Service.
+// nodesWithEndpoints are the nodes with a ready endpoint of the Service, or where
+// there is none, with one that terminates and still serves: their nodes lead
+// clients there (KEP-1669).
 func (r *round) nodesWithEndpoints(service model.Key) map[string]bool {
-	nodes := map[string]bool{}
+	ready, ending := map[string]bool{}, map[string]bool{}
 	if set, ok := r.snap.Endpoints.Get(service); ok {
 		for i := range set.Endpoints {
-			if e := &set.Endpoints[i]; e.Ready {
-				nodes[e.Node] = true
+			switch e := &set.Endpoints[i]; {
+			case e.Ready:
+				ready[e.Node] = true
+			case e.Serving && e.Terminating:
+				ending[e.Node] = true
 			}
 		}
 	}
-	return nodes
+	if len(ready) == 0 {
+		return ending
+	}
+	return ready
 }
