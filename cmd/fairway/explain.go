@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -44,7 +45,7 @@ Reading the kernel needs root, and in a cluster of several machines has to be do
 	f.StringArrayVarP(&c.header, "header", "H", nil, "header of the HTTP request, as `name: value`; may be given several times")
 	f.BoolVar(&c.serveNginx, "serve-nginx-class", false, "for a URL: gateways run with this flag, and serve Ingresses of ingress-nginx's class too")
 	f.StringVar(&c.metricsAddress, "metrics-address", defaultMetricsAddress, "for a URL: `address` that the gateway here has for /metrics, to ask it how the endpoints are now; empty to ask none")
-	f.Uint16Var(&c.httpsPort, "https-port", 443, "for a URL: `port` for HTTPS that gateways run with, for redirects")
+	f.Uint16Var(&c.httpsPort, "https-port", 0, "for a URL: `port` for HTTPS that gateways run with, for redirects (default that of fairway up, else 443)")
 	return cmd
 }
 
@@ -86,7 +87,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	if asked.url != "" {
 		report, err := agent.ExplainRequest(cmd.Context(), agent.ExplainRequestOptions{
 			Config: in.Config, URL: asked.url, Method: c.method, Header: c.header, From: c.from, Namespace: in.namespace,
-			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPSPort: c.httpsPort, Slow: c.slow(cmd, in),
+			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPPort: in.httpPort, HTTPSPort: cmp.Or(c.httpsPort, in.httpsPort), Slow: c.slow(cmd, in),
 		})
 		if err != nil {
 			return err

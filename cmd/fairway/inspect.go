@@ -40,9 +40,12 @@ type inspected struct {
 	// namespace is that of the flag, or of the context.
 	namespace string
 	// firstNode and enter are those of a cluster of fairway up: its nodes have
-	// network namespaces of their own on this machine. Else they are empty.
+	// network namespaces of their own on this machine. The ports are
+	// those of its gateway. Else all are empty.
 	firstNode string
 	enter     func(node string, f func() error) error
+	httpPort  uint16
+	httpsPort uint16
 }
 
 // enterFirst returns what runs a function where the gateway of fairway up is; nil
@@ -78,6 +81,12 @@ func (i *inspection) find() (*inspected, error) {
 		}
 		if nodes != nil {
 			found.firstNode, found.enter = nodes.First(), nodes.Do
+			if found.httpPort, err = nodes.GatewayPort("http"); err != nil {
+				return nil, err
+			}
+			if found.httpsPort, err = nodes.GatewayPort("https"); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return found, nil

@@ -28,8 +28,8 @@ type ExplainRequestOptions struct {
 	Node, DefaultNode string
 	// ServeNginx tells that gateways serve Ingresses of ingress-nginx's class.
 	ServeNginx bool
-	// HTTPSPort is where gateways redirect plain http to.
-	HTTPSPort uint16
+	// HTTPPort and HTTPSPort are those of gateways; 80 and 443 if zero.
+	HTTPPort, HTTPSPort uint16
 	// Slow is called once when the API has not told everything within 3 s. Optional.
 	Slow func()
 }
@@ -37,7 +37,7 @@ type ExplainRequestOptions struct {
 // ExplainRequest reads the cluster and explains what its gateways do with an
 // HTTP request.
 func ExplainRequest(ctx context.Context, o ExplainRequestOptions) (*explain.RequestReport, error) {
-	x := explain.RequestOptions{URL: o.URL, Method: o.Method, Header: o.Header, Node: o.Node, HTTPSPort: o.HTTPSPort}
+	x := explain.RequestOptions{URL: o.URL, Method: o.Method, Header: o.Header, Node: o.Node, HTTPPort: o.HTTPPort, HTTPSPort: o.HTTPSPort}
 	if err := x.Check(); err != nil {
 		return nil, err // before anything is read
 	}

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,8 +37,9 @@ type RequestOptions struct {
 	Client netip.Addr
 	// Node is the node that the gateway runs on, for topology hints. Optional.
 	Node string
-	// HTTPSPort is where redirects to https lead; 0 means 443.
-	HTTPSPort uint16
+	// HTTPPort and HTTPSPort are the gateway's, the latter where redirects to
+	// https lead; 0 means 80 and 443.
+	HTTPPort, HTTPSPort uint16
 	// Problems are what is wrong between objects, beside what the snapshot has.
 	Problems map[model.Ref]model.Problems
 }
@@ -187,6 +189,9 @@ func Request(o RequestOptions) (*RequestReport, error) {
 		Notes: []string{}, Candidates: []RouteRule{}, Filters: []RequestFilter{}, Backends: []RequestBackend{}, Problems: []string{},
 	}}
 	x.node, _ = o.Snapshot.Nodes.Get(o.Node)
+	if err := x.noStream(); err != nil {
+		return nil, err
+	}
 	x.did = stage.Try(attempt)
 	if !o.Client.IsValid() && x.did.Match != nil && len(x.did.Match.Spec.Filters.AllowFrom) > 0 {
 		allowed := x.did.Match.Spec.Filters.AllowFrom[0]
@@ -198,6 +203,36 @@ func Request(o RequestOptions) (*RequestReport, error) {
 	}
 	x.explain()
 	return x.report, nil
+}
+
+// noStream refuses a request to a port at which the gateway reads no HTTP; the
+// error says what it does there.
+func (x *requestExplainer) noStream() error {
+	if x.attempt.Port == cmp.Or(x.HTTPPort, 80) || x.attempt.Port == cmp.Or(x.HTTPSPort, 443) {
+		return nil // which no route can have
+	}
+	var first *model.StreamRoute
+	var services []string
+	for _, routes := range x.Snapshot.Streams.All() {
+		for i := range routes {
+			r := &routes[i]
+			if r.Port == 0 || r.Port != x.attempt.Port || r.Protocol != model.TCP {
+				continue
+			}
+			if first == nil || r.Ref.Compare(first.Ref) < 0 {
+				first = r
+			}
+			if s := r.Backend.Service.String(); !slices.Contains(services, s) {
+				services = append(services, s)
+			}
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	slices.Sort(services)
+	return fmt.Errorf("%s: the gateway reads no HTTP at port %d: %s (%s) has TCP connections to it go on as they are, to Service %s; fairway explain svc/NAME tells of that",
+		x.URL, first.Port, first.Ref, first.Field, strings.Join(services, " or "))
 }
 
 // Check refuses what is no request; the error names the cure.

@@ -304,6 +304,28 @@ func TestRequestOpensNoPorts(t *testing.T) {
 	}
 }
 
+// TestRequestToAPortWithoutHTTP has a route that asks for the gateway's own port
+// for HTTP as well, which it does not get.
+func TestRequestToAPortWithoutHTTP(t *testing.T) {
+	snap := site(t, func(tx *state.Tx) {
+		for _, port := range []uint16{80, 3306} {
+			ref := model.Ref{Kind: "Ingress", Key: gatewaytest.Key(fmt.Sprintf("tcp-%d", port))}
+			tx.PutStreams(ref, []model.StreamRoute{{Ref: ref, Field: "spec.rules[0]", Protocol: model.TCP, Port: port, Backend: model.Backend{Service: gatewaytest.Key("web"), Port: model.PortRef{Number: 80}}}})
+		}
+	})
+	_, err := Request(RequestOptions{URL: "http://shop.test:3306/", Snapshot: snap})
+	want := "http://shop.test:3306/: the gateway reads no HTTP at port 3306: Ingress " + gatewaytest.Key("tcp-3306").String() + " (spec.rules[0]) has TCP connections to it go on as they are, to Service " + gatewaytest.Key("web").String()
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	for url, o := range map[string]RequestOptions{"http://shop.test/": {}, "http://shop.test:3306/": {HTTPPort: 3306}, "https://shop.test:3306/": {HTTPSPort: 3306}, "http://shop.test:3307/": {}} {
+		o.URL, o.Snapshot = url, snap
+		if _, err := Request(o); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
 func TestWhatIsNoRequest(t *testing.T) {
 	snap := site(t)
 	for want, o := range map[string]RequestOptions{

@@ -2,6 +2,8 @@ package up
 
 import (
 	"fmt"
+	"net/url"
+	"strconv"
 
 	"fairway.dev/fairway/internal/up/machine"
 )
@@ -23,6 +25,22 @@ func OpenNodes(dataDir string) (*Nodes, error) {
 
 // First returns the name of the first node, which lives where fairway up was started.
 func (n *Nodes) First() string { return n.state.Nodes[0].Name }
+
+// GatewayPort returns the port that the gateway has for a scheme, http or https.
+func (n *Nodes) GatewayPort(scheme string) (uint16, error) {
+	for _, address := range n.state.Addresses.Gateway {
+		u, err := url.Parse(address)
+		if err != nil || u.Scheme != scheme {
+			continue
+		}
+		if u.Port() == "" {
+			return map[string]uint16{"http": 80, "https": 443}[scheme], nil
+		}
+		port, err := strconv.ParseUint(u.Port(), 10, 16)
+		return uint16(port), err
+	}
+	return 0, fmt.Errorf("the record of the run names no address of the gateway for %s", scheme)
+}
 
 // Do runs f in the network namespace of a node.
 func (n *Nodes) Do(node string, f func() error) error {

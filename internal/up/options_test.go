@@ -88,3 +88,24 @@ func TestProgress(t *testing.T) {
 		t.Errorf("terminal: %q", lines)
 	}
 }
+
+func TestGatewayPort(t *testing.T) {
+	for _, test := range []struct {
+		gateway     []string
+		http, https uint16
+	}{
+		{[]string{"http://192.0.2.2", "https://192.0.2.2"}, 80, 443},
+		{[]string{"http://[fd00:10:245::1]:8080", "https://[fd00:10:245::1]"}, 8080, 443},
+		{[]string{"http://192.0.2.2:8080", "https://192.0.2.2:8443", "http://[fd00::1]:8080", "https://[fd00::1]:8443"}, 8080, 8443},
+	} {
+		n := &Nodes{&State{Addresses: Addresses{Gateway: test.gateway}}}
+		http, err1 := n.GatewayPort("http")
+		https, err2 := n.GatewayPort("https")
+		if http != test.http || https != test.https || err1 != nil || err2 != nil {
+			t.Errorf("%q: %d and %d, %v, %v", test.gateway, http, https, err1, err2)
+		}
+	}
+	if _, err := (&Nodes{&State{}}).GatewayPort("http"); err == nil {
+		t.Error("no addresses is no error")
+	}
+}
