@@ -23,7 +23,7 @@ const (
 func newApplyCommand() *cobra.Command {
 	var c applyCommand
 	cmd := &cobra.Command{
-		Use:   "apply -f FILE|DIRECTORY|-",
+		Use:   "apply -f FILE|DIRECTORY|URL|-",
 		Short: "Apply manifests, also older and informal ones, to the cluster",
 		Long: `Apply brings manifests to the cluster by server-side apply. Those that the
 Kubernetes API refuses today but whose meaning is plain are converted first, as
@@ -64,7 +64,7 @@ func (c *applyCommand) run(cmd *cobra.Command) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	inputs, errs := c.manifests.read(cmd.InOrStdin())
+	inputs, errs := c.manifests.read(ctx, cmd.InOrStdin())
 	if c.dryRun == dryRunClient {
 		return c.convertOnly(cmd, inputs, errs)
 	}

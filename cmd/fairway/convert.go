@@ -13,7 +13,7 @@ func newConvertCommand() *cobra.Command {
 	var manifests manifestFlags
 	var output, namespace string
 	cmd := &cobra.Command{
-		Use:   "convert -f FILE|DIRECTORY|-",
+		Use:   "convert -f FILE|DIRECTORY|URL|-",
 		Short: "Print older and informal manifests as the Kubernetes API takes them",
 		Long: `Convert reads manifests that the Kubernetes API refuses today but whose meaning
 is plain, and prints them in the form that it takes. Each change is told on
@@ -31,7 +31,7 @@ asked.`,
 			default:
 				return fmt.Errorf("--output %s: want yaml or json", output)
 			}
-			inputs, errs := manifests.read(cmd.InOrStdin())
+			inputs, errs := manifests.read(cmd.Context(), cmd.InOrStdin())
 			result := dialect.Convert(inputs, dialect.Options{Namespace: namespace})
 			failed := tell(cmd.ErrOrStderr(), result, errs)
 			if len(result.Objects) > 0 {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"fairway.dev/fairway/internal/dialect"
 	"github.com/spf13/cobra"
@@ -19,7 +23,7 @@ type manifestFlags struct {
 }
 
 func (m *manifestFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVarP(&m.files, "filename", "f", nil, "`file`, directory, or - for standard input (repeatable)")
+	cmd.Flags().StringSliceVarP(&m.files, "filename", "f", nil, "`file`, directory, URL, or - for standard input (repeatable)")
 	cmd.Flags().BoolVarP(&m.recursive, "recursive", "R", false, "go into the directories of directories")
 	_ = cmd.MarkFlagRequired("filename")
 	_ = cmd.MarkFlagFilename("filename", "yaml", "yml", "json")
@@ -27,7 +31,7 @@ func (m *manifestFlags) register(cmd *cobra.Command) {
 
 // read reads all manifests. What cannot be read is among the errors, and the
 // rest is returned all the same.
-func (m *manifestFlags) read(stdin io.Reader) (inputs []dialect.Input, errs []error) {
+func (m *manifestFlags) read(ctx context.Context, stdin io.Reader) (inputs []dialect.Input, errs []error) {
 	for _, name := range m.files {
 		if name == "-" {
 			data, err := io.ReadAll(stdin)
@@ -36,6 +40,15 @@ func (m *manifestFlags) read(stdin io.Reader) (inputs []dialect.Input, errs []er
 				continue
 			}
 			inputs = append(inputs, dialect.Input{Name: "-", Data: data})
+			continue
+		}
+		if isURL(name) {
+			data, err := get(ctx, name)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			inputs = append(inputs, dialect.Input{Name: name, Data: data})
 			continue
 		}
 		found, err := m.find(name)
@@ -52,6 +65,43 @@ func (m *manifestFlags) read(stdin io.Reader) (inputs []dialect.Input, errs []er
 		}
 	}
 	return inputs, errs
+}
+
+func isURL(name string) bool {
+	return strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://")
+}
+
+const (
+	// fetchTimeout is how long a URL may take.
+	fetchTimeout = time.Minute
+	// mostFetched is how large a manifest from a URL may be.
+	mostFetched = 64 << 20
+)
+
+// get fetches the manifest at a URL. Its errors name the URL.
+func get(ctx context.Context, url string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: answered with %s; check the address, or fetch the file by other means", url, response.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, mostFetched+1))
+	if err == nil && len(data) > mostFetched {
+		err = fmt.Errorf("is larger than %d MiB", mostFetched>>20)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", url, err)
+	}
+	return data, nil
 }
 
 // find returns a file, or the manifests of a directory by name.

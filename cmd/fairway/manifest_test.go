@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +50,8 @@ func TestConvertCommand(t *testing.T) {
 	bad := write("bad.yaml", "a: [\n---\n"+manifestA)
 	write("empty/notes.txt", "")
 	in := filepath.Join(dir, "in")
+	web := httptest.NewServer(http.FileServer(http.Dir(in)))
+	defer web.Close()
 	tests := []struct {
 		name, stdin, stdout, stderr string
 		args                        []string
@@ -57,6 +61,8 @@ func TestConvertCommand(t *testing.T) {
 		{name: "list of files", args: []string{"-f", a + "," + b}, stdout: manifestA + "---\n" + manifestB},
 		{name: "directory", args: []string{"-f", in}, stdout: manifestA},
 		{name: "all below", args: []string{"-R", "-f", in}, stdout: manifestA + "---\n" + manifestB},
+		{name: "URL", args: []string{"-f", web.URL + "/a.yaml", "-f", b}, stdout: manifestA + "---\n" + manifestB},
+		{name: "URL of nothing", args: []string{"-f", web.URL + "/gone.yaml", "-f", a}, stdout: manifestA, stderr: "error: " + web.URL + "/gone.yaml: answered with 404 Not Found", err: "exit"},
 		{name: "standard input", stdin: old, args: []string{"-f", "-"}, stdout: oldNow, stderr: "-: " + oldTold},
 		{name: "JSON", stdin: manifestA, args: []string{"-f", "-", "-o", "json"}, stdout: "{\n  \"apiVersion\": \"v1\",\n  \"kind\": \"ConfigMap\",\n  \"metadata\": {\n    \"name\": \"a\"\n  }\n}\n"},
 		{name: "other format", stdin: manifestA, args: []string{"-f", "-", "-o", "xml"}, err: "want yaml or json"},
