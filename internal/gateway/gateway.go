@@ -38,6 +38,10 @@ const DefaultCertificateName = "Fairway default certificate"
 // recheckInterval is how often ports that could not be opened are tried again.
 const recheckInterval = 5 * time.Second
 
+// besideInterval is how often a gateway that has no routes yet looks whether the
+// process beside it still serves.
+const besideInterval = 50 * time.Millisecond
+
 // Options configure a [Gateway].
 type Options struct {
 	// Store is what to serve. Required.
@@ -92,8 +96,8 @@ type Options struct {
 	// UDPIdle ends silent UDP sessions; default 60 s.
 	UDPIdle time.Duration
 	// StartTimeout is how long connections wait at the start until routes are
-	// known, before they are answered with 503; default 10 s. So a gateway that
-	// starts beside an old one on the same ports loses no request.
+	// known, before they are answered with 503; default 10 s. A gateway that starts
+	// beside an old one on the same ports takes none before that, however long it is.
 	StartTimeout time.Duration
 	// DrainTimeout is how long what is under way may take when Run ends;
 	// default 30 s.
@@ -157,7 +161,8 @@ type Gateway struct {
 	changed    chan struct{}
 }
 
-// New opens the HTTP and HTTPS ports; connections wait until Run.
+// New opens the HTTP and HTTPS ports; connections wait until Run. Where another
+// process serves them they are left to it until routes are known.
 func New(o Options) (*Gateway, error) {
 	if o.Store == nil || o.Logger == nil {
 		return nil, errors.New("gateway: Store and Logger are required")
@@ -373,7 +378,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.pools.Close()
 	for _, s := range g.http {
 		group.Go(func() error {
-			g.awaitRoutes(ctx)
+			if err := g.awaitRoutes(ctx, s); err != nil {
+				return errors.Join(err, s.Close())
+			}
 			return s.Run(ctx)
 		})
 	}
@@ -405,12 +412,31 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return err
 }
 
-func (g *Gateway) awaitRoutes(ctx context.Context) {
-	select {
-	case <-g.started:
-	case <-time.After(g.options.StartTimeout):
-		g.logger.Warn("routes are not known yet, answering 503 until then")
-	case <-ctx.Done():
+// awaitRoutes returns once routes are known, or clients of a server have waited
+// for that long enough. Where another process serves at the ports clients are
+// left to it, for as long as that takes: this one may never get to know any.
+func (g *Gateway) awaitRoutes(ctx context.Context, s *listener.HTTP) error {
+	poll := time.NewTicker(besideInterval)
+	defer poll.Stop()
+	var patience <-chan time.Time
+	for {
+		if patience == nil && s.Alone() {
+			if err := s.Listen(ctx); err != nil {
+				return err
+			}
+			patience = time.After(g.options.StartTimeout)
+			poll.Stop()
+		}
+		select {
+		case <-g.started:
+			return nil
+		case <-patience:
+			g.logger.Warn("routes are not known yet, answering 503 until then")
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		}
 	}
 }
 
@@ -434,8 +460,16 @@ func (g *Gateway) recheck(ctx context.Context) {
 }
 
 // Ready reports whether routes are being served: every source has delivered
-// its first list, that has been taken in, and Run has not been told to end.
-func (g *Gateway) Ready() bool { return g.config.Load() != nil && !g.draining.Load() }
+// its first list, that has been taken in, clients can connect, and Run has not
+// been told to end.
+func (g *Gateway) Ready() bool {
+	for _, s := range g.http {
+		if !s.Listening() {
+			return false
+		}
+	}
+	return g.config.Load() != nil && !g.draining.Load()
+}
 
 // ReasonPortInUse is the reason of the one problem that only a gateway can
 // find: a port for TCP or UDP that this machine does not give.

@@ -69,6 +69,7 @@ func newWorld(t testing.TB, change func(*Options)) *world {
 		}
 	})
 	w.update(func(tx *state.Tx) { tx.SetSynced() })
+	w.eventually("ready", g.Ready)
 	return w
 }
 

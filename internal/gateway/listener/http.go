@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,8 +78,11 @@ type HTTPOptions struct {
 // HTTP/3.
 type HTTP struct {
 	options   HTTPOptions
-	listeners []net.Listener
-	doors     []*os.File // the listeners again, to accept by
+	addrs     []net.Addr
+	bound     []*os.File     // sockets beside another process's, which do not listen yet
+	listeners []net.Listener // none while there are bound ones
+	doors     []*os.File     // the listeners again, to accept by
+	listening atomic.Bool
 	http1     *http1.Server
 	http2     *http2.Server
 	http3     *quicServer    // nil for none
@@ -90,7 +94,8 @@ type HTTP struct {
 	crew      crew[*http1.Socket]
 }
 
-// NewHTTP opens the server's sockets; connections wait until Run.
+// NewHTTP opens the server's sockets; connections wait until Run. Where another
+// process listens at the same ports they are left to it until Listen or Run.
 func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultDrainTimeout)
 	o.LameDuck = cmp.Or(o.LameDuck, defaultLameDuck)
@@ -104,22 +109,15 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 	if o.HTTP3 && (o.TLS == nil || o.ProxyProtocol) {
 		return nil, errors.New("HTTP/3 needs TLS, and clients that connect without a PROXY header")
 	}
-	listeners, err := Listen(ctx, o.Addrs)
-	if err != nil {
-		return nil, err
-	}
-	doors, err := files(listeners)
-	if err == nil {
-		err = deferred(doors)
-	}
-	if err != nil {
-		closeAll(listeners)
-		closeAll(doors)
-		return nil, err
-	}
 	base, stop := context.WithCancel(context.Background())
-	h := &HTTP{options: o, listeners: listeners, doors: doors, stop: stop}
+	h := &HTTP{options: o, stop: stop}
 	h.crew.init(h.greet, base.Done())
+	if err := h.open(ctx); err != nil {
+		stop()
+		h.closeSockets()
+		return nil, err
+	}
+	var err error
 	h.http1, err = http1.NewServer(http1.Options{
 		Handler: o.HTTP1, Logger: o.Logger, HTTP2: h.handOver, Short: o.Short, Ended: h.left,
 		HeaderTimeout: o.HeaderTimeout, IdleTimeout: o.IdleTimeout, BodyTimeout: o.BodyTimeout, WriteTimeout: o.WriteTimeout,
@@ -139,21 +137,96 @@ func NewHTTP(ctx context.Context, o HTTPOptions) (*HTTP, error) {
 		return nil, err
 	}
 	if o.HTTP3 {
-		if h.http3, err = newQUICServer(ctx, o, listeners); err != nil {
+		if h.http3, err = newQUICServer(ctx, o, h.addrs); err != nil {
 			o.Logger.Warn("HTTP/3 is not served, free the UDP port or turn HTTP/3 off", "error", err)
 		}
 	}
 	return h, nil
 }
 
-// Addrs returns the addresses in use, for ports that the kernel chose.
-func (h *HTTP) Addrs() []net.Addr {
-	var list []net.Addr
-	for _, l := range h.listeners {
-		list = append(list, l.Addr())
+// open listens, or only binds if another process listens at one of the addresses.
+func (h *HTTP) open(ctx context.Context) error {
+	var all []*net.TCPAddr
+	for _, text := range h.options.Addrs {
+		addr, err := net.ResolveTCPAddr("tcp", text)
+		if err != nil {
+			return fmt.Errorf("listen at %s: %w", text, err)
+		}
+		f, err := beside(addr)
+		if err != nil {
+			return fmt.Errorf("listen at %s: %w", text, describe(err))
+		}
+		if f != nil {
+			h.bound = append(h.bound, f)
+		}
+		all = append(all, addr)
 	}
-	return list
+	if len(h.bound) == 0 {
+		return h.Listen(ctx)
+	}
+	for _, addr := range all {
+		h.addrs = append(h.addrs, addr)
+	}
+	return nil
 }
+
+// Alone reports whether clients would have nobody else to go to: the server
+// listens itself, or no other process does where it is to.
+func (h *HTTP) Alone() bool {
+	if h.listening.Load() {
+		return true
+	}
+	for _, a := range h.addrs {
+		// What cannot be told is not a reason to keep clients away.
+		if other, err := listens(a.(*net.TCPAddr)); err == nil && other {
+			return false
+		}
+	}
+	return true
+}
+
+// Listening reports whether clients can connect.
+func (h *HTTP) Listening() bool { return h.listening.Load() }
+
+// Listen lets clients connect; they wait until Run. It does nothing if they can
+// already.
+func (h *HTTP) Listen(ctx context.Context) error {
+	if h.listening.Load() {
+		return nil
+	}
+	var err error
+	if len(h.bound) < len(h.options.Addrs) {
+		closeAll(h.bound) // another process was at some of them
+		h.bound = nil
+		h.listeners, err = Listen(ctx, h.options.Addrs)
+	}
+	for len(h.bound) > 0 && err == nil {
+		var l net.Listener
+		if l, err = listenNow(h.bound[0]); err == nil {
+			h.listeners = append(h.listeners, l)
+		}
+		h.bound = h.bound[1:]
+	}
+	if err != nil {
+		return describe(err)
+	}
+	if h.doors, err = files(h.listeners); err == nil {
+		err = deferred(h.doors)
+	}
+	if err != nil {
+		return err
+	}
+	if len(h.addrs) == 0 {
+		for _, l := range h.listeners {
+			h.addrs = append(h.addrs, l.Addr())
+		}
+	}
+	h.listening.Store(true)
+	return nil
+}
+
+// Addrs returns the addresses in use, for ports that the kernel chose.
+func (h *HTTP) Addrs() []net.Addr { return slices.Clone(h.addrs) }
 
 // Secure reports whether it is an HTTPS server.
 func (h *HTTP) Secure() bool { return h.options.TLS != nil }
@@ -169,6 +242,7 @@ func (h *HTTP) Close() error {
 }
 
 func (h *HTTP) closeSockets() {
+	closeAll(h.bound)
 	closeAll(h.listeners)
 	closeAll(h.doors)
 }
@@ -188,6 +262,12 @@ func (h *HTTP) handOver(conn net.Conn) {
 // connections, waits for requests and upgraded connections under way, up to
 // the drain timeout, and returns nil.
 func (h *HTTP) Run(ctx context.Context) error {
+	if ctx.Err() == nil {
+		if err := h.Listen(ctx); err != nil {
+			h.drain()
+			return err
+		}
+	}
 	failed := make(chan error, len(h.listeners)+1)
 	for i, door := range h.doors {
 		h.accepting.Add(1)

@@ -44,7 +44,7 @@ type quicSocket struct {
 }
 
 // newQUICServer opens UDP sockets beside TCP ones; packets wait until serve.
-func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Listener) (*quicServer, error) {
+func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Addr) (*quicServer, error) {
 	s := &quicServer{options: o, ahead: o.Held.Beside(), stall: defaultStall, ended: make(chan struct{})}
 	s.server = &http3.Server{
 		Handler:        http.HandlerFunc(s.serveHTTP),
@@ -52,17 +52,17 @@ func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Listener) (*
 		ConnContext:    s.begin,
 		Logger:         o.Logger,
 	}
-	for _, l := range beside {
-		conn, err := config().ListenPacket(ctx, "udp", l.Addr().String())
+	for _, addr := range beside {
+		conn, err := config().ListenPacket(ctx, "udp", addr.String())
 		if err != nil {
 			s.close()
-			return nil, fmt.Errorf("listen at UDP %s: %w", l.Addr(), describe(err))
+			return nil, fmt.Errorf("listen at UDP %s: %w", addr, describe(err))
 		}
 		steering, err := newSteering(conn.(*net.UDPConn))
 		if err != nil {
 			s.close()
 			_ = conn.Close()
-			return nil, fmt.Errorf("share UDP %s with another process: %w", l.Addr(), err)
+			return nil, fmt.Errorf("share UDP %s with another process: %w", addr, err)
 		}
 		s.sockets = append(s.sockets, &quicSocket{steering, &quic.Transport{Conn: conn, ConnectionIDGenerator: steering, ConnContext: s.admit}})
 	}

@@ -24,25 +24,28 @@ import (
 // Multipath TCP, which Go's listeners speak unless told otherwise, makes
 // sockets that take other ways through the kernel, and nobody asked for it.
 func config() *net.ListenConfig {
-	const silent, between, probes = 15, 15, 9 // seconds, seconds
 	lc := &net.ListenConfig{KeepAlive: -1, Control: func(network, _ string, c syscall.RawConn) error {
-		options := [][3]int{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}}
-		if strings.HasPrefix(network, "tcp") {
-			options = append(options, [3]int{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, [3]int{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, silent},
-				[3]int{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, between}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, probes})
-		}
 		var err error
-		if ctlErr := c.Control(func(fd uintptr) {
-			for _, o := range options {
-				err = cmp.Or(err, unix.SetsockoptInt(int(fd), o[0], o[1], o[2]))
-			}
-		}); ctlErr != nil {
+		if ctlErr := c.Control(func(fd uintptr) { err = setOptions(int(fd), strings.HasPrefix(network, "tcp")) }); ctlErr != nil {
 			return ctlErr
 		}
 		return err
 	}}
 	lc.SetMultipathTCP(false)
 	return lc
+}
+
+func setOptions(fd int, tcp bool) (err error) {
+	const silent, between, probes = 15, 15, 9 // seconds, seconds
+	options := [][3]int{{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}}
+	if tcp {
+		options = append(options, [3]int{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, [3]int{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, silent},
+			[3]int{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, between}, [3]int{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, probes})
+	}
+	for _, o := range options {
+		err = cmp.Or(err, os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, o[0], o[1], o[2])))
+	}
+	return err
 }
 
 // Listen opens TCP sockets at all addresses ("host:port", or ":port" for all

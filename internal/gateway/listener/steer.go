@@ -1,16 +1,10 @@
 package listener
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/rand"
 	"encoding/binary"
-	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/bpf"
@@ -52,7 +46,7 @@ type steering struct {
 func newSteering(conn *net.UDPConn) (*steering, error) {
 	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails
-	n, err := sharers(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	n, err := sockets("udp", conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	if err != nil {
 		return nil, err
 	}
@@ -114,29 +108,4 @@ func steeringProgram(tag uint16, ours, newcomers uint32) []bpf.Instruction {
 		bpf.RetConstant{Val: ours},
 		bpf.RetConstant{Val: newcomers},
 	}
-}
-
-// sharers counts the UDP sockets at an address.
-func sharers(addr netip.AddrPort) (int, error) {
-	file := "/proc/self/net/udp6"
-	if addr.Addr().Is4() {
-		file = "/proc/self/net/udp"
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	// The kernel prints addresses in words of its own byte order.
-	var want strings.Builder
-	for word := range slices.Chunk(addr.Addr().AsSlice(), 4) {
-		fmt.Fprintf(&want, "%08X", binary.NativeEndian.Uint32(word))
-	}
-	fmt.Fprintf(&want, ":%04X", addr.Port())
-	n := 0
-	for scanner := bufio.NewScanner(bytes.NewReader(text)); scanner.Scan(); {
-		if fields := strings.Fields(scanner.Text()); len(fields) > 1 && fields[1] == want.String() {
-			n++
-		}
-	}
-	return n, nil
 }
