@@ -513,6 +513,7 @@ func (t *transaction) proxyFailed(err error) {
 		return
 	}
 	var timeout net.Error
+	var dial *upstream.DialError
 	status, _ := t.client.sent()
 	switch {
 	case errors.Is(err, http1.ErrBodyTooLarge):
@@ -535,7 +536,10 @@ func (t *transaction) proxyFailed(err error) {
 		}
 	case errors.Is(err, upstream.ErrNoService), errors.Is(err, upstream.ErrNoPort), errors.Is(err, upstream.ErrNoEndpoints):
 		t.fail(http.StatusServiceUnavailable, err.Error())
-	case errors.As(err, new(*upstream.DialError)):
+	case errors.As(err, &dial) && dial.Short():
+		t.failure = "the gateway can open no more connections"
+		t.answer(http.StatusServiceUnavailable, t.failure, http1.Field{Name: "Retry-After", Value: "1"})
+	case dial != nil:
 		t.fail(http.StatusBadGateway, "no connection to the backend")
 	case errors.Is(err, upstream.ErrTimeout), errors.As(err, &timeout) && timeout.Timeout():
 		t.fail(http.StatusGatewayTimeout, "the backend did not answer in time")

@@ -94,6 +94,10 @@ func endOf(from *unix.RawSockaddrAny) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// File is its number among the files that the process has open. The kernel gives
+// the least that is free, so at least as many are open.
+func (s *Socket) File() int { return s.fd }
+
 // Peer is the other end.
 func (s *Socket) Peer() netip.AddrPort { return s.peer }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -103,6 +104,30 @@ func files(list []net.Listener) ([]*os.File, error) {
 // tellAgain is how often the log says that connections cannot be accepted.
 const tellAgain = time.Minute
 
+// errFiles means that the files that are left are for connections to backends:
+// clients that are served already need them.
+var errFiles = fmt.Errorf("%w, but for a quarter that is for backends", syscall.EMFILE)
+
+// mostFiles is how many files the process may have open for it to accept more
+// connections.
+func mostFiles() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxInt
+	}
+	return int(min(limit.Cur-limit.Cur/4, math.MaxInt))
+}
+
+// hasFiles reports whether a further connection leaves enough for backends.
+func hasFiles(fd uintptr, most int) bool {
+	next, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(next)
+	return next < most
+}
+
 // accept takes the connections of one socket, which listens at port, until that
 // is closed. When the machine is short of something, those that wait can be
 // taken later.
@@ -112,14 +137,24 @@ func accept(door *os.File, port uint16, take func(*http1.Socket), logger *slog.L
 		return err
 	}
 	var told time.Time
+	most := mostFiles()
+	full := false
 	for pause := 5 * time.Millisecond; ; {
 		var short error
 		err := raw.Read(func(fd uintptr) bool {
 			for {
+				if full {
+					most = mostFiles() // it may have been raised
+					if full = !hasFiles(fd, most); full {
+						short = errFiles
+						return true
+					}
+				}
 				sock, errno := http1.Accept(fd, port)
 				switch errno {
 				case 0:
 					pause = 5 * time.Millisecond
+					full = sock.File() >= most-1
 					take(sock)
 				case syscall.EAGAIN:
 					return false

@@ -131,3 +131,71 @@ func TestNoMoreFiles(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFilesForBackends: clients are not accepted with the last files, which those
+// that are served need for their backends.
+func TestFilesForBackends(t *testing.T) {
+	list, err := Listen(t.Context(), []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(list)
+	doors, err := files(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		client, err := net.Dial("tcp", list[0].Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+	}
+	next, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(next)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	for low.Cur = 4; low.Cur-low.Cur/4 < uint64(next)+1; low.Cur++ { // for one more
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}()
+	log := &testenv.Log{}
+	taken, ended := make(chan *http1.Socket, 3), make(chan error, 1)
+	go func() {
+		ended <- accept(doors[0], 1, func(s *http1.Socket) { taken <- s }, slog.New(slog.NewTextHandler(log, nil)))
+	}()
+	for n := range 3 {
+		select {
+		case s := <-taken:
+			for end := time.Now().Add(20 * time.Second); log.Count("for backends") == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("nothing is said")
+				}
+			}
+			if len(taken) > 0 {
+				t.Error("the next one is accepted as well")
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("client %d is not served", n)
+		}
+	}
+	closeAll(doors)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -180,11 +180,22 @@ func (c *check) run() {
 	}
 }
 
+// next sets the time of the next check. A tenth of the time to and fro keeps the
+// checks of many apart.
+func (c *check) next() {
+	tenth := c.spec.Interval / 10
+	c.timer.Reset(c.spec.Interval - tenth + rand.N(2*tenth+1))
+}
+
 // ended notes how a check went, and sets the time of the next one.
 func (c *check) ended(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
+		return
+	}
+	if isShort(err) {
+		c.next() // the endpoint was not asked
 		return
 	}
 	e := c.endpoint
@@ -207,9 +218,7 @@ func (c *check) ended(err error) {
 		e.down.Store(true)
 		c.tell(err)
 	}
-	// A tenth of the time to and fro keeps the checks of many apart.
-	tenth := c.spec.Interval / 10
-	c.timer.Reset(c.spec.Interval - tenth + rand.N(2*tenth+1))
+	c.next()
 }
 
 func (c *check) tell(err error) {

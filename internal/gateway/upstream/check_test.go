@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,6 +131,12 @@ func TestThresholds(t *testing.T) {
 	}
 	if got := fmt.Sprint(told); got != "[bad <nil>]" {
 		t.Errorf("told %s", got)
+	}
+	for range 3 {
+		c.ended(&DialError{"a", os.NewSyscallError("socket", syscall.EMFILE)})
+	}
+	if e.down.Load() {
+		t.Error("left out because the gateway has no file for the check")
 	}
 	c.ended(bad)
 	c.ended(bad)

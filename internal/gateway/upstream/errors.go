@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"fairway.dev/fairway/internal/gateway/http1"
 	"fairway.dev/fairway/internal/gateway/shed"
@@ -38,11 +39,27 @@ func (e *DialError) Error() string {
 // Unwrap returns the cause.
 func (e *DialError) Unwrap() error { return e.Err }
 
+// Short reports whether the gateway itself has no more of what a connection
+// takes, which says nothing of the endpoint.
+func (e *DialError) Short() bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(e.Err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
 // final reports whether another endpoint would do no better: the Service has all
-// that it may, the gateway keeps as much of bodies as it may, or nobody has said
-// anything for very long.
+// that it may, the gateway keeps as much of bodies as it may or can open no more
+// connections, or nobody has said anything for very long.
 func final(err error) bool {
-	return errors.As(err, new(*LimitError)) || errors.Is(err, shed.ErrFull) || errors.Is(err, errSilent)
+	return isShort(err) || errors.As(err, new(*LimitError)) || errors.Is(err, shed.ErrFull) || errors.Is(err, errSilent)
+}
+
+func isShort(err error) bool {
+	var dial *DialError
+	return errors.As(err, &dial) && dial.Short()
 }
 
 func isDialError(err error) bool {

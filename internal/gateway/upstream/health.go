@@ -122,7 +122,7 @@ func (e *endpoint) lost() bool { return e.unreached.Load() || e.downUnreached.Lo
 func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) {
 	e = e.self()
 	now := time.Now()
-	if isDialError(err) {
+	if isDialError(err) && !isShort(err) {
 		e.unreachable(begun, now)
 		p.tell("connect", e)
 		return true

@@ -71,7 +71,7 @@ func (p *Pool) Send(c *http1.Conn, head []byte, call Call) (Lease, error) {
 		}
 		lastErr = err
 		dialFailed := p.blame(e, err, now)
-		if call.over() || !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
+		if call.over() || final(err) || !c.MayRepeat(err, dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
 	}
@@ -114,7 +114,7 @@ func (p *Pool) Ask(q *http1.Question, call Call) (l Lease, err error) {
 			return Lease{}, http1.ErrGone
 		}
 		dialFailed := p.blame(e, err, now)
-		if call.over() || !q.MayRepeat(dialFailed) || !dialFailed && !p.mayRepeat() {
+		if call.over() || final(err) || !q.MayRepeat(dialFailed) || !dialFailed && !p.mayRepeat() {
 			break
 		}
 	}

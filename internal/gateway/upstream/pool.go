@@ -120,6 +120,9 @@ func (p *Pool) Dial(ctx context.Context, network string) (*Conn, error) {
 			return nil, err
 		}
 		p.blame(e, err, now)
+		if final(err) {
+			break
+		}
 	}
 	return nil, err
 }
