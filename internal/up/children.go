@@ -166,7 +166,20 @@ func (c *Cluster) process(ch child, ns *machine.Namespace, onChange func(supervi
 	})
 }
 
-// childEnv is our environment without what would lead a child to another cluster.
+// systemPath are the directories in which kubelets look for mount and umount, and Pods for their commands.
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// childEnv is our environment without what would lead a child to another cluster, and with a PATH that has the machine's
+// programs: cron and others start us with a poor one, or none.
 func childEnv() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") })
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "KUBECONFIG=") || strings.HasPrefix(v, "PATH=")
+	})
+	path := filepath.SplitList(os.Getenv("PATH"))
+	for _, dir := range filepath.SplitList(systemPath) {
+		if !slices.Contains(path, dir) {
+			path = append(path, dir)
+		}
+	}
+	return append(env, "PATH="+strings.Join(path, string(filepath.ListSeparator)))
 }

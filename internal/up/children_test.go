@@ -2,6 +2,7 @@ package up
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -17,5 +18,25 @@ func TestDNSFlagsOfNodes(t *testing.T) {
 	}
 	if args := p.controllerRole().args; slices.Contains(args, "--dns-log=all") {
 		t.Errorf("controller: %q", args)
+	}
+}
+
+func TestChildrenHaveAPath(t *testing.T) {
+	for given, want := range map[string]string{
+		"":                        systemPath,
+		"/opt/bin:/usr/bin":       "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
+		systemPath + ":/snap/bin": systemPath + ":/snap/bin",
+	} {
+		t.Setenv("PATH", given)
+		t.Setenv("KUBECONFIG", "/elsewhere")
+		var got []string
+		for _, v := range childEnv() {
+			if strings.HasPrefix(v, "PATH=") || strings.HasPrefix(v, "KUBECONFIG=") {
+				got = append(got, v)
+			}
+		}
+		if len(got) != 1 || got[0] != "PATH="+want {
+			t.Errorf("with PATH %q children have %q", given, got)
+		}
 	}
 }
