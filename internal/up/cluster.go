@@ -109,6 +109,9 @@ func (c *Cluster) start(ctx context.Context, node1 *machine.Namespace) error {
 	}
 	done("machine prepared")
 	c.warnOfFirewall(node1)
+	if err := node1.Do(func() error { return udpTaken(c.o) }); err != nil {
+		c.o.Progress.Note("HTTP/3 is not served, as UDP port %d for the gateway is taken (%v): stop what has it (ss -lunp shows it), or choose another with --https-port", c.o.HTTPSPort, err)
+	}
 
 	d := dir(c.o.DataDir)
 	control := c.newGroup()

@@ -2,6 +2,7 @@ package up
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -251,6 +252,19 @@ func TestTakenPort(t *testing.T) {
 	output, ok := l.up(l.request()).wait()
 	if ok || !strings.Contains(output, "TCP port 443") || !strings.Contains(output, "--https-port") {
 		t.Errorf("ok %v: %s", ok, output)
+	}
+}
+
+func TestTakenUDPPort(t *testing.T) {
+	l := newLab(t)
+	var taken net.PacketConn
+	l.inside(func() (err error) { taken, err = net.ListenPacket("udp4", ":443"); return err })
+	if output, ok := l.upReady(l.request()).signal(syscall.SIGTERM); !ok || !strings.Contains(output, "HTTP/3 is not served, as UDP port 443") {
+		t.Errorf("taken: ok %v: %s", ok, output)
+	}
+	taken.Close()
+	if output, ok := l.upReady(l.request()).signal(syscall.SIGTERM); !ok || strings.Contains(output, "HTTP/3") {
+		t.Errorf("free: ok %v: %s", ok, output)
 	}
 }
 

@@ -86,6 +86,15 @@ func checkPorts(o Options) error {
 	return errors.Join(errs...)
 }
 
+// udpTaken says why the gateway cannot serve HTTP/3, which nobody depends on; nil if it can. It runs in node 1's namespace.
+func udpTaken(o Options) error {
+	socket, err := net.ListenPacket("udp", ":"+strconv.Itoa(o.HTTPSPort))
+	if err == nil {
+		err = socket.Close()
+	}
+	return err
+}
+
 // addresses tells where the cluster will be reachable.
 func (p *plan) addresses() Addresses {
 	port := strconv.Itoa(p.o.APIPort)
