@@ -275,7 +275,14 @@ func nameOf(method string) string {
 	return strings.Clone(method)
 }
 
+// maxText is how long a value may be. Paths and headers can be a hundred times as
+// long, clients may have their traces kept, and what waits for the receiver is
+// thousands of spans: they would fill the memory, and be more than it takes.
+const maxText = 1 << 10
+
 // valid copies a string, which may be a view, without what is not UTF-8: header
 // fields carry any byte, and one such string would have the exporter refuse all
 // spans that are sent together.
-func valid(s string) string { return strings.ToValidUTF8(strings.Clone(s), "\ufffd") }
+func valid(s string) string {
+	return strings.ToValidUTF8(strings.Clone(s[:min(len(s), maxText)]), "\ufffd")
+}

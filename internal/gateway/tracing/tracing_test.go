@@ -1,9 +1,23 @@
 package tracing
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
+
+// TestValid: of what clients send, spans keep no more than a receiver takes.
+func TestValid(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "/a": "/a", "\xff/ü": "\ufffd/ü",
+		strings.Repeat("x", 32<<10): strings.Repeat("x", maxText), strings.Repeat("x", maxText-1) + "ü": strings.Repeat("x", maxText-1) + "\ufffd",
+	} {
+		if got := valid(in); got != want || !utf8.ValidString(got) {
+			t.Errorf("of %d bytes %d are left, want %d", len(in), len(got), len(want))
+		}
+	}
+}
 
 // TestTimeToClose: what is left of the drain bounds the end, but a receiver
 // that is well gets the last spans in any case.
