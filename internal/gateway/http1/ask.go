@@ -1,14 +1,11 @@
 package http1
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -228,45 +225,21 @@ func (b *Backend) ask1(q *Question, t Timeouts) error {
 
 // pump sends the content.
 func (q *Question) pump(b *Backend, t Timeouts) error {
-	var frame []byte
-	for {
+	err := b.pump(t, q.chunked, func() ([]byte, error) {
 		q.taken.Store(true)
-		data, err := q.Content.Next(bufferSize)
-		if err != nil && err != io.EOF {
-			b.abort(err)
-			return err
-		}
-		if q.chunked {
-			frame = frame[:0]
-			if err == io.EOF {
-				frame = append(frame, "0\r\n"...)
-				for _, f := range q.Content.Trailers() {
-					if TrailerGoes(f.Name) {
-						frame = appendField(frame, f.Name, f.Value)
-					}
-				}
-				frame = append(frame, "\r\n"...)
-			} else {
-				frame = appendChunk(frame, data)
-			}
-			data = frame
-		}
-		if len(data) > 0 {
-			if err := b.write(data, cmp.Or(t.Send, t.Answer)); err != nil {
-				if os.IsTimeout(err) {
-					b.abort(ErrTimeout)
-				}
-				// Else the answer may tell why: a backend can refuse a body before
-				// it has seen the end of it.
-				return fmt.Errorf("%w: %w", ErrBackend, err)
+		return q.Content.Next(bufferSize)
+	}, func(out []byte) []byte {
+		for _, f := range q.Content.Trailers() {
+			if TrailerGoes(f.Name) {
+				out = appendField(out, f.Name, f.Value)
 			}
 		}
-		if err == io.EOF {
-			b.allSent(t.Answer)
-			q.pumped.Store(true)
-			return nil
-		}
+		return out
+	})
+	if err == nil {
+		q.pumped.Store(true)
 	}
+	return err
 }
 
 // stopPump waits until the content is sent, or stops that.

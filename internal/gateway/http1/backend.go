@@ -1,10 +1,12 @@
 package http1
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -138,6 +140,42 @@ func (b *Backend) pumps() {
 	b.look.Lock()
 	b.answered, b.limit = false, 0
 	b.look.Unlock()
+}
+
+// pump sends a body, which next returns piece by piece, and io.EOF after the
+// last. Trailers appends those of a chunked one.
+func (b *Backend) pump(t Timeouts, chunked bool, next func() ([]byte, error), trailers func(out []byte) []byte) error {
+	var frame []byte
+	for {
+		data, err := next()
+		if err != nil && err != io.EOF {
+			b.abort(err)
+			return err
+		}
+		if chunked {
+			frame = frame[:0]
+			if err == io.EOF {
+				frame = append(trailers(append(frame, "0\r\n"...)), "\r\n"...)
+			} else {
+				frame = appendChunk(frame, data)
+			}
+			data = frame
+		}
+		if len(data) > 0 {
+			if err := b.write(data, cmp.Or(t.Send, t.Answer)); err != nil {
+				if os.IsTimeout(err) {
+					b.abort(ErrTimeout)
+				}
+				// Else the answer may tell why: a backend can refuse a body before
+				// it has seen the end of it.
+				return fmt.Errorf("%w: %w", ErrBackend, err)
+			}
+		}
+		if err == io.EOF {
+			b.allSent(t.Answer)
+			return nil
+		}
+	}
 }
 
 // allSent limits the wait for the answer, unless that has begun.

@@ -1,13 +1,10 @@
 package http1
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -126,40 +123,14 @@ func (c *Conn) sendRequest(b *Backend, head []byte, t Timeouts) error {
 
 // pump sends the client's body.
 func (c *Conn) pump(b *Backend, t Timeouts) error {
-	var frame []byte
-	for {
-		data, err := c.Body.next(bufferSize)
-		if err != nil && err != io.EOF {
-			b.abort(err)
-			return err
-		}
-		if c.Body.done() {
+	body := &c.Body
+	return b.pump(t, body.chunked, func() ([]byte, error) {
+		data, err := body.next(bufferSize)
+		if body.done() {
 			c.pumped.Store(true)
 		}
-		if c.Body.chunked {
-			frame = frame[:0]
-			if err == io.EOF {
-				frame = append(appendTrailers(append(frame, "0\r\n"...), c.Body.dec.trailers, TrailerGoes), "\r\n"...)
-			} else {
-				frame = appendChunk(frame, data)
-			}
-			data = frame
-		}
-		if len(data) > 0 {
-			if err := b.write(data, cmp.Or(t.Send, t.Answer)); err != nil {
-				if os.IsTimeout(err) {
-					b.abort(ErrTimeout)
-				}
-				// Else the answer may tell why: a backend can refuse a body before
-				// it has seen the end of it.
-				return fmt.Errorf("%w: %w", ErrBackend, err)
-			}
-		}
-		if err == io.EOF {
-			b.allSent(t.Answer)
-			return nil
-		}
-	}
+		return data, err
+	}, func(out []byte) []byte { return appendTrailers(out, body.dec.trailers, TrailerGoes) })
 }
 
 // stopPump waits until the client's body is sent. One that the backend did not
