@@ -18,7 +18,6 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/model"
 )
 
@@ -45,10 +44,17 @@ func newChecks(o *Options) *checks {
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	for p := range protocols {
 		t := newTransport(p)
+		var application []string // by ALPN
+		if p == h2 {
+			application = []string{"h2"}
+		}
 		t.DisableKeepAlives = true // that a new connection gets an answer is what is to be known
 		t.MaxResponseHeaderBytes = maxCheckAnswer
 		t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return ctx.Value(checkedKey{}).(checked).connect(ctx, network)
+		}
+		t.DialTLSContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return ctx.Value(checkedKey{}).(checked).connectTLS(ctx, network, application)
 		}
 		c.transports[p] = t
 	}
@@ -62,6 +68,7 @@ type checkedKey struct{}
 type checked struct {
 	dial dialFunc
 	addr string
+	tls  *TLSSettings // nil for the gateway's own
 }
 
 func (c checked) connect(ctx context.Context, network string) (net.Conn, error) {
@@ -70,6 +77,18 @@ func (c checked) connect(ctx context.Context, network string) (net.Conn, error) 
 		return nil, &DialError{c.addr, err}
 	}
 	return conn, nil
+}
+
+func (c checked) connectTLS(ctx context.Context, network string, application []string) (net.Conn, error) {
+	conn, err := c.connect(ctx, network)
+	if err != nil {
+		return nil, err
+	}
+	_, secure, err := handshake(ctx, conn, c.tls, c.addr, application)
+	if err != nil {
+		return nil, err
+	}
+	return secure, nil
 }
 
 // check is the health check of one endpoint.
@@ -170,7 +189,7 @@ func (c *check) run() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.checks.ctx, spec.Timeout)
-	err := c.checks.ask(ctx, c.endpoint, spec, proto, c.pool.Proxy())
+	err := c.checks.ask(ctx, c.endpoint, spec, proto, c.pool)
 	if ctx.Err() == context.DeadlineExceeded && !isDialError(err) {
 		err = fmt.Errorf("no answer within %s", spec.Timeout)
 	}
@@ -228,7 +247,7 @@ func (c *check) tell(err error) {
 }
 
 // ask asks an endpoint once.
-func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, proto protocol, proxy proxyproto.Version) error {
+func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, proto protocol, p *Pool) error {
 	addr := e.addr
 	if spec.Port != 0 {
 		host, _, err := net.SplitHostPort(addr)
@@ -237,7 +256,7 @@ func (c *checks) ask(ctx context.Context, e *endpoint, spec *model.HealthCheck, 
 		}
 		addr = net.JoinHostPort(host, strconv.Itoa(int(spec.Port)))
 	}
-	at := checked{ownHeader(e.dial, proxy), addr}
+	at := checked{ownHeader(e.dial, p.Proxy()), addr, p.checkSettings()}
 	if spec.Kind == model.CheckTCP {
 		conn, err := at.connect(ctx, "tcp")
 		if err != nil {

@@ -80,7 +80,9 @@ func TestAsk(t *testing.T) {
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		e := &endpoint{addr: tt.at.Addr().String(), dial: s.dial}
-		err := s.checks.ask(ctx, e, &tt.spec, checkProtocol(&tt.spec, ""), 0)
+		pool := &Pool{}
+		pool.members.Store(&members{})
+		err := s.checks.ask(ctx, e, &tt.spec, checkProtocol(&tt.spec, ""), pool)
 		cancel()
 		got := fmt.Sprint(err)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || len(got) < len(tt.want) || got[:len(tt.want)] != tt.want) {

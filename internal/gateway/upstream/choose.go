@@ -23,6 +23,8 @@ type Choice struct {
 	Session *Session
 	// Ends are told to endpoints that expect a PROXY header.
 	Ends Ends
+	// TLS is what the route asks of TLS to the endpoint; nil for nothing.
+	TLS *TLS
 }
 
 // pick chooses the endpoint for the next request, in this one place for all
@@ -33,6 +35,9 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 		return nil, m.err
 	}
 	turn := p.turn.Add(1)
+	if c.TLS != nil {
+		return p.pickSecure(m, c, turn, tried, now), nil
+	}
 	if m.proxy != 0 {
 		e := m.choose(c, turn, selves(tried), now)
 		if e == nil || c.Ends == (Ends{}) {

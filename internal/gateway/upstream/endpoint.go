@@ -26,9 +26,10 @@ type endpoint struct {
 	addr string // "address:port" or "name:port"
 	dial dialFunc
 	mark // how cookies and hashes know it
-	// origin is the endpoint that this one stands for, for one client; nil for
-	// one that is everybody's.
+	// origin is the endpoint that this one stands for, for one client or for
+	// connections by settings of their own; nil for one that is everybody's.
 	origin   *endpoint
+	secured  *secured     // nil for the gateway's own settings
 	used     atomic.Int64 // when the client asked last, in Unix nanoseconds
 	mostIdle int          // how many connections are kept
 
@@ -50,6 +51,8 @@ type endpoint struct {
 	since atomic.Int64
 
 	latency latency
+
+	variants atomic.Pointer[[]*endpoint] // those for connections by other settings
 
 	mu         sync.Mutex
 	transports [h2c]*http.Transport        // by HTTP/1.1
@@ -98,6 +101,10 @@ func (e *endpoint) transport(p protocol) *http.Transport {
 	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return e.connect(ctx, network)
 	}
+	t.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, _, err := e.connectTLS(ctx)
+		return conn, err
+	}
 	e.transports[p] = t
 	return t
 }
@@ -109,7 +116,6 @@ func newTransport(p protocol) *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    maxIdleConns,
 		IdleConnTimeout:        idleConnTimeout,
-		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
 		Protocols:              new(http.Protocols),
@@ -121,9 +127,6 @@ func newTransport(p protocol) *http.Transport {
 		t.Protocols.SetHTTP2(true)
 	default:
 		t.Protocols.SetHTTP1(true)
-	}
-	if p.scheme() == "https" {
-		t.TLSClientConfig = backendTLS("") // the transport adds the name
 	}
 	return t
 }
@@ -153,6 +156,7 @@ func (e *endpoint) release() {
 func (e *endpoint) remove() {
 	e.removed.Store(true)
 	e.closeIdle()
+	e.dropVariants(func(*TLSSettings) bool { return true })
 	for _, o := range e.dropOwned(func(*endpoint) bool { return true }) {
 		o.remove()
 	}

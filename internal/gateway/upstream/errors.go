@@ -52,8 +52,11 @@ func (e *DialError) Short() bool {
 
 // final reports whether another endpoint would do no better: the Service has all
 // that it may, the gateway keeps as much of bodies as it may or can open no more
-// connections, or nobody has said anything for very long.
+// connections, or is to open none, or nobody has said anything for very long.
 func final(err error) bool {
+	if t := asTLSError(err); t != nil && t.Fault == FaultSettings {
+		return true
+	}
 	return isShort(err) || errors.As(err, new(*LimitError)) || errors.Is(err, shed.ErrFull) || errors.Is(err, errSilent)
 }
 

@@ -13,6 +13,11 @@ func (p *Pool) Speaks(asked model.BackendProtocol) string {
 	return protocolOf(asked, p.members.Load().appProtocol).String()
 }
 
+// Secure reports whether they are spoken to over TLS then.
+func (p *Pool) Secure(asked model.BackendProtocol) bool {
+	return asked.Secure(p.members.Load().appProtocol)
+}
+
 // Addresses returns the endpoints of a pool, for people.
 func (p *Pool) Addresses() []string {
 	var list []string

@@ -120,6 +120,10 @@ func (e *endpoint) lost() bool { return e.unreached.Load() || e.downUnreached.Lo
 
 // blame notes a failed attempt at an endpoint, and reports whether nothing was sent to it.
 func (p *Pool) blame(e *endpoint, err error, begun time.Time) (dialFailed bool) {
+	if t := asTLSError(err); t != nil {
+		p.distrusted(e, t)
+		return !t.sent
+	}
 	e = e.self()
 	now := time.Now()
 	if isDialError(err) && !isShort(err) {

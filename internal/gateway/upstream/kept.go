@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -13,9 +12,6 @@ import (
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/model"
 )
-
-// tlsHandshakeTimeout limits a handshake with a backend.
-const tlsHandshakeTimeout = 10 * time.Second
 
 // trustedIdle is how long a kept connection counts as open unasked: a backend
 // that closes idle ones does so after seconds.
@@ -244,25 +240,18 @@ func (e *endpoint) open(ctx context.Context, proto protocol, call Call) (*http1.
 		ctx, cancel = context.WithDeadline(ctx, call.Deadline)
 		defer cancel()
 	}
-	conn, err := e.connect(ctx, "tcp")
+	var conn net.Conn
+	var err error
+	if proto == https1 {
+		conn, _, err = e.connectTLS(ctx)
+	} else {
+		conn, err = e.connect(ctx, "tcp")
+	}
 	if err != nil {
 		if call.over() {
 			return nil, ErrTimeout
 		}
 		return nil, err
-	}
-	if proto == https1 {
-		ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
-		defer cancel()
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			conn = http1.NewWire(tcp)
-		}
-		secure := tls.Client(conn, backendTLS(e.addr))
-		if err := secure.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, &DialError{e.addr, err}
-		}
-		conn = secure
 	}
 	return http1.NewBackend(conn), nil
 }
@@ -324,12 +313,4 @@ func (e *endpoint) reap() {
 	if left > 0 {
 		e.reaper = time.AfterFunc(idleConnTimeout/2, e.reap)
 	}
-}
-
-// backendTLS is as ingress-nginx by default: Pods seldom have certificates that
-// anybody could verify by address. Where addr, which may be empty, has a name
-// that is asked for (SNI).
-func backendTLS(addr string) *tls.Config {
-	name, _, _ := net.SplitHostPort(addr)
-	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12, ServerName: name}
 }

@@ -168,12 +168,22 @@ func (t Ticket) Leave() {
 func (p *Pool) shares() int {
 	n := 0
 	for e := range p.members.Load().all() {
-		for i := range e.shared {
-			m := &e.shared[i]
-			n += int(m.dialing.Load())
-			if list := m.conns.Load(); list != nil {
-				n += len(*list)
-			}
+		n += e.shares()
+	}
+	return n
+}
+
+func (e *endpoint) shares() (n int) {
+	for i := range e.shared {
+		m := &e.shared[i]
+		n += int(m.dialing.Load())
+		if list := m.conns.Load(); list != nil {
+			n += len(*list)
+		}
+	}
+	if list := e.variants.Load(); list != nil {
+		for _, v := range *list {
+			n += v.shares()
 		}
 	}
 	return n
@@ -183,8 +193,18 @@ func (p *Pool) shares() int {
 func (p *Pool) waiting() int {
 	n := 0
 	for e := range p.members.Load().all() {
-		for i := range e.shared {
-			n += int(e.shared[i].waiting.Load())
+		n += e.waiting()
+	}
+	return n
+}
+
+func (e *endpoint) waiting() (n int) {
+	for i := range e.shared {
+		n += int(e.shared[i].waiting.Load())
+	}
+	if list := e.variants.Load(); list != nil {
+		for _, v := range *list {
+			n += v.waiting()
 		}
 	}
 	return n

@@ -45,7 +45,7 @@ func (e *endpoint) owned(v proxyproto.Version, ends Ends, now time.Time) *endpoi
 		return o
 	}
 	o := newEndpoint(e.addr, withHeader(e.dial, func(b []byte, _ net.Conn) []byte { return v.Append(b, ends.Client, ends.Local) }), e.mark)
-	o.origin, o.mostIdle = e, maxOwnIdle
+	o.origin, o.secured, o.mostIdle = e, e.secured, maxOwnIdle
 	o.used.Store(now.UnixNano())
 	if e.removed.Load() || len(e.owners) >= maxOwned {
 		o.removed.Store(true) // it serves one request, and keeps nothing
@@ -93,8 +93,8 @@ func (e *endpoint) dropOwned(which func(*endpoint) bool) (dropped []*endpoint) {
 
 // self is the endpoint that is everybody's.
 func (e *endpoint) self() *endpoint {
-	if e.origin != nil {
-		return e.origin
+	for e.origin != nil {
+		e = e.origin
 	}
 	return e
 }

@@ -43,7 +43,9 @@ type Pool struct {
 	gate      gate
 	growing   sync.Mutex // held to count connections by HTTP/2 and add one, where they are limited
 	onFailure func(key Key, why, endpoint string)
-	held      *shed.Held // may be nil
+	onTLS     func(key Key, by *TLSSettings, err *TLSError)
+	checkTLS  atomic.Pointer[TLS] // by which health checks are made
+	held      *shed.Held          // may be nil
 }
 
 // members are the endpoints as of one moment; never changed.

@@ -1,10 +1,6 @@
 package upstream
 
-import (
-	"strings"
-
-	"fairway.dev/fairway/internal/model"
-)
+import "fairway.dev/fairway/internal/model"
 
 // protocol is how the gateway speaks to an endpoint.
 type protocol uint8
@@ -27,26 +23,15 @@ func (p protocol) scheme() string {
 // http2 tells protocols that carry streams which may be silent for long.
 func (p protocol) http2() bool { return p == h2c || p == h2 }
 
-// protocolOf decides by what the route asks for, else by the Service port's
-// appProtocol: the names of KEP-3726 and the ones in common use.
+// protocolOf decides by what the route asks for, else by the Service port's appProtocol.
 func protocolOf(asked model.BackendProtocol, appProtocol string) protocol {
-	switch asked {
-	case model.BackendHTTP:
-		return h1
+	switch asked.Or(appProtocol) {
 	case model.BackendHTTPS:
 		return https1
-	case model.BackendH2C, model.BackendGRPC:
+	case model.BackendH2C:
 		return h2c
 	case model.BackendGRPCS:
 		return h2
-	}
-	switch strings.ToLower(appProtocol) {
-	case "kubernetes.io/h2c", "h2c", "http2", "grpc", "kubernetes.io/grpc":
-		return h2c
-	case "grpcs":
-		return h2
-	case "https", "kubernetes.io/wss", "wss":
-		return https1
 	}
 	return h1
 }

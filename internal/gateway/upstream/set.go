@@ -31,6 +31,9 @@ type Options struct {
 	// OnFailure is told of each endpoint that could not be connected to ("connect"), and of each that is left out for a
 	// while since it did not answer requests ("ejected"). Optional.
 	OnFailure func(pool Key, why, endpoint string)
+	// OnTLS is told of each time that TLS with an endpoint has come to nothing, by
+	// what a route asks of it, nil for nothing. Optional.
+	OnTLS func(pool Key, by *TLSSettings, err *TLSError)
 	// OnCheck is told of each health check, and what it found wrong. Optional.
 	OnCheck func(pool Key, endpoint string, err error)
 	// OnHealth is told when health checks leave an endpoint out, with the reason, and when it is back, with nil. Optional.
@@ -135,7 +138,7 @@ func (s *Set) Want(keys map[Key]struct{}, snap *state.Snapshot) {
 	defer s.mu.Unlock()
 	for k := range keys {
 		if s.pools[k] == nil {
-			s.pools[k] = &entry{pool: &Pool{key: k, onFailure: s.options.OnFailure, held: s.options.Held}}
+			s.pools[k] = &entry{pool: &Pool{key: k, onFailure: s.options.OnFailure, onTLS: s.options.OnTLS, held: s.options.Held}}
 			s.refresh(s.pools[k], snap)
 		}
 	}

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"slices"
@@ -243,28 +242,20 @@ func (e *endpoint) dialHTTP2(proto protocol, limit time.Duration) (net.Conn, err
 	if limit > 0 {
 		ctx = context.WithValue(ctx, connectTimeoutKey{}, limit)
 	}
-	conn, err := e.connect(ctx, "tcp")
+	if proto != h2 {
+		conn, err := e.connect(ctx, "tcp")
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			conn = http1.NewWire(tcp)
+		}
+		return conn, err
+	}
+	conn, secure, err := e.connectTLS(ctx, "h2", "http/1.1")
 	if err != nil {
 		return nil, err
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		conn = http1.NewWire(tcp)
-	}
-	if proto != h2 {
-		return conn, nil
-	}
-	config := backendTLS(e.addr)
-	config.NextProtos = []string{"h2", "http/1.1"}
-	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
-	defer cancel()
-	secure := tls.Client(conn, config)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, &DialError{e.addr, err}
 	}
 	if secure.ConnectionState().NegotiatedProtocol != "h2" {
 		_ = secure.Close()
 		return nil, ErrNotHTTP2
 	}
-	return secure, nil
+	return conn, nil
 }

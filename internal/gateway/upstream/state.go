@@ -114,7 +114,8 @@ func (e *endpoint) state(now time.Time) EndpointState {
 	return s
 }
 
-// kepts counts connections that wait for a request, those of single clients as well.
+// kepts counts connections that wait for a request, those of single clients and
+// by other settings of TLS as well.
 func (e *endpoint) kepts() (n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -123,6 +124,11 @@ func (e *endpoint) kepts() (n int) {
 	}
 	for _, o := range e.owners {
 		n += o.kepts()
+	}
+	if list := e.variants.Load(); list != nil {
+		for _, v := range *list {
+			n += v.kepts()
+		}
 	}
 	return n
 }

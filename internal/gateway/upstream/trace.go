@@ -43,6 +43,8 @@ func (p *Pool) answered(e *endpoint, s *tracing.Span, err error, begun time.Time
 func kindOf(err error) string {
 	var timeout net.Error
 	switch {
+	case asTLSError(err) != nil:
+		return "tls_failed"
 	case isDialError(err):
 		return "connection_failed"
 	case errors.As(err, new(*LimitError)):
