@@ -172,6 +172,7 @@ func newGatewayCommand() *cobra.Command {
 	f.StringVar(&o.TLSMinVersion, "tls-min-version", "1.2", "oldest `version` of TLS that clients may speak, 1.2 or 1.3")
 	f.StringSliceVar(&o.TLSCipherSuites, "tls-cipher-suites", nil, "`suites` that TLS 1.2 may choose from, by their names of the IANA (default: all that are safe)")
 	f.StringVar(&certificate, "default-certificate", "", "Secret with the certificate for hosts that have none, as `namespace/name` (default: one that nobody trusts)")
+	f.StringVar(&o.ClusterDomain, "cluster-domain", "cluster.local", "`domain` of the cluster's names, which certificates of backends may be made out for")
 	f.StringVar(&o.NodeName, "node-name", "", "`name` of the node this runs on, to prefer endpoints near it")
 	f.StringSliceVar(&publish, "publish-address", nil, "`addresses` to write into Ingress status (default: none is written)")
 	f.StringVar(&tcp, "tcp-services", "kube-system/tcp-services", "ConfigMap of TCP ports, as `namespace/name`")

@@ -26,9 +26,6 @@ const (
 	// directRetry and directRetryMost bound how long that is left alone which did not
 	// come about.
 	directRetry, directRetryMost = 5 * time.Second, 10 * time.Minute
-	// directLate is how long clients may have to wait for an answer (dns.Options.UpstreamTimeout),
-	// and some more.
-	directLate = 2500 * time.Millisecond
 )
 
 // directDNS has the node's DNS server answer at the addresses of the DNS Service
@@ -39,19 +36,10 @@ type directDNS struct {
 	*node
 	server *dns.Server
 
-	begun  bool
-	wanted direct
-	// open is true while the server listens there, told while the data path may lead
-	// clients there, and those that it led there may wait for answers until late.
-	open    bool
-	pingers []*dns.Pinger
-	told    bool
-	late    time.Time
-	// led is true while the data path is to lead clients to the server, as it does
-	// from the state with revision since on.
-	led     bool
-	since   uint64
-	failing bool // which is in the log
+	begun   bool
+	wanted  direct
+	pingers []*dns.Pinger // of all that is wanted, while the data path is told of it
+	failing bool          // which is in the log
 	pause   reconcile.Backoff
 	retry   time.Time // before which there is no other attempt
 }
@@ -66,41 +54,39 @@ func (d direct) equal(o direct) bool { return d.port == o.port && slices.Equal(d
 
 // addrs returns where the server answers for the time until the next pulse: all
 // addresses that it should, or none. Whether it does shows only once the data path has
-// been told, since the way there is then another one, and only while that leads
-// clients to the server: to one that is about to end it leads none.
+// been told, since the way there is then another one.
 func (d *directDNS) addrs(ctx context.Context) []netip.AddrPort {
-	wanted, led, revision := d.wantedDirect()
-	if !d.begun || !wanted.equal(d.wanted) {
+	if wanted := d.wantedDirect(); !d.begun || !wanted.equal(d.wanted) {
 		d.close()
 		d.begun, d.wanted, d.retry = true, wanted, time.Time{}
 		d.pause = reconcile.Backoff{Min: directRetry, Max: directRetryMost}
-	}
-	if led && !d.led {
-		d.since = revision
-	}
-	d.led = led
-	if !d.open {
-		if now := time.Now(); now.Before(d.late) || now.Before(d.retry) {
-			return nil
+		if len(wanted.at) == 0 {
+			d.note(d.open())
 		}
-		if err := d.listenThere(); err != nil {
+	}
+	switch {
+	case len(d.wanted.at) == 0:
+		return nil
+	case len(d.pingers) == 0 && time.Now().Before(d.retry):
+		return nil
+	case len(d.pingers) == 0:
+		if err := d.open(); err != nil {
 			d.note(err)
 			return nil
 		}
-	} else if d.led && d.applied() >= d.since {
-		var errs []error
-		for _, p := range d.pingers {
-			errs = append(errs, p.Ping(ctx, directPing))
-		}
-		err := errors.Join(errs...)
-		if _, still, _ := d.wantedDirect(); err == nil || still && ctx.Err() == nil {
+		return d.wanted.at
+	}
+	var errs []error
+	for _, p := range d.pingers {
+		errs = append(errs, p.Ping(ctx, directPing))
+	}
+	if err := errors.Join(errs...); err != nil {
+		if ctx.Err() == nil {
 			d.note(err)
 		}
-	}
-	if !d.open {
 		return nil
 	}
-	d.told = len(d.wanted.at) > 0
+	d.note(nil)
 	return d.wanted.at
 }
 
@@ -121,9 +107,8 @@ func (d *directDNS) note(err error) {
 	d.failing, d.retry = true, time.Now().Add(d.pause.Next())
 }
 
-// listenThere makes the addresses local ones, and has the server listen at them, and at
-// none of before.
-func (d *directDNS) listenThere() error {
+// open makes the addresses local ones, and has the server listen at them.
+func (d *directDNS) open() error {
 	sources := map[netip.Addr]netip.Addr{}
 	for _, a := range d.wanted.at {
 		for _, s := range d.listen(0) {
@@ -141,39 +126,26 @@ func (d *directDNS) listenThere() error {
 	for _, a := range d.wanted.at {
 		d.pingers = append(d.pingers, dns.NewPinger(netip.AddrPortFrom(a.Addr(), d.wanted.port)))
 	}
-	d.open = true
 	return nil
 }
 
-// close has the data path lead nobody there. The server goes on to listen for those
-// that are there already.
 func (d *directDNS) close() {
 	for _, p := range d.pingers {
 		p.Close()
 	}
-	if d.told {
-		d.late = time.Now().Add(directLate)
-	}
-	d.pingers, d.open, d.told = nil, false, false
+	d.pingers = nil
 }
 
-// wantedDirect is where the server is to answer directly now, whether the data path is to
-// lead clients there, and from which revision of the state on.
-func (n *node) wantedDirect() (wanted direct, led bool, since uint64) {
+// wantedDirect is where the server is to answer directly now.
+func (n *node) wantedDirect() direct {
 	if !n.DNSNotrack {
-		return direct{}, false, 0
+		return direct{}
 	}
 	snap := n.store.Snapshot()
-	since = snap.Revision
 	if !snap.Synced && n.last != nil {
-		snap, since = n.last.Snapshot, 0 // the kernel has rules of the process before
+		snap = n.last.Snapshot
 	}
-	wanted = dnsDirect(snap, n.NodeName, n.listen(n.DNSPort))
-	led = len(wanted.at) > 0
-	for _, a := range wanted.at {
-		led = led && dnsServers(snap, func(e *model.Endpoint) bool { return e.Ready && e.Node == n.NodeName && e.Addr.Is4() == a.Addr().Is4() })
-	}
-	return wanted, led, since
+	return dnsDirect(snap, n.NodeName, n.listen(n.DNSPort))
 }
 
 // dnsDirect are the addresses of the DNS Service, of the families that a node

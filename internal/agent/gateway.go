@@ -67,6 +67,9 @@ type GatewayOptions struct {
 	// AccessLogSample says which requests are logged, in the form of
 	// NodeOptions.DNSLog: all, errors, or a share such as 1%, with all errors.
 	AccessLogSample string
+	// ClusterDomain is the domain of the cluster's names, which certificates of
+	// backends may be made out for; default cluster.local.
+	ClusterDomain string
 	// StateDir is a directory of this gateway alone, for what is to outlive it;
 	// empty to keep nothing.
 	StateDir string
@@ -104,7 +107,7 @@ func RunGateway(ctx context.Context, o GatewayOptions) error {
 		HTTPAddrs: portAddr(o.HTTPPort), HTTPSAddrs: portAddr(o.HTTPSPort), HTTP3: o.HTTP3,
 		TrustedProxies: o.TrustedProxies, ProxyProtocol: o.ProxyProtocol, MaxBodyBytes: o.MaxBodyBytes,
 		MaxConnectionsPerClient: o.MaxConnectionsPerClient, StateDir: o.StateDir, DefaultCertificate: o.DefaultCertificate,
-		AccessLogSkip: 100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
+		ClusterDomain: o.ClusterDomain, AccessLogSkip: 100 - sample.Percent, AccessLogFormat: o.AccessLogFormat,
 	}
 	if options.Shedder, options.Held, err = newShedder(o); err != nil {
 		return err
@@ -222,13 +225,14 @@ func newShedder(o GatewayOptions) (*shed.Shedder, *shed.Held, error) {
 // that ends has its ports for a moment while the next one starts.
 const portSettle = 3 * time.Second
 
-// onlyHere are the problems that only this machine can see, those of ports and of
-// Secrets that its flags name, with its name, where it has one. All others follow
-// from the objects, and the controller writes an Event for each of them.
+// onlyHere are the problems that only this machine can see, those of ports, of
+// connections to backends and of Secrets that its flags name, with its name, where
+// it has one. All others follow from the objects, and the controller writes an
+// Event for each of them.
 func onlyHere(node string, all model.Problems) model.Problems {
 	var out model.Problems
 	for _, p := range all {
-		if p.Reason != gateway.ReasonPortInUse && p.Object.Kind != "Secret" {
+		if p.Reason != gateway.ReasonPortInUse && p.Reason != gateway.ReasonBackendTLS && p.Object.Kind != "Secret" {
 			continue
 		}
 		if node != "" {

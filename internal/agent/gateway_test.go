@@ -17,11 +17,12 @@ func TestOnlyHere(t *testing.T) {
 	all := model.Problems{
 		{Object: ref, Reason: gateway.ReasonPortInUse, Field: "data", Message: "port TCP 5432 cannot be opened"},
 		{Object: ref, Reason: "ServiceMissing", Message: "x"},
+		{Object: model.Ref{Kind: "Ingress", Key: model.Key{Namespace: "ns", Name: "web"}}, Reason: gateway.ReasonBackendTLS, Message: "z"},
 		{Object: model.Ref{Kind: "Secret", Key: model.Key{Namespace: "ns", Name: "standard"}}, Reason: gateway.ReasonSecretNotFound, Field: "--default-certificate", Message: "y"},
 	}
 	for node, want := range map[string]string{"": "port TCP 5432 cannot be opened", "a": "Node a: port TCP 5432 cannot be opened"} {
 		got := onlyHere(node, all)
-		if len(got) != 2 || got[1].Object.Kind != "Secret" || got[0].Message != want || got[0].Field != "data" {
+		if len(got) != 3 || got[1].Object.Kind != "Ingress" || got[2].Object.Kind != "Secret" || got[0].Message != want || got[0].Field != "data" {
 			t.Errorf("node %q: %+v", node, got)
 		}
 	}

@@ -145,8 +145,9 @@ type RequestBackend struct {
 	Why     string  `json:"why,omitempty"`
 	Service string  `json:"service,omitempty"`
 	Port    string  `json:"port,omitempty"`
-	// Protocol is spoken to it.
+	// Protocol is spoken to it, and TLS says who trusts whom by what there.
 	Protocol  string            `json:"protocol,omitempty"`
+	TLS       string            `json:"tls,omitempty"`
 	Endpoints []RequestEndpoint `json:"endpoints"`
 	// Answer is what clients get if no endpoint serves; else nil.
 	Answer *Answer `json:"answer,omitempty"`
@@ -491,7 +492,7 @@ func (x *requestExplainer) share(s gateway.RehearsedShare) {
 		b := &s.Backends[i]
 		to := out
 		to.Percent = 100 * s.Part * float64(b.Weight) / float64(b.Total)
-		to.Service, to.Protocol, to.Answer = b.Key.Service.String(), b.Protocol, answerOf(b.Outcome)
+		to.Service, to.Protocol, to.TLS, to.Answer = b.Key.Service.String(), b.Protocol, b.TLS, answerOf(b.Outcome)
 		if to.Port = b.Key.Port.Name; to.Port == "" {
 			to.Port = strconv.Itoa(int(b.Key.Port.Number))
 		}

@@ -173,6 +173,9 @@ func (b *RequestBackend) text(w *strings.Builder) {
 		fmt.Fprintf(w, ", by %s", b.Protocol)
 	}
 	fmt.Fprintln(w)
+	if b.TLS != "" {
+		fmt.Fprintf(w, "  TLS: %s\n", b.TLS)
+	}
 	if b.Answer != nil {
 		fmt.Fprintf(w, "  clients get %s\n", b.Answer.text())
 	}

@@ -143,13 +143,15 @@ func oldestFirst(snap *state.Snapshot, chosen func(*model.Route) bool) []*model.
 			list = append(list, r)
 		}
 	}
-	slices.SortFunc(list, func(a, b *model.Route) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return a.Ref.Compare(b.Ref)
-	})
+	slices.SortFunc(list, byAge)
 	return list
+}
+
+func byAge(a, b *model.Route) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return a.Ref.Compare(b.Ref)
 }
 
 // get returns the parsed certificate of a Secret. A Secret that was good and

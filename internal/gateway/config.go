@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"fairway.dev/fairway/internal/gateway/filter"
 	"fairway.dev/fairway/internal/gateway/listener"
@@ -42,6 +43,7 @@ type site struct {
 type backend struct {
 	pool     *upstream.Pool
 	protocol model.BackendProtocol
+	tls      *upstream.TLS // nil where nothing is asked of it
 	weight   uint64
 }
 
@@ -91,8 +93,9 @@ func poolKeys(snap *state.Snapshot) map[upstream.Key]struct{} {
 	return keys
 }
 
-// newConfig compiles routes. The pools that they need must be there.
-func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environment, clients *filter.ClientTable) *config {
+// newConfig compiles routes. The pools that they need must be there, and what
+// they ask of TLS to them.
+func newConfig(routes []*model.Route, pools *upstream.Set, tls *backendTLS, env filter.Environment, clients *filter.ClientTable) *config {
 	c := &config{router: router.Compile(routes), live: make(map[model.Key]struct{}, len(routes))}
 	c.clients.Store(clients)
 	for _, r := range routes {
@@ -109,7 +112,7 @@ func newConfig(routes []*model.Route, pools *upstream.Set, env filter.Environmen
 			if b.Weight == 0 {
 				continue
 			}
-			s.backends = append(s.backends, backend{pools.Pool(poolKey(b.Backend, model.TCP)), b.Protocol, uint64(b.Weight)})
+			s.backends = append(s.backends, backend{pools.Pool(poolKey(b.Backend, model.TCP)), b.Protocol, tls.of(b.Backend), uint64(b.Weight)})
 			s.total += uint64(b.Weight)
 		}
 	}
@@ -146,12 +149,13 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	// So does what clients have to prove: a route is not served to connections
 	// that were asked for nothing.
 	clientProblems := g.clients.sync(next)
+	g.backendTLS.sync(next, g.pools)
 	if first || prev.Routes != next.Routes {
 		routes := make([]*model.Route, 0, next.Routes.Len())
 		for _, r := range next.Routes.All() {
 			routes = append(routes, r)
 		}
-		c := newConfig(routes, g.pools, g.env, g.clients.table.Load())
+		c := newConfig(routes, g.pools, g.backendTLS, g.env, g.clients.table.Load())
 		g.config.Store(c)
 		g.metrics.reloaded(len(c.router.Rules()))
 		g.logger.Debug("routes taken in", "revision", next.Revision, "routes", len(routes), "rules", len(c.router.Rules()))
@@ -165,12 +169,19 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	if first || prev.Routes != next.Routes || prev.Streams != next.Streams || prev.Services != next.Services {
 		g.backendProblems = backendProblems(next)
 	}
-	g.setProblems(slices.Concat(problems, clientProblems, streamProblems, g.config.Load().router.Problems(), g.backendProblems))
+	g.found = slices.Concat(problems, clientProblems, streamProblems, g.config.Load().router.Problems(), g.backendProblems)
 	g.metrics.forget(prev, next)
 	g.applied = next
+	g.tellProblems()
 	if first {
 		close(g.started)
 	}
+}
+
+// tellProblems makes what is wrong with objects, and what was seen of the TLS of
+// backends, the problems.
+func (g *Gateway) tellProblems() {
+	g.setProblems(slices.Concat(g.found, g.tlsFailures.problems(g.applied, g.backendTLS, time.Now())))
 }
 
 // streamsOf returns the routes of TCP and UDP ports, and of those at the HTTPS ports

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -85,6 +86,9 @@ type Options struct {
 	MaxConnectionsPerClient int
 	// MaxBodyBytes limits request bodies of routes that set no limit; 0 for none.
 	MaxBodyBytes int64
+	// ClusterDomain is the domain of the names of Services, which certificates of
+	// backends may be made out for; default cluster.local.
+	ClusterDomain string
 	// ConnectTimeout limits connecting to an endpoint; default 5 s.
 	ConnectTimeout time.Duration
 	// AnswerTimeout limits waiting for a backend to begin its answer; default 60 s.
@@ -146,6 +150,9 @@ type Gateway struct {
 	tracer   *tracing.Tracer
 	env      filter.Environment
 
+	backendTLS  *backendTLS
+	tlsFailures *tlsFailures
+
 	buffers   bufferPool
 	questions questions
 	discard   *log.Logger // for httputil, whose log has nothing that proxyFailed does not tell
@@ -154,7 +161,8 @@ type Gateway struct {
 	applied         *state.Snapshot
 	wanted          map[upstream.Key]struct{} // the pools that routes need
 	backendProblems []model.Problem
-	pending         bool // ports wait to be opened
+	found           []model.Problem // by the last sync
+	pending         bool            // ports wait to be opened
 
 	problemsMu sync.Mutex
 	problems   model.Problems
@@ -206,13 +214,14 @@ func New(o Options) (*Gateway, error) {
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
 		return nil, err
 	}
+	g.backendTLS, g.tlsFailures = newBackendTLS(cmp.Or(o.ClusterDomain, DefaultClusterDomain)), newTLSFailures()
 	proofs := staple.Options{Logger: o.Logger, OnFetch: g.metrics.proofFetched}
 	if o.StateDir != "" {
 		proofs.Dir = filepath.Join(o.StateDir, "ocsp")
 	}
 	g.stapler = staple.New(proofs)
 	g.pools = upstream.NewSet(upstream.Options{
-		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed,
+		NodeName: o.NodeName, ConnectTimeout: o.ConnectTimeout, OnFailure: g.metrics.endpointFailed, OnTLS: g.tlsFailures.add,
 		OnCheck: g.metrics.checked, OnHealth: g.healthChanged, Held: o.Held,
 	})
 	if err := g.metrics.watch(o.Registerer, g.pools); err != nil {
@@ -440,8 +449,8 @@ func (g *Gateway) awaitRoutes(ctx context.Context, s *listener.HTTP) error {
 	}
 }
 
-// recheck tries ports again that could not be opened, and looks now and then
-// whether certificates have expired.
+// recheck tries ports again that could not be opened, looks now and then whether
+// certificates have expired, and tells of TLS with backends that came to nothing.
 func (g *Gateway) recheck(ctx context.Context) {
 	ticker := time.NewTicker(recheckInterval)
 	defer ticker.Stop()
@@ -450,10 +459,13 @@ func (g *Gateway) recheck(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-g.tlsFailures.news:
 		}
 		g.syncMu.Lock()
 		if g.pending || g.certs.due(time.Now()) || g.clients.due(time.Now()) {
 			g.syncLocked(ctx, g.applied)
+		} else if g.tlsFailures.any() {
+			g.tellProblems()
 		}
 		g.syncMu.Unlock()
 	}
@@ -471,13 +483,14 @@ func (g *Gateway) Ready() bool {
 	return g.config.Load() != nil && !g.draining.Load()
 }
 
-// ReasonPortInUse is the reason of the one problem that only a gateway can
-// find: a port for TCP or UDP that this machine does not give.
+// ReasonPortInUse is the reason of a problem that only a gateway can find: a port
+// for TCP or UDP that this machine does not give. The other is [ReasonBackendTLS].
 const ReasonPortInUse = listener.ReasonPortInUse
 
 // Problems returns what is wrong with the objects that the gateway serves,
-// ordered by object. Do not modify it. Apart from [ReasonPortInUse] all of it
-// follows from the store, and the controller's cross check tells it as well.
+// ordered by object. Do not modify it. Apart from [ReasonPortInUse] and
+// [ReasonBackendTLS] all of it follows from the store, and the controller's cross
+// check tells it as well.
 func (g *Gateway) Problems() model.Problems {
 	g.problemsMu.Lock()
 	defer g.problemsMu.Unlock()

@@ -48,7 +48,7 @@ func newMetrics(r prometheus.Registerer, shedder *shed.Shedder, held, unacked *s
 			Help:    "Time from a request's header to the end of its answer.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"namespace", "route"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_upstream_failures_total",
-			Help: "Failures at backends: connect for each endpoint that could not be connected to, else the code that the client got."}, []string{"namespace", "service", "reason"}),
+			Help: "Failures at backends: connect for each endpoint that could not be connected to, tls for each with which TLS came to nothing, else the code that the client got."}, []string{"namespace", "service", "reason"}),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_stream_connections_total",
 			Help: "TCP connections and UDP sessions that ended."}, []string{"namespace", "route", "protocol", "result"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fairway_gateway_connections_refused_total",

@@ -138,8 +138,9 @@ type RehearsedBackend struct {
 	Key upstream.Key
 	// Weight is of Total.
 	Weight, Total uint64
-	// Protocol is spoken to it.
-	Protocol string
+	// Protocol is spoken to it, and TLS is, in words, who trusts whom by what;
+	// empty without TLS.
+	Protocol, TLS string
 	// Endpoints are asked, as "address:port".
 	Endpoints []string
 	// Outcome is what clients get if there are none.
@@ -247,7 +248,14 @@ func (out *Rehearsed) shares(t *transaction, c *config) {
 		for i := range s.backends {
 			b := &s.backends[i]
 			to := RehearsedBackend{Key: b.pool.Key(), Weight: b.weight, Total: s.total, Protocol: b.pool.Speaks(b.protocol), Endpoints: b.pool.Addresses()}
-			if err := b.pool.Err(); err != nil {
+			err := b.pool.Err()
+			if b.pool.Secure(b.protocol) {
+				to.TLS = t.g.backendTLS.describe(b.tls)
+				if b.tls != nil && err == nil && b.tls.Settings().Err != nil {
+					err = &upstream.TLSError{Fault: upstream.FaultSettings, Err: b.tls.Settings().Err}
+				}
+			}
+			if err != nil {
 				to.Outcome = t.instead(share.Rule, func(t *transaction) {
 					t.pool = b.pool
 					t.proxyFailed(err)

@@ -474,7 +474,7 @@ func (t *transaction) call(b *backend) upstream.Call {
 	c := upstream.Call{
 		Protocol: b.protocol, ConnectTimeout: x.Connect, HeaderTimeout: t.g.options.AnswerTimeout,
 		ReadTimeout: x.Read, SendTimeout: x.Send, Silence: max(t.g.options.SilenceTimeout, x.Read, x.Send),
-		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed, Repeatable: t.bodyLength == 0 && http1.Safe(t.view.Method)}, Span: t.span,
+		Choice: upstream.Choice{Balance: x.Balance, Hash: x.Hash, Hashed: x.Hashed, Repeatable: t.bodyLength == 0 && http1.Safe(t.view.Method), TLS: b.tls}, Span: t.span,
 	}
 	if !t.queued {
 		c.Now = t.start
@@ -536,6 +536,9 @@ func (t *transaction) proxyFailed(err error) {
 		}
 	case errors.Is(err, upstream.ErrNoService), errors.Is(err, upstream.ErrNoPort), errors.Is(err, upstream.ErrNoEndpoints):
 		t.fail(http.StatusServiceUnavailable, err.Error())
+	case errors.As(err, new(*upstream.TLSError)):
+		t.fail(http.StatusBadGateway, "no trusted connection to the backend")
+		t.failure = err.Error() // which is for whoever runs it
 	case errors.As(err, &dial) && dial.Short():
 		t.failure = "the gateway can open no more connections"
 		t.answer(http.StatusServiceUnavailable, t.failure, http1.Field{Name: "Retry-After", Value: "1"})

@@ -165,6 +165,9 @@ type Backend struct {
 	Port    PortRef
 	// Protocol is how to speak to it; BackendAuto goes by the Service port's appProtocol.
 	Protocol BackendProtocol
+	// TLS is what is asked of TLS to it; nil for the gateway's default, which
+	// verifies nothing.
+	TLS *BackendTLS
 }
 
 // WeightedBackend is a backend with its share.

@@ -26,6 +26,7 @@ type backend struct {
 // world is a gateway, and the certificate that it shows for every host.
 type world struct {
 	*gateway.Gateway
+	store *state.Store
 	roots *x509.CertPool
 }
 
@@ -68,7 +69,7 @@ func newWorld(t *testing.T, backends ...backend) *world {
 			t.Fatal("the gateway does not become ready")
 		}
 	}
-	w := &world{g, x509.NewCertPool()}
+	w := &world{g, store, x509.NewCertPool()}
 	w.roots.AppendCertsFromPEM(pair.Chain)
 	return w
 }

@@ -1,11 +1,14 @@
 package translate
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"fairway.dev/fairway/internal/model"
 )
 
 const prefixNginx = "nginx.ingress.kubernetes.io/"
@@ -15,7 +18,7 @@ const prefixNginx = "nginx.ingress.kubernetes.io/"
 var ingressAnnotations = slices.Concat(
 	annotationsRewrite, annotationsRedirect, annotationsCanary, annotationsBackend,
 	annotationsAccess, annotationsBody, annotationsTimeout, annotationsBalance, annotationsTrace, annotationsStream,
-	annotationsClientAuth,
+	annotationsClientAuth, annotationsProxySSL,
 )
 
 // unknownAnnotations reports annotations of Fairway and ingress-nginx that
@@ -55,6 +58,23 @@ func (in *ingress) place(name string) (string, bool) {
 		return "", false
 	}
 	return v, ok
+}
+
+// secretKey reads the name of a Secret, as namespace/name or alone. Another
+// namespace's is not for whoever writes an Ingress here: what it proves would be
+// theirs to use.
+func (in *ingress) secretKey(v string) (model.Key, error) {
+	key := model.Key{Namespace: in.object.Namespace, Name: v}
+	if namespace, name, ok := strings.Cut(v, "/"); ok {
+		key = model.Key{Namespace: namespace, Name: name}
+	}
+	if !isDNSName(key.Name) || !isDNSName(key.Namespace) {
+		return model.Key{}, fmt.Errorf("%q is no name of a Secret; write it as %s/NAME", v, in.object.Namespace)
+	}
+	if key.Namespace != in.object.Namespace {
+		return model.Key{}, fmt.Errorf("%s is a Secret of another namespace, which an Ingress may not use; put a copy into namespace %s", key, in.object.Namespace)
+	}
+	return key, nil
 }
 
 // boolean reads "true" or "false", and fallback where there is neither.

@@ -45,7 +45,7 @@ func (in *ingress) clientAuth() *model.ClientAuth {
 		in.invalid(annotationField(name), "%v. Until then requests for the hosts of the Ingress are answered with 503", err)
 	}
 	var err error
-	if a.Secret, err = in.secretOfAuthorities(secret); err != nil {
+	if a.Secret, err = in.secretKey(secret); err != nil {
 		refuse(annotationAuthTLSSecret, err)
 	}
 	if v, ok := in.annotation(annotationAuthTLSVerify); ok {
@@ -72,21 +72,6 @@ func (in *ingress) clientAuth() *model.ClientAuth {
 		}
 	}
 	return a
-}
-
-// secretOfAuthorities reads "namespace/name", or a name alone.
-func (in *ingress) secretOfAuthorities(v string) (model.Key, error) {
-	key := model.Key{Namespace: in.object.Namespace, Name: v}
-	if namespace, name, ok := strings.Cut(v, "/"); ok {
-		key = model.Key{Namespace: namespace, Name: name}
-	}
-	if !isDNSName(key.Name) || !isDNSName(key.Namespace) {
-		return model.Key{}, fmt.Errorf("%q is no name of a Secret; write it as %s/NAME", v, in.object.Namespace)
-	}
-	if key.Namespace != in.object.Namespace {
-		return model.Key{}, fmt.Errorf("%s is a Secret of another namespace, which an Ingress may not use; put a copy with %s into namespace %s", key, CAKey, in.object.Namespace)
-	}
-	return key, nil
 }
 
 // otherAttribute is what would follow the common name in a whole name.

@@ -179,6 +179,9 @@ func claimOf(rule *model.RouteRule) claim { return claim{rule.Host, rule.Path, r
 func (c *crossCheck) rule(r *model.Route, rule *model.RouteRule, owners map[claim]model.Ref) {
 	for _, b := range rule.Backends {
 		c.backend(r.Ref, rule.Field, b.Backend, model.TCP, "Requests for it are answered with 503")
+		if b.TLS != nil {
+			c.backendTLS(r.Ref, b.Backend)
+		}
 	}
 	if rule.Canary != nil || len(rule.Methods)+len(rule.Headers)+len(rule.Query) > 0 {
 		return

@@ -133,11 +133,19 @@ func TestCrossCheck(t *testing.T) {
 		tlsSecret(t, "future", now.AddDate(2, 0, 0), "www.example.com"),
 		tlsSecretOf(t, rsaKey, "rsa", now.AddDate(0, 1, 0), "www.example.com", "*.example.org"),
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "none"}},
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ca"}, Data: map[string][]byte{"ca.crt": tlsSecret(t, "x", now.AddDate(0, 1, 0), "x").Data["tls.crt"]}},
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad-pair"}, Data: map[string][]byte{"tls.crt": []byte("junk"), "tls.key": []byte("junk"), "ca.crt": tlsSecret(t, "x", now.AddDate(0, 1, 0), "x").Data["tls.crt"]}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad-ca"}, Data: map[string][]byte{"ca.crt": []byte("junk")}},
 	}
 	const web = `kind: Service
 metadata: {name: web, namespace: default}
 spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]}`
+	const secure = `kind: Service
+metadata: {name: secure, namespace: default}
+spec: {clusterIP: 10.96.0.3, ports: [{port: 443, appProtocol: https}]}`
+	proxySSL := func(secret string) string {
+		return `nginx.ingress.kubernetes.io/proxy-ssl-verify: "on", nginx.ingress.kubernetes.io/proxy-ssl-secret: default/` + secret
+	}
 	const alias = `kind: Service
 metadata: {name: alias, namespace: default}
 spec: {type: ExternalName, externalName: www.example.com}`
@@ -209,6 +217,26 @@ spec: {type: ExternalName, externalName: www.example.com}`
 			[]string{"SecretMissing: Service default/tls: metadata.annotations[fairway.dev/tls-ca-secret]: Secret default/gone does not exist"}},
 		{"CA empty", []string{service(`fairway.dev/tls-secret: good, fairway.dev/tls-mode: reencrypt, fairway.dev/tls-ca-secret: good`)},
 			[]string{"SecretInvalid: Service default/tls: metadata.annotations[fairway.dev/tls-ca-secret]: Secret default/good has no ca.crt"}},
+		{"TLS to a backend", []string{web, secure, ingress("a", "2020", proxySSL("good"), "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}"),
+			ingress("b", "2020", proxySSL("ca")+`, nginx.ingress.kubernetes.io/backend-protocol: HTTPS`, "{rules: ["+rule("b.com", "/", "web", "number: 80")+"]}")}, []string{
+			"SecretInvalid: Ingress default/a: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/good has no ca.crt to verify the backend with; put the certificate",
+		}},
+		{"TLS to a backend in plain", []string{web, ingress("a", "2020", proxySSL("gone"), "{rules: ["+rule("a.com", "/", "web", "number: 80")+", "+rule("b.com", "/", "web", "number: 80")+"]}")}, []string{
+			"NoEffect: Ingress default/a: metadata.annotations: the annotations proxy-ssl-* have no effect on Service default/web, which is spoken to in plain; set nginx.ingress.kubernetes.io/backend-protocol: HTTPS or GRPCS, or appProtocol: https",
+		}},
+		{"Secrets for TLS to a backend", []string{secure, ingress("a", "2020", proxySSL("gone"), "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}"),
+			ingress("b", "2020", proxySSL("none"), "{rules: ["+rule("b.com", "/", "secure", "number: 443")+"]}"),
+			ingress("c", "2020", proxySSL("bad-ca"), "{rules: ["+rule("c.com", "/", "secure", "number: 443")+"]}"),
+			ingress("d", "2020", `nginx.ingress.kubernetes.io/proxy-ssl-secret: expired`, "{rules: ["+rule("d.com", "/", "secure", "number: 443")+"]}"),
+			ingress("e", "2020", `nginx.ingress.kubernetes.io/proxy-ssl-secret: ca`, "{rules: ["+rule("e.com", "/", "secure", "number: 443")+"]}"),
+			ingress("f", "2020", proxySSL("bad-pair"), "{rules: ["+rule("f.com", "/", "secure", "number: 443")+"]}")}, []string{
+			"SecretMissing: Ingress default/a: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/gone does not exist; create it with: kubectl create secret generic gone -n default --from-file=ca.crt=FILE",
+			"SecretInvalid: Ingress default/b: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/none has neither ca.crt nor tls.crt with tls.key",
+			"SecretInvalid: Ingress default/c: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/bad-ca: ca.crt holds no PEM certificate",
+			"CertificateNotValid: Ingress default/d: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: the certificate in Secret default/expired, which is shown to the backend, expired on 2026-05-01T00:00:00Z; renew it",
+			`NoEffect: Ingress default/e: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/ca has no tls.crt to show to the backend, and its ca.crt has no effect without nginx.ingress.kubernetes.io/proxy-ssl-verify: "on"`,
+			"SecretInvalid: Ingress default/f: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/bad-pair: tls.crt is not PEM",
+		}},
 		{"streams", []string{web,
 			ingress("a", "2020", `fairway.dev/tcp-port: "80"`, "{rules: ["+rule("a.com", "/", "web", "number: 80")+"]}"),
 			ingress("b", "2021", `fairway.dev/tcp-port: "80"`, "{rules: ["+rule("a.com", "/", "web", "number: 80")+", "+rule("b.com", "/", "gone", "number: 80")+"], defaultBackend: {service: {name: web, port: {number: 80}}}}"),

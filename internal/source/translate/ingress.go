@@ -52,6 +52,7 @@ type settings struct {
 	filters  model.Filters
 	canary   *model.Canary
 	protocol model.BackendProtocol
+	tls      *model.BackendTLS
 	appRoot  string
 	regex    bool
 	redirect httpsRedirect
@@ -63,6 +64,7 @@ func (in *ingress) settings() settings {
 	in.redirectAnnotations(&s)
 	in.canaryAnnotations(&s)
 	in.backendAnnotations(&s)
+	in.proxySSLAnnotations(&s)
 	in.accessAnnotations(&s)
 	in.bodyAnnotations(&s)
 	in.timeoutAnnotations(&s)
@@ -79,7 +81,7 @@ func (in *ingress) rules(s settings) []model.RouteRule {
 		rule := in.rule("spec.defaultBackend", "", s)
 		rule.Default = true
 		rule.Path = model.PathMatch{Type: model.PathPrefix, Value: "/"}
-		rule.Backends = in.backends("spec.defaultBackend", d, s.protocol)
+		rule.Backends = in.backends("spec.defaultBackend", d, s)
 		out = append(out, rule)
 	} else if len(spec.Rules) == 0 {
 		in.invalid("spec", "has neither rules nor defaultBackend, so it routes nothing; add one of them")
@@ -108,7 +110,7 @@ func (in *ingress) rules(s settings) []model.RouteRule {
 			}
 			rule := in.rule(field, host, s)
 			rule.Path = match
-			rule.Backends = in.backends(field+".backend", &p.Backend, s.protocol)
+			rule.Backends = in.backends(field+".backend", &p.Backend, s)
 			out = append(out, rule)
 		}
 	}
@@ -125,7 +127,7 @@ func (in *ingress) hostOnlyRule(field, host string, s settings) []model.RouteRul
 	}
 	rule := in.rule(field, host, s)
 	rule.Path = model.PathMatch{Type: model.PathPrefix, Value: "/"}
-	rule.Backends = in.backends("spec.defaultBackend", d, s.protocol)
+	rule.Backends = in.backends("spec.defaultBackend", d, s)
 	return []model.RouteRule{rule}
 }
 
@@ -200,12 +202,12 @@ func (in *ingress) regexPath(field, value string) (model.PathMatch, bool) {
 
 // backends returns the one backend, or none where it cannot be used, which
 // makes the rule answer 503.
-func (in *ingress) backends(field string, b *networkingv1.IngressBackend, protocol model.BackendProtocol) []model.WeightedBackend {
+func (in *ingress) backends(field string, b *networkingv1.IngressBackend, s settings) []model.WeightedBackend {
 	backend, ok := in.backend(field, b)
 	if !ok {
 		return nil
 	}
-	backend.Protocol = protocol
+	backend.Protocol, backend.TLS = s.protocol, s.tls
 	return []model.WeightedBackend{{Backend: backend, Weight: 1}}
 }
 
