@@ -118,6 +118,7 @@ func TestAuthoritiesRevoke(t *testing.T) {
 		{"listed in an expired list", root.Revoked(t, time.Now().Add(-time.Minute), bad.Leaf), bad, ErrRevoked.Error()},
 		{"an expired list and a new one", append(root.Revoked(t, time.Now().Add(-time.Minute)), root.Revoked(t, later)...), good, ""},
 		{"no list of the one between", rootList, below, "no revocation list of CN=sub that is valid now"},
+		{"another's list in the name of the one between", append(testenv.NewAuthority(t, "sub").Revoked(t, later), rootList...), below, "no revocation list of CN=sub that is valid now"},
 		{"lists of both", append(sub.Revoked(t, later), rootList...), below, ""},
 		{"listed below", append(sub.Revoked(t, later, below.Leaf), rootList...), below, ErrRevoked.Error()},
 		{"the one between is listed", append(sub.Revoked(t, later), root.Revoked(t, later, sub.Cert)...), below, ErrRevoked.Error()},

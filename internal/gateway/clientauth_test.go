@@ -282,10 +282,6 @@ func TestClientAuthBySNI(t *testing.T) {
 	if resp, _ := (shower{t: t, addr: "10.99.91.101:443", sni: "public.wild.test", protocol: "h2"}).get("public.wild.test", "/open"); resp.StatusCode != 200 {
 		t.Errorf("an exact host beside a wildcard that asks: got %d", resp.StatusCode)
 	}
-	// crypto/tls takes no name with a final dot.
-	if _, _, err := tryGet(shower{t: t, addr: "10.99.91.101:443", cert: &good, protocol: "h1"}.client(), "public.test", "/"); err != nil {
-		t.Error(err)
-	}
 }
 
 // TestClientAuthDefaultBackend: default backends take requests for any host, and
@@ -312,6 +308,13 @@ func TestClientAuthDefaultBackend(t *testing.T) {
 	check("public.test", "public.test", nil, 400) // its paths go to the default backend of who asks
 	check("public.test", "public.test", &good, 400)
 	check("nobody.test", "nobody.test", nil, 400)
+	// A rule without host takes what a host that asks has no path for, and asks as well.
+	w.route(ingress("every", rule("", "/default", "a")))
+	check("secure.test", "secure.test", nil, 400)
+	check("secure.test", "secure.test", &good, 200)
+	check("nobody.test", "secure.test", &good, 421)
+	check("nobody.test", "nobody.test", nil, 200)
+	w.update(func(tx *state.Tx) { tx.DeleteRoute(ingress("every").Ref) })
 	// One with nothing but a default backend asks all who ask for no other host.
 	w.update(func(tx *state.Tx) {
 		tx.DeleteRoute(ingress("secure").Ref)

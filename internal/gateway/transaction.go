@@ -193,6 +193,12 @@ func (t *transaction) admit() *config {
 	}
 	match, ok := c.router.Match(&t.view)
 	if !ok {
+		if clients := c.clients.Load(); clients != nil {
+			if a := clients.Refuse(&t.view); a != nil {
+				t.give(a)
+				return nil
+			}
+		}
 		t.fail(http.StatusNotFound, "no route for this host and path")
 		return nil
 	}

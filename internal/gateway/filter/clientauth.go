@@ -105,6 +105,16 @@ func (t *ClientTable) Policy(name string) *certs.ClientPolicy {
 	return nil
 }
 
+// Refuse answers for a request to a host that nothing takes there, as long as it
+// does not meet what the host asks for; nil if it does. Who may not come in does
+// not learn what is there.
+func (t *ClientTable) Refuse(v *request.View) *Answer {
+	if a := t.Host(v.Host); a != nil {
+		return a.judge(v, t, true).answer
+	}
+	return nil
+}
+
 // ClientGuard is who asks clients of a rule for certificates.
 type ClientGuard struct {
 	// Table has the newest table; nil in it if nobody asks for anything.
