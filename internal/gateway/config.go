@@ -199,7 +199,7 @@ func (g *Gateway) streamsOf(snap *state.Snapshot) (list []listener.Stream, probl
 					continue
 				}
 			}
-			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol))})
+			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol)), Except: endedHere(&r, snap)})
 		}
 	}
 	return list, problems
@@ -224,6 +224,41 @@ func withoutForeign(r *model.StreamRoute, snap *state.Snapshot) (hosts []string,
 		}
 	}
 	return hosts, owner
+}
+
+// endedHere returns the hosts that a wildcard of a route at the HTTPS ports covers
+// and that another route names: the exact name goes first, as for requests and
+// certificates.
+func endedHere(r *model.StreamRoute, snap *state.Snapshot) []string {
+	if r.Port != 0 {
+		return nil
+	}
+	var list []string
+	for _, h := range r.Hosts {
+		suffix, wild := strings.CutPrefix(h, "*")
+		if !wild {
+			continue
+		}
+		covers := func(name string) bool {
+			label, ok := strings.CutSuffix(name, suffix)
+			return ok && label != "*" && !strings.Contains(label, ".")
+		}
+		for _, other := range snap.Routes.All() {
+			for i := range other.Rules {
+				if rule := &other.Rules[i]; !rule.Filters.PassedThrough && covers(rule.Host) {
+					list = append(list, rule.Host)
+				}
+			}
+			for i := range other.TLS {
+				for _, name := range other.TLS[i].Hosts {
+					if covers(name) {
+						list = append(list, name)
+					}
+				}
+			}
+		}
+	}
+	return list
 }
 
 // servesHost reports whether a route has a rule, or a certificate, for a host.

@@ -142,6 +142,39 @@ func TestThroughForeign(t *testing.T) {
 	}
 }
 
+// TestThroughExact: a wildcard that passes through leaves the exact hosts to those
+// who have them, whoever is older; else it would take over hosts of others, and
+// get clients past what is asked of them there.
+func TestThroughExact(t *testing.T) {
+	backendServer(t, "10.99.46.6:80", nil)
+	tlsEcho(t, "10.99.46.7:443", "wild")
+	tlsEcho(t, "10.99.46.8:443", "one")
+	w := newWorld(t, nil)
+	w.service("web", "", "10.99.46.6:80")
+	w.service("wild", "", "10.99.46.7:443")
+	w.service("one", "", "10.99.46.8:443")
+	route := withTLS(ingress("web", rule("web.wild.test", "/", "web")), "pair", "cert.wild.test")
+	route.Namespace, route.Created = "other", gatewaytest.Created.Add(time.Hour)
+	wild, throughWild := passed("wild", "*.wild.test", "wild")
+	one, throughOne := passed("one", "one.wild.test", "one")
+	w.update(func(tx *state.Tx) {
+		tx.PutCertificate(secret(t, "pair", "*.wild.test"))
+		tx.PutRoute(route)
+		tx.PutRoute(wild)
+		tx.PutRoute(one)
+	})
+	w.streams(throughWild, throughOne)
+	for name, want := range map[string]string{
+		"web.wild.test": DefaultCertificateName, "cert.wild.test": "pair", "one.wild.test": "one", "any.wild.test": "wild",
+	} {
+		if got := w.presented(name); got != want {
+			t.Errorf("%q is shown the certificate %q, want %q", name, got, want)
+		}
+	}
+	w.update(func(tx *state.Tx) { tx.DeleteRoute(route.Ref) })
+	w.eventually("the wildcard has the host once nobody else does", func() bool { return w.presented("web.wild.test") == "wild" })
+}
+
 // TestThroughEnds has a gateway that ends carry on what passes through.
 func TestThroughEnds(t *testing.T) {
 	tlsEcho(t, "10.99.46.5:443", "vault")

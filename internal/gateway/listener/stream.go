@@ -56,6 +56,9 @@ type StreamOptions struct {
 type Stream struct {
 	model.StreamRoute
 	Pool *upstream.Pool
+	// Except are hosts that a wildcard of Hosts covers and that are somebody else's
+	// all the same, whose TLS is ended at the HTTPS ports. Optional.
+	Except []string
 }
 
 // Streams serves TCP and UDP ports.
@@ -195,8 +198,8 @@ func (s *Streams) Run(ctx context.Context) error {
 
 // table is the routes of one port; never changed.
 type table struct {
-	all      []*Stream // oldest first
-	byHost   map[string]*Stream
+	all      []*Stream          // oldest first
+	byHost   map[string]*Stream // nil for a host that a wildcard does not cover
 	fallback *Stream
 }
 
@@ -260,6 +263,11 @@ func (t *table) add(r *Stream) (winner *Stream) {
 	if !serves {
 		return winner
 	}
+	for _, h := range r.Except {
+		if _, ok := t.byHost[h]; !ok {
+			t.byHost[h] = nil
+		}
+	}
 	t.all = append(t.all, r)
 	if t.fallback == nil {
 		t.fallback = r
@@ -272,7 +280,7 @@ func (t *table) forName(name string) *Stream { return cmp.Or(t.named(name), t.fa
 
 // named returns the route that has a host of that name; nil if none does.
 func (t *table) named(name string) *Stream {
-	if r := t.byHost[name]; r != nil {
+	if r, ok := t.byHost[name]; ok {
 		return r
 	}
 	if i := strings.IndexByte(name, '.'); i >= 0 {
