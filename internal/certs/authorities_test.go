@@ -351,3 +351,28 @@ func testPair(t *testing.T) ([]byte, any) {
 	}
 	return c.Certificate[0], c.PrivateKey
 }
+
+// TestAuthoritiesVouched: of what a client shows only that counts which leads to an
+// authority, in whatever order it comes. With the keys and names of the rest
+// anybody could keep x509 busy.
+func TestAuthoritiesVouched(t *testing.T) {
+	root := testenv.NewAuthority(t, "root")
+	one := root.Authority(t, "one")
+	two := one.Authority(t, "two")
+	stranger := testenv.NewAuthority(t, "root") // of the same name
+	false1 := stranger.Authority(t, "one")
+	false2 := false1.Authority(t, "two")
+	want := x509.NewCertPool()
+	want.AddCert(one.Cert)
+	want.AddCert(two.Cert)
+	a := authorities(t, root.PEM(), nil)
+	for _, shown := range [][]*x509.Certificate{
+		{one.Cert, two.Cert},
+		{two.Cert, one.Cert},
+		{false2.Cert, two.Cert, false1.Cert, one.Cert, stranger.Cert},
+	} {
+		if got := a.vouched(shown); !got.Equal(want) {
+			t.Errorf("%d shown: others count than those two", len(shown))
+		}
+	}
+}
