@@ -89,7 +89,7 @@ func (c *clientAuth) sync(snap *state.Snapshot) []model.Problem {
 	for _, a := range c.known {
 		a.used = false
 	}
-	t := &filter.ClientTable{Hosts: map[string]*filter.ClientAuth{}, Routes: map[model.Key]*filter.ClientAuth{}}
+	t := &filter.ClientTable{Hosts: map[string]*filter.ClientAuth{}, Routes: map[model.Key]*filter.ClientAuth{}, Strangers: map[filter.ClientStranger]struct{}{}}
 	for _, r := range snap.Routes.All() {
 		for i := range r.Rules {
 			if rule := &r.Rules[i]; !rule.Default {
@@ -100,14 +100,22 @@ func (c *clientAuth) sync(snap *state.Snapshot) []model.Problem {
 	for _, r := range routes {
 		t.Routes[r.Key] = c.compile(snap, r, now)
 	}
-	owners := model.ClientAuthOwners(routes)
+	owners := model.ClientAuthOwners(oldestFirst(snap, func(*model.Route) bool { return true }))
 	for host, owner := range owners {
-		t.Hosts[host] = t.Routes[owner.Key]
+		if owner.Decides != nil {
+			t.Hosts[host] = t.Routes[owner.Decides.Key]
+		}
 	}
 	for _, r := range routes {
 		for _, host := range r.ClientAuthHosts {
-			if owner := owners[host]; owner != r && *owner.ClientAuth != *r.ClientAuth {
-				c.report(r, ReasonClientAuthConflict, "the older %s asks something else of the clients of host %q, and that counts for all of it; make the auth-tls annotations of both alike, or leave them to one of them", owner.Ref, host)
+			switch owner := owners[host]; {
+			case owner.First.Namespace != r.Namespace:
+				if r.ClientAuth.Asks() {
+					t.Strangers[filter.ClientStranger{Route: r.Key, Host: host}] = struct{}{}
+				}
+				c.report(r, ReasonClientAuthConflict, "%s of another namespace is older and serves host %q as well, so its namespace decides what clients of it are asked for; those who come for rules of this one need what both ask for: choose another host, or have the auth-tls annotations there", owner.First.Ref, host)
+			case owner.Decides != r && *owner.Decides.ClientAuth != *r.ClientAuth:
+				c.report(r, ReasonClientAuthConflict, "the older %s asks something else of the clients of host %q, and that counts for all of it; make the auth-tls annotations of both alike, or leave them to one of them", owner.Decides.Ref, host)
 			}
 		}
 	}
@@ -180,7 +188,7 @@ func guard(rule *router.Rule, table *atomic.Pointer[filter.ClientTable]) *filter
 		return nil
 	}
 	g := &filter.ClientGuard{Table: table, Host: rule.Spec.Host}
-	if rule.Spec.Default {
+	if _, stranger := t.Strangers[filter.ClientStranger{Route: rule.Route.Key, Host: g.Host}]; stranger || rule.Spec.Default {
 		g.Route = &rule.Route.Key
 		return g
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"fairway.dev/fairway/internal/gateway/gatewaytest"
 	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 	"fairway.dev/fairway/internal/testenv"
@@ -325,6 +326,59 @@ func TestClientAuthDefaultBackend(t *testing.T) {
 	check("nobody.test", "somebody.test", &good, 200)
 	check("public.test", "nobody.test", &good, 421)
 	check("public.test", "public.test", nil, 400)
+}
+
+// TestClientAuthForeign: what is asked of a host is for the namespace to say that
+// has the oldest route there. Another one can neither shut its clients out nor let
+// anybody in, and what it asks for itself it gets for its own rules.
+func TestClientAuthForeign(t *testing.T) {
+	w, root := clientAuthWorld(t, "10.99.95.1:80", "10.99.95.101:443")
+	good, stranger := root.Client(t, "good"), testenv.NewAuthority(t, "other").Client(t, "stranger")
+	later := func(r *model.Route, namespace string, hours int) *model.Route {
+		r.Namespace, r.Created = namespace, gatewaytest.Created.Add(time.Duration(hours)*time.Hour)
+		return r
+	}
+	off := func(a *model.ClientAuth) { a.Verify = model.ClientVerifyOff }
+	theirs := func(a *model.ClientAuth) { a.Secret = model.Key{Namespace: "other", Name: "ca"} }
+	w.update(func(tx *state.Tx) {
+		tx.PutCertificate(&model.Certificate{Key: model.Key{Namespace: "other", Name: "ca"}, CA: root.PEM()})
+		tx.PutRoute(ingress("shop", rule("shop.test", "/", "a")))
+		tx.PutRoute(later(withClientAuth(ingress("shut", rule("shop.test", "/theirs", "a")), theirs), "other", 1))
+		tx.PutRoute(ingress("first", rule("pay.test", "/", "a")))
+		tx.PutRoute(later(withClientAuth(ingress("open", rule("pay.test", "/theirs", "a")), off), "other", 1))
+		tx.PutRoute(later(withClientAuth(ingress("asks", rule("pay.test", "/ours", "a"))), "default", 2))
+		tx.PutRoute(withClientAuth(ingress("both", rule("both.test", "/", "a"))))
+		tx.PutRoute(later(withClientAuth(ingress("copy", rule("both.test", "/theirs", "a")), theirs, func(a *model.ClientAuth) { a.CommonName = "good" }), "other", 1))
+	})
+	other := root.Client(t, "somebody else")
+	for _, protocol := range showerProtocols {
+		for _, tt := range []struct {
+			host, path string
+			cert       *tls.Certificate
+			want       int
+		}{
+			{"shop.test", "/", nil, 200},
+			{"shop.test", "/theirs", nil, 400},
+			{"pay.test", "/", nil, 400},
+			{"pay.test", "/theirs", nil, 400},
+			{"pay.test", "/", &good, 200},
+			{"both.test", "/", &other, 200},
+			{"both.test", "/theirs", &other, 403},
+			{"both.test", "/theirs", &good, 200},
+			{"both.test", "/theirs", &stranger, 400},
+			{"both.test", "/theirs", nil, 400},
+		} {
+			if resp, r := (shower{t: t, addr: "10.99.95.101:443", cert: tt.cert, protocol: protocol}).get(tt.host, tt.path); resp.StatusCode != tt.want {
+				t.Errorf("%s %s%s, certificate %v: %d %s, want %d", protocol, tt.host, tt.path, tt.cert != nil, resp.StatusCode, r.Body, tt.want)
+			}
+		}
+	}
+	for _, want := range []string{"Ingress other/shut metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret] ClientAuthConflict: Ingress default/shop of another namespace is older",
+		"Ingress other/open metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret] ClientAuthConflict"} {
+		if !strings.Contains(w.problemText(), want) {
+			t.Errorf("problems do not say %q:\n%s", want, w.problemText())
+		}
+	}
 }
 
 // TestClientAuthChanges: what changes counts at once, for connections that there

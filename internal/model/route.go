@@ -18,23 +18,58 @@ type Route struct {
 	TLS []RouteTLS
 	// ClientAuth is what clients have to prove; nil for nothing. It is of hosts, and
 	// so of all that is served there, whichever route it is from: those of
-	// ClientAuthHosts, where "" stands for all that no route names. The oldest route
-	// that asks something of a host decides.
+	// ClientAuthHosts, where "" stands for all that no route names. Which route
+	// decides about a host [ClientAuthOwners] says.
 	ClientAuth      *ClientAuth
 	ClientAuthHosts []string
 }
 
-// ClientAuthOwners returns by host the route that decides what clients have to
-// prove there. Routes are in order, the oldest first.
-func ClientAuthOwners(routes []*Route) map[string]*Route {
-	owners := map[string]*Route{}
+// ClientAuthOwner is who decides what clients of a host have to prove.
+type ClientAuthOwner struct {
+	// First is the oldest route that serves the host. It is its namespace that
+	// decides: nobody is to shut out another's clients, or to let in whom another
+	// does not.
+	First *Route
+	// Decides is the oldest route of that namespace that asks something of the
+	// host; nil if none does.
+	Decides *Route
+}
+
+// ClientAuthOwners returns who decides about each host that a route asks something
+// of. Routes are all there are, in order, the oldest first.
+func ClientAuthOwners(routes []*Route) map[string]ClientAuthOwner {
+	owners := map[string]ClientAuthOwner{}
 	for _, r := range routes {
+		if r.ClientAuth != nil {
+			for _, host := range r.ClientAuthHosts {
+				owners[host] = ClientAuthOwner{}
+			}
+		}
+	}
+	for _, r := range routes {
+		serves := func(host string) {
+			if o, ok := owners[host]; ok && o.First == nil {
+				owners[host] = ClientAuthOwner{First: r}
+			}
+		}
+		for i := range r.Rules {
+			if rule := &r.Rules[i]; rule.Canary == nil {
+				serves(rule.Host)
+			}
+		}
+		for i := range r.TLS {
+			for _, host := range r.TLS[i].Hosts {
+				serves(host)
+			}
+		}
 		if r.ClientAuth == nil {
 			continue
 		}
 		for _, host := range r.ClientAuthHosts {
-			if owners[host] == nil {
-				owners[host] = r
+			serves(host)
+			if o := owners[host]; o.Decides == nil && o.First.Namespace == r.Namespace {
+				o.Decides = r
+				owners[host] = o
 			}
 		}
 	}

@@ -77,8 +77,18 @@ type ClientTable struct {
 	// Hosts are by name, wildcard "*.example.com", and "" for all that is not named.
 	// Those that ask for nothing stand there with nil.
 	Hosts map[string]*ClientAuth
-	// Routes are by route, for default backends: they take requests to any host.
+	// Routes are by route, for default backends, which take requests to any host,
+	// and for Strangers.
 	Routes map[model.Key]*ClientAuth
+	// Strangers are the routes that ask something of a host about which another
+	// namespace decides. It is asked of the requests that they take.
+	Strangers map[ClientStranger]struct{}
+}
+
+// ClientStranger is a route with a host of another namespace.
+type ClientStranger struct {
+	Route model.Key
+	Host  string
 }
 
 // Host returns what is asked of clients of a host, by its normal form; nil for
@@ -119,7 +129,8 @@ func (t *ClientTable) Refuse(v *request.View) *Answer {
 type ClientGuard struct {
 	// Table has the newest table; nil in it if nobody asks for anything.
 	Table *atomic.Pointer[ClientTable]
-	// Host is the rule's, and Route its route if it is a default backend.
+	// Host is the rule's, and Route its route if it is a default backend, or a
+	// stranger at its host.
 	Host  string
 	Route *model.Key
 }

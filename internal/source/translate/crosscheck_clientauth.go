@@ -17,12 +17,15 @@ func (c *crossCheck) clientAuth(routes []*model.Route) {
 			continue
 		}
 		for _, host := range r.ClientAuthHosts {
-			if owner := owners[host]; owner != r && *owner.ClientAuth != *a {
-				what := fmt.Sprintf("host %q", host)
-				if host == "" {
-					what = "hosts that no rule names"
-				}
-				c.add(r.Ref, ReasonClientAuthConflict, a.Field, "the older %s asks something else of the clients of %s, and that counts for all of it; make the auth-tls annotations of both alike, or leave them to one of them", owner.Ref, what)
+			what := fmt.Sprintf("host %q", host)
+			if host == "" {
+				what = "hosts that no rule names"
+			}
+			switch owner := owners[host]; {
+			case owner.First.Namespace != r.Namespace:
+				c.add(r.Ref, ReasonClientAuthConflict, a.Field, "%s of another namespace is older and serves %s as well, so its namespace decides what clients are asked for there; those who come for rules of this one need what both ask for. Choose another host, or have the auth-tls annotations there", owner.First.Ref, what)
+			case owner.Decides != r && *owner.Decides.ClientAuth != *a:
+				c.add(r.Ref, ReasonClientAuthConflict, a.Field, "the older %s asks something else of the clients of %s, and that counts for all of it; make the auth-tls annotations of both alike, or leave them to one of them", owner.Decides.Ref, what)
 			}
 		}
 		if a.Refused == "" {

@@ -363,12 +363,15 @@ func TestCrossCheckClientAuth(t *testing.T) {
 		clientAuthIngress("gone", "2026-01-01T00:00:00Z", "b.test", "default/gone", ""), clientAuthIngress("bad", "2026-01-01T00:00:00Z", "c.test", "default/bad", ""),
 		clientAuthIngress("bad-list", "2026-01-01T00:00:00Z", "d.test", "default/bad-list", ""), clientAuthIngress("expired-list", "2026-01-01T00:00:00Z", "e.test", "default/expired-list", ""),
 		clientAuthIngress("asks-nobody", "2026-01-01T00:00:00Z", "f.test", "default/gone", "off"),
+		strings.ReplaceAll(clientAuthIngress("first", "2026-01-01T00:00:00Z", "g.test", "good", ""), "namespace: default", "namespace: other"),
+		clientAuthIngress("stranger", "2026-01-02T00:00:00Z", "g.test", "good", ""),
 	}, "\n---\n"))
 	found := CrossCheck(snap, at)
 	const field = ": metadata.annotations[nginx.ingress.kubernetes.io/auth-tls-secret]: "
 	for name, want := range map[string]string{
 		"old": "", "same": "",
 		"other":        "ClientAuthConflict: Ingress default/other" + field + `the older Ingress default/old asks something else of the clients of host "a.test"`,
+		"stranger":     "ClientAuthConflict: Ingress default/stranger" + field + `Ingress other/first of another namespace is older and serves host "g.test" as well`,
 		"gone":         "SecretMissing: Ingress default/gone" + field + "Secret default/gone does not exist; create it with: kubectl create secret generic gone -n default --from-file=ca.crt=FILE. Until then requests for the hosts of the Ingress are answered with 503",
 		"bad":          "SecretInvalid: Ingress default/bad" + field + "Secret default/bad: ca.crt holds no PEM certificate",
 		"bad-list":     "SecretInvalid: Ingress default/bad-list" + field + "Secret default/bad-list: ca.crl holds no PEM revocation list",
