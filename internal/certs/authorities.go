@@ -102,7 +102,14 @@ func (a *Authorities) readList(der []byte) error {
 	if id, ok := unknownCritical(list.Extensions); ok {
 		return fmt.Errorf("has the critical extension %s, which is not known here: use a complete list of the authority's own certificates", id)
 	}
-	r := &revocations{list: list, serials: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
+	// Of the list all stays but its entries, which are large.
+	r := &revocations{
+		list: &x509.RevocationList{
+			RawTBSRevocationList: list.RawTBSRevocationList, Signature: list.Signature, SignatureAlgorithm: list.SignatureAlgorithm,
+			ThisUpdate: list.ThisUpdate, NextUpdate: list.NextUpdate,
+		},
+		serials: make(map[string]struct{}, len(list.RevokedCertificateEntries)),
+	}
 	for i := range list.RevokedCertificateEntries {
 		e := &list.RevokedCertificateEntries[i]
 		if id, ok := unknownCritical(e.Extensions); ok {

@@ -2,6 +2,9 @@ package translate
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
+	"weak"
 
 	"fairway.dev/fairway/internal/certs"
 	"fairway.dev/fairway/internal/model"
@@ -47,7 +50,7 @@ func (c *crossCheck) authorities(ref model.Ref, a *model.ClientAuth) {
 			key, key.Name, key.Namespace, CAKey, effect)
 		return
 	}
-	known, err := certs.ParseAuthorities(cert.CA, cert.CRL)
+	known, err := authoritiesOf(cert)
 	if err != nil {
 		if a.Asks() {
 			effect = "A gateway that has had good ones goes on with them; others answer requests for the hosts of the Ingress with 503"
@@ -58,4 +61,23 @@ func (c *crossCheck) authorities(ref model.Ref, a *model.ClientAuth) {
 	for _, text := range known.Check(c.now) {
 		c.add(ref, ReasonCertificateTime, a.Field, "Secret %s: %s", key, text)
 	}
+}
+
+// readAuthorities are those of Secrets, by their rows, as long as there are those. A
+// check of all objects follows each change of any, and a list of what is revoked
+// may have 25000 entries and take 80 ms to read: for each Ingress that names it.
+var readAuthorities sync.Map // of func() (*certs.Authorities, error), by weak.Pointer[model.Certificate]
+
+func authoritiesOf(row *model.Certificate) (*certs.Authorities, error) {
+	key := weak.Make(row)
+	read, known := readAuthorities.Load(key)
+	if !known {
+		ca, crl := row.CA, row.CRL // not the row, which would stay for ever
+		var other bool
+		read, other = readAuthorities.LoadOrStore(key, sync.OnceValues(func() (*certs.Authorities, error) { return certs.ParseAuthorities(ca, crl) }))
+		if !other {
+			runtime.AddCleanup(row, func(key weak.Pointer[model.Certificate]) { readAuthorities.Delete(key) }, key)
+		}
+	}
+	return read.(func() (*certs.Authorities, error))()
 }

@@ -11,9 +11,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -386,6 +388,37 @@ func TestCrossCheckClientAuth(t *testing.T) {
 		}
 		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], want)) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestAuthoritiesAreReadOnce: a check of all objects does not read again what has
+// not changed, and forgets what is gone.
+func TestAuthoritiesAreReadOnce(t *testing.T) {
+	root := testenv.NewAuthority(t, "root")
+	row := &model.Certificate{CA: root.PEM()}
+	one, err := authoritiesOf(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := authoritiesOf(row); again != one {
+		t.Error("read again")
+	}
+	changed := *row
+	changed.CA = []byte("x")
+	if _, err := authoritiesOf(&changed); err == nil {
+		t.Error("another row is not read")
+	}
+	key := weak.Make(row)
+	runtime.KeepAlive(row)
+	row = nil
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		runtime.GC()
+		if _, ok := readAuthorities.Load(key); !ok {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("kept after the row was gone")
 		}
 	}
 }
