@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"fmt"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -112,6 +113,10 @@ func (w *work) backend(field string, n *yaml.Node) (backend, bool) {
 	value, ok := scalar(port)
 	if !ok || value == "" {
 		w.problem(field+".servicePort", "is missing; give a port of Service %s by name or number", b.service)
+		return b, false
+	}
+	if n, err := strconv.Atoi(value); err == nil && (n < 1 || n > 65535) {
+		w.problem(field+".servicePort", "%s is no port; ports are from 1 to 65535", value)
 		return b, false
 	}
 	var written *yaml.Node
