@@ -53,8 +53,13 @@ func execKubectl(dataDir string, args []string) error {
 		return err
 	}
 	kubeconfig := filepath.Join(dataDir, "kubeconfig")
-	if _, err := os.Stat(kubeconfig); errors.Is(err, os.ErrNotExist) {
+	switch file, err := os.Open(kubeconfig); {
+	case err == nil:
+		file.Close()
+	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("there is no cluster in %s: start one with fairway up, or name another with --data-dir or %s", dataDir, dataDirEnv)
+	default:
+		return fmt.Errorf("%w; try: sudo fairway kubectl", err)
 	}
 	standalone := filepath.Join(filepath.Dir(executable), "fairway-standalone")
 	// Programs differ in which of two equal variables they believe.

@@ -6,8 +6,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -358,6 +360,36 @@ contexts:
 - {name: NAME, context: {cluster: c, namespace: of-NAME}}
 - {name: other, context: {cluster: c}}
 `
+
+func TestKubeconfigOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to stop being root")
+	}
+	t.Setenv("KUBECONFIG", "")
+	data := t.TempDir()
+	for _, d := range []string{filepath.Dir(data), data} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(data, "kubeconfig")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: only this thread's user changes, and it ends with the goroutine
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+			got <- errno
+			return
+		}
+		_, err := FindCluster(ClusterOptions{DataDir: data})
+		got <- err
+	}()
+	if err := <-got; err == nil || !strings.HasPrefix(err.Error(), file+": may be read by its owner only; try as root") {
+		t.Errorf("error %v", err)
+	}
+}
 
 func TestFindCluster(t *testing.T) {
 	dir := t.TempDir()

@@ -41,6 +41,9 @@ func FindCluster(o ClusterOptions) (Cluster, error) {
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: o.Context}
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	config, err := loader.ClientConfig()
+	if err != nil && unreadable(origin) {
+		return Cluster{}, fmt.Errorf("%s: may be read by its owner only; try as root (sudo), or name a kubeconfig of your own with --kubeconfig", origin)
+	}
 	if err != nil {
 		return Cluster{}, fmt.Errorf("%s: %w", origin, err)
 	}
@@ -49,6 +52,15 @@ func FindCluster(o ClusterOptions) (Cluster, error) {
 		return Cluster{}, fmt.Errorf("%s: %w", origin, err)
 	}
 	return Cluster{Config: config, Namespace: namespace, Origin: origin}, nil
+}
+
+// unreadable reports whether a file is there that is not for us. The error of who reads it does not tell.
+func unreadable(path string) bool {
+	file, err := os.Open(path)
+	if err == nil {
+		file.Close()
+	}
+	return errors.Is(err, fs.ErrPermission)
 }
 
 func kubeconfig(o ClusterOptions) (rules *clientcmd.ClientConfigLoadingRules, origin string, err error) {

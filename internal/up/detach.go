@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"fairway.dev/fairway/internal/up/machine"
 )
 
 // ProgressFD is the file descriptor that a detached fairway up writes its progress to.
@@ -42,6 +44,9 @@ func (d *Detached) Ready() {
 // Detach starts the executable with args in a session of its own and copies its progress to w until it is ready. If it
 // ends before, its exit status is returned as an ExitError. interrupt, when it becomes readable, stops it.
 func Detach(executable string, args []string, dataDir string, w io.Writer, interrupt <-chan struct{}) error {
+	if err := machine.Check(); err != nil {
+		return err // before a directory is made that nothing can come to be in
+	}
 	d := dir(dataDir)
 	if err := d.make(); err != nil {
 		return err

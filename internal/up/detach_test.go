@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -289,6 +290,7 @@ func TestNeedsRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to stop being root")
 	}
+	missing := filepath.Join(t.TempDir(), "data")
 	// Only a thread's own user changes, and that thread ends with its namespace.
 	ns, err := machine.Current()
 	if err != nil {
@@ -299,8 +301,11 @@ func TestNeedsRoot(t *testing.T) {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
 			t.Fatal(errno)
 		}
-		return machine.Check()
+		return errors.Join(machine.Check(), Detach("/bin/true", nil, missing, io.Discard, nil))
 	})
+	if _, statErr := os.Stat(missing); !errors.Is(statErr, os.ErrNotExist) || strings.Count(err.Error(), "needs root") != 2 {
+		t.Errorf("in the background: %v, %v", err, statErr)
+	}
 	if err == nil || !strings.Contains(err.Error(), "needs root") || !strings.Contains(err.Error(), "sudo") {
 		t.Errorf("got %v", err)
 	}
