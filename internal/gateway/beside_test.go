@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/quic-go/quic-go/http3"
 
 	"fairway.dev/fairway/internal/gateway/gatewaytest"
+	"fairway.dev/fairway/internal/model"
 	"fairway.dev/fairway/internal/state"
 )
 
@@ -110,5 +113,103 @@ func TestBesideWithoutRoutes(t *testing.T) {
 	next.stop()
 	if err := <-next.done; err != nil {
 		t.Errorf("Run: %v", err)
+	}
+}
+
+// TestBesideUDP: UDP sessions stay with the process that has them while another
+// starts, no answer is lost when it ends, and the other one goes on.
+func TestBesideUDP(t *testing.T) {
+	const port, clients = "127.0.0.1:15071", 20
+	endpoints := []string{"10.99.48.1:53", "10.99.48.2:53", "10.99.48.3:53"}
+	slow := make(chan struct{}) // closed when late answers may be sent
+	for _, e := range endpoints {
+		c, err := net.ListenPacket("udp", e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		go func() {
+			buf := make([]byte, 100)
+			for {
+				n, from, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				text := e + " " + string(buf[:n])
+				go func() {
+					if strings.HasSuffix(text, "late") {
+						<-slow
+					}
+					_, _ = c.WriteTo([]byte(text), from)
+				}()
+			}
+		}()
+	}
+	start := func() *world {
+		w := newWorld(t, nil)
+		w.update(func(tx *state.Tx) {
+			tx.PutService(&model.Service{Key: key("dns"), Ports: []model.ServicePort{{Name: "udp", Protocol: model.UDP, Port: 80}}})
+			putEndpoints(tx, "dns", "udp", model.UDP, endpoints)
+		})
+		w.streams(stream("udp", model.UDP, 15071, "dns"))
+		return w
+	}
+	answer := func(c net.Conn) string {
+		t.Helper()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	old := start()
+	var conns []net.Conn
+	at := map[net.Conn]string{}
+	for range clients {
+		c, err := net.Dial("udp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		conns = append(conns, c)
+		_, _ = io.WriteString(c, "hello")
+		at[c] = answer(c)
+	}
+	start()
+	for _, c := range conns {
+		_, _ = io.WriteString(c, "hello")
+		if got := answer(c); got != at[c] {
+			t.Errorf("a session has moved from %s to %s", at[c], got)
+		}
+		_, _ = io.WriteString(c, "late")
+	}
+	old.stop()
+	old.eventually("the old one leaves the port to the next", func() bool {
+		c, err := net.Dial("udp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "new")
+		answer(c)
+		return len(old.g.streams.State()) == 0
+	})
+	close(slow)
+	for _, c := range conns {
+		if got := answer(c); !strings.HasSuffix(got, "late") {
+			t.Errorf("got %s", got)
+		}
+	}
+	if err := <-old.done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	old.done <- nil
+	for _, c := range conns {
+		_, _ = io.WriteString(c, "after")
+		if got := answer(c); !strings.HasSuffix(got, "after") {
+			t.Errorf("got %s", got)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/bpf"
@@ -61,20 +62,27 @@ func (s *steering) attach(newcomers uint32) error {
 	if s.ours == 0 {
 		return nil
 	}
-	program, err := bpf.Assemble(steeringProgram(s.tag, s.ours, newcomers))
+	return steer(s.conn, steeringProgram(s.tag, s.ours, newcomers))
+}
+
+// steer has a program choose among the sockets that share a port with conn, by
+// their index: the order in which they were opened, but that the last takes the
+// place of one that is closed.
+func steer(conn syscall.Conn, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
 	if err != nil {
 		return err
 	}
-	filters := make([]unix.SockFilter, len(program))
-	for i, in := range program {
+	filters := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
 		filters[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
-	raw, err := s.conn.SyscallConn()
+	control, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var attachErr error
-	err = raw.Control(func(fd uintptr) {
+	err = control.Control(func(fd uintptr) {
 		attachErr = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
 			&unix.SockFprog{Len: uint16(len(filters)), Filter: &filters[0]})
 	})
@@ -83,6 +91,9 @@ func (s *steering) attach(newcomers uint32) error {
 	}
 	return err
 }
+
+// to leads all packets to the socket of an index.
+func to(index uint32) []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: index}} }
 
 // steeringProgram chooses among the sockets of a port by the first bytes of a
 // packet (RFC 9000, 17.2 and 17.3). An index that is none any more, since

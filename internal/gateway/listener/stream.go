@@ -166,13 +166,17 @@ func (s *Streams) open(ctx context.Context, key portKey, t *table) (port, error)
 }
 
 // Run waits for ctx to end, closes all ports and lets connections finish, up
-// to the drain timeout.
+// to the drain timeout. UDP ports stay open for the answers to what has come.
 func (s *Streams) Run(ctx context.Context) error {
 	<-ctx.Done()
 	s.mu.Lock()
 	s.ended = true
 	for key, p := range s.ports {
-		_ = p.Close()
+		if udp, ok := p.(*udpPort); ok {
+			s.conns.Go(udp.retire)
+		} else {
+			_ = p.Close()
+		}
 		delete(s.ports, key)
 	}
 	s.mu.Unlock()

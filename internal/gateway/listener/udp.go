@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 
 	"fairway.dev/fairway/internal/gateway/proxyproto"
 	"fairway.dev/fairway/internal/gateway/upstream"
@@ -22,6 +23,8 @@ import (
 const (
 	// maxDatagram is the largest UDP payload.
 	maxDatagram = 65535
+	// answerTime is how long an answer is waited for at the end, as resolvers wait.
+	answerTime = 5 * time.Second
 	// maxSessions bounds the sessions of one port; each takes a socket.
 	maxSessions = 16384
 )
@@ -50,6 +53,7 @@ type session struct {
 	ticket  upstream.Ticket
 	header  []byte // before each datagram to the endpoint
 	client  netip.Addr
+	asked   atomic.Int64 // when the client sent its last datagram; 0 once something came back
 }
 
 // packetSocket reads datagrams with the address that they were sent to, and
@@ -57,6 +61,8 @@ type session struct {
 type packetSocket interface {
 	read(b []byte) (n int, from netip.AddrPort, to netip.Addr, err error)
 	write(b []byte, to netip.AddrPort, from netip.Addr) error
+	LocalAddr() net.Addr
+	SyscallConn() (syscall.RawConn, error)
 	Close() error
 }
 
@@ -80,6 +86,8 @@ func (s *Streams) openUDP(ctx context.Context, addr string, t *table) (port, err
 		return nil, firstErr
 	}
 	p.use(t)
+	// What a process beside this one has under way stays there until it ends.
+	p.handTo(0, func(sharing int) bool { return sharing == 2 })
 	for _, sock := range p.sockets {
 		go p.receive(sock)
 	}
@@ -96,16 +104,22 @@ func openPacket(ctx context.Context, network, addr string) (packetSocket, error)
 		if err := sock.SetControlMessage(ipv4.FlagDst, true); err != nil {
 			return nil, errors.Join(fmt.Errorf("ask for destination addresses: %w", err), c.Close())
 		}
-		return socket4{sock}, nil
+		return socket4{sock, c.(*net.UDPConn)}, nil
 	}
 	sock := ipv6.NewPacketConn(c)
 	if err := sock.SetControlMessage(ipv6.FlagDst, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("ask for destination addresses: %w", err), c.Close())
 	}
-	return socket6{sock}, nil
+	return socket6{sock, c.(*net.UDPConn)}, nil
 }
 
-type socket4 struct{ *ipv4.PacketConn }
+type socket4 struct {
+	*ipv4.PacketConn
+	conn *net.UDPConn
+}
+
+// SyscallConn implements syscall.Conn.
+func (s socket4) SyscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
 
 func (s socket4) read(b []byte) (int, netip.AddrPort, netip.Addr, error) {
 	n, cm, from, err := s.ReadFrom(b)
@@ -128,7 +142,13 @@ func (s socket4) write(b []byte, to netip.AddrPort, from netip.Addr) error {
 	return err
 }
 
-type socket6 struct{ *ipv6.PacketConn }
+type socket6 struct {
+	*ipv6.PacketConn
+	conn *net.UDPConn
+}
+
+// SyscallConn implements syscall.Conn.
+func (s socket6) SyscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
 
 func (s socket6) read(b []byte) (int, netip.AddrPort, netip.Addr, error) {
 	n, cm, from, err := s.ReadFrom(b)
@@ -166,6 +186,56 @@ func (p *udpPort) Close() error {
 	return nil
 }
 
+// handTo has all that comes go to one of the processes that share the port, the
+// first (0) or the second, where there are as many as are wanted.
+func (p *udpPort) handTo(index uint32, wanted func(sharing int) bool) {
+	for _, sock := range p.sockets {
+		n, err := sockets("udp", sock.LocalAddr().(*net.UDPAddr).AddrPort())
+		if err == nil && wanted(n) {
+			err = steer(sock, to(index))
+		}
+		if err != nil {
+			p.streams.options.Logger.Warn("a UDP port cannot be handed over, sessions may break when one of two processes ends", "port", sock.LocalAddr().String(), "error", err)
+		}
+	}
+}
+
+// retire leaves the port to a process beside this one, waits for the answers to
+// what has come, and closes it.
+func (p *udpPort) retire() {
+	p.handTo(1, func(sharing int) bool { return sharing > 1 })
+	patience := min(answerTime, p.streams.options.DrainTimeout)
+	for end := time.Now().Add(patience); ; {
+		time.Sleep(20 * time.Millisecond)
+		if now := time.Now(); now.After(end) || !p.awaits(now.Add(-patience)) {
+			break
+		}
+	}
+	_ = p.Close()
+}
+
+// awaits reports whether a datagram that came after since has not been answered,
+// or waits to be read.
+func (p *udpPort) awaits(since time.Time) bool {
+	for _, sock := range p.sockets {
+		waiting := 0
+		if raw, err := sock.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+		}
+		if waiting > 0 {
+			return true
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.sessions {
+		if s.asked.Load() > since.UnixNano() {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *udpPort) receive(sock packetSocket) {
 	buf := make([]byte, maxDatagram)
 	var whole []byte
@@ -189,6 +259,7 @@ func (p *udpPort) receive(sock packetSocket) {
 			whole = append(append(whole[:0], s.header...), datagram...)
 			datagram = whole
 		}
+		s.asked.Store(time.Now().UnixNano())
 		// An error here shows in the session's own read.
 		_, _ = s.backend.Write(datagram)
 	}
@@ -269,6 +340,7 @@ func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
 		if err := sock.write(buf[:n], key.client, key.local); err != nil {
 			p.streams.options.Logger.Debug("answer failed", "client", key.client.String(), "error", err)
 		}
+		s.asked.Store(0)
 	}
 	_ = s.backend.Close()
 	s.ticket.Leave()
