@@ -196,11 +196,47 @@ func TestSection10IngressTLS(t *testing.T) {
 		replaceSecret(t, ns, "example-tls", crt2, key2)
 		wantServed(t, env.outside, nodeAddr+":443", "example.com", serial(t, crt2))
 	})
+	t.Run("clients show certificates", func(t *testing.T) { testClientCertificates(t, ns) })
 	t.Run("status", func(t *testing.T) {
 		if got := field(t, ns, "ingress/example-ingress-tls", "{.status.loadBalancer.ingress[0].ip}"); net.ParseIP(got) == nil {
 			t.Errorf("status address %q", got)
 		}
 	})
+}
+
+// testClientCertificates has the Ingress ask its clients for certificates.
+func testClientCertificates(t *testing.T, ns string) {
+	dir := t.TempDir()
+	openssl := func(args ...string) { must(t, env.node, append([]string{"openssl"}, args...)...) }
+	path := func(name string) string { return filepath.Join(dir, name) }
+	openssl("req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", path("ca.key"), "-out", path("ca.crt"), "-subj", "/CN=clients")
+	openssl("req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", path("client.key"), "-out", path("client.csr"), "-subj", "/CN=orders-1")
+	openssl("x509", "-req", "-in", path("client.csr"), "-CA", path("ca.crt"), "-CAkey", path("ca.key"), "-CAcreateserial", "-out", path("client.crt"))
+	url := []string{"-k", "--connect-to", "example.com:443:" + nodeAddr + ":443", "https://example.com/"}
+	shown := append([]string{"--cert", path("client.crt"), "--key", path("client.key")}, url...)
+	annotate := func(values ...string) {
+		kubectl(t, append([]string{"-n", ns, "annotate", "--overwrite", "ingress/example-ingress-tls"}, values...)...)
+	}
+	const prefix = "nginx.ingress.kubernetes.io/auth-tls-"
+
+	annotate(prefix + "secret=" + ns + "/clients")
+	wantStatus(t, env.outside, 503, shown...) // nobody is let in without the Secret
+	wantEvent(t, ns, "Ingress/example-ingress-tls", "Secret "+ns+"/clients does not exist", "ca.crt")
+	kubectl(t, "-n", ns, "create", "secret", "generic", "clients", "--from-file=ca.crt="+path("ca.crt"))
+	wantStatus(t, env.outside, 400, url...)
+	a := wantStatus(t, env.outside, 200, append([]string{"-H", "ssl-client-verify: FAILED", "-H", "ssl_client_verify: FAILED"}, shown...)...)
+	if verify, name := a.Headers["Ssl-Client-Verify"], a.Headers["Ssl-Client-Subject-Dn"]; fmt.Sprint(verify, name) != "[SUCCESS] [CN=orders-1]" {
+		t.Errorf("the backend was told %q, %q", verify, name)
+	}
+	annotate(prefix + "match-cn=CN=stock-[0-9]+")
+	wantStatus(t, env.outside, 403, shown...)
+	annotate(prefix+"match-cn-", prefix+"verify-client=optional")
+	wantStatus(t, env.outside, 200, url...)
+	said := must(t, env.node, env.fairway(), "explain", "--data-dir", env.data, "https://example.com/")
+	if !strings.Contains(said, "asks clients for a certificate by Secret "+ns+"/clients, who may come without") {
+		t.Errorf("explain says %s", said)
+	}
+	annotate(prefix+"secret-", prefix+"verify-client-")
 }
 
 // file writes a scratch file.
