@@ -33,6 +33,9 @@ const (
 	// ReasonClientAuthConflict is a host of which an older object asks something else
 	// of clients.
 	ReasonClientAuthConflict = "ClientAuthConflict"
+	// ReasonCanaryNotVerified is a canary whose backends are not verified, of a rule
+	// whose backends are.
+	ReasonCanaryNotVerified = "CanaryNotVerified"
 	// ReasonNoCanaryTarget is a canary without a rule that it could take requests of.
 	ReasonNoCanaryTarget = "NoCanaryTarget"
 )
@@ -214,6 +217,7 @@ func (c *crossCheck) canary(r *model.Route, rule *model.RouteRule, owners map[cl
 	}
 	for owned, owner := range owners {
 		if owner.Namespace == r.Namespace && owned.host == rule.Host && owned.isDefault == rule.Default && samePath(owned.path, rule.Path) {
+			c.canaryTLS(r, rule, owner, owned)
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"slices"
 	"time"
 
 	"fairway.dev/fairway/internal/certs"
@@ -46,6 +47,27 @@ func (c *crossCheck) backendTLS(ref model.Ref, b model.Backend) {
 	if _, err := certs.Pool(row.CA); err != nil {
 		c.add(ref, ReasonSecretInvalid, field, "Secret %s: %v; put the certificate of the authority into it as PEM. %s", t.Certificate, err, effect)
 	}
+}
+
+// canaryTLS reports a canary by which requests go to a backend that nobody
+// verifies, where those that stay do not. In ingress-nginx it would go by the main
+// Ingress' annotations.
+func (c *crossCheck) canaryTLS(r *model.Route, rule *model.RouteRule, owner model.Ref, owned claim) {
+	main, ok := c.snap.Routes.Get(owner)
+	if !ok || verifies(rule) {
+		return
+	}
+	for i := range main.Rules {
+		if claimOf(&main.Rules[i]) == owned && verifies(&main.Rules[i]) {
+			c.add(r.Ref, ReasonCanaryNotVerified, "metadata.annotations", "the backends of %s are verified, and those of this canary are not, for each goes by its own annotations; give it the same %s and proxy-ssl-*", owner, annotationBackendProtocol)
+			return
+		}
+	}
+}
+
+// verifies reports whether all backends of a rule have to show who they are.
+func verifies(rule *model.RouteRule) bool {
+	return !slices.ContainsFunc(rule.Backends, func(b model.WeightedBackend) bool { return b.TLS == nil || !b.TLS.Verify })
 }
 
 // appProtocolOf returns that of a Service's port, "" where it has no such port.

@@ -136,8 +136,14 @@ func TestCrossCheck(t *testing.T) {
 		tlsSecretOf(t, rsaKey, "rsa", now.AddDate(0, 1, 0), "www.example.com", "*.example.org"),
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "none"}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ca"}, Data: map[string][]byte{"ca.crt": tlsSecret(t, "x", now.AddDate(0, 1, 0), "x").Data["tls.crt"]}},
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "both"}, Data: tlsSecret(t, "x", now.AddDate(0, 1, 0), "x").Data},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad-pair"}, Data: map[string][]byte{"tls.crt": []byte("junk"), "tls.key": []byte("junk"), "ca.crt": tlsSecret(t, "x", now.AddDate(0, 1, 0), "x").Data["tls.crt"]}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "bad-ca"}, Data: map[string][]byte{"ca.crt": []byte("junk")}},
+	}
+	for _, s := range secrets {
+		if s.Name == "both" {
+			s.Data["ca.crt"] = s.Data["tls.crt"]
+		}
 	}
 	const web = `kind: Service
 metadata: {name: web, namespace: default}
@@ -222,6 +228,11 @@ spec: {type: ExternalName, externalName: www.example.com}`
 		{"TLS to a backend", []string{web, secure, ingress("a", "2020", proxySSL("good"), "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}"),
 			ingress("b", "2020", proxySSL("ca")+`, nginx.ingress.kubernetes.io/backend-protocol: HTTPS`, "{rules: ["+rule("b.com", "/", "web", "number: 80")+"]}")}, []string{
 			"SecretInvalid: Ingress default/a: metadata.annotations[nginx.ingress.kubernetes.io/proxy-ssl-secret]: Secret default/good has no ca.crt to verify the backend with; put the certificate",
+		}},
+		{"a canary that is not verified", []string{secure, ingress("a", "2020", proxySSL("both"), "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}"),
+			ingress("b", "2021", canary, "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}"),
+			ingress("c", "2021", canary+", "+proxySSL("both"), "{rules: ["+rule("a.com", "/", "secure", "number: 443")+"]}")}, []string{
+			"CanaryNotVerified: Ingress default/b: metadata.annotations: the backends of Ingress default/a are verified, and those of this canary are not, for each goes by its own annotations; give it the same",
 		}},
 		{"TLS to a backend in plain", []string{web, ingress("a", "2020", proxySSL("gone"), "{rules: ["+rule("a.com", "/", "web", "number: 80")+", "+rule("b.com", "/", "web", "number: 80")+"]}")}, []string{
 			"NoEffect: Ingress default/a: metadata.annotations: the annotations proxy-ssl-* have no effect on Service default/web, which is spoken to in plain; set nginx.ingress.kubernetes.io/backend-protocol: HTTPS or GRPCS, or appProtocol: https",
