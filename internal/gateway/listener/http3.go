@@ -28,10 +28,14 @@ type quicServer struct {
 	sockets []*quicSocket
 	active  atomic.Int64 // requests
 	open    atomic.Int64 // connections
-	conns   sync.Map     // of *quicConn, by *quic.Conn
-	ahead   *shed.Held   // what clients may send ahead, beyond the first windows
-	stall   time.Duration
-	ended   chan struct{} // closed at the end
+	// halfOpen counts handshakes, of which mostHalfOpen may be under way by clients
+	// that may not be where they say.
+	halfOpen     atomic.Int64
+	mostHalfOpen int64
+	conns        sync.Map   // of *quicConn, by *quic.Conn
+	ahead        *shed.Held // what clients may send ahead, beyond the first windows
+	stall        time.Duration
+	ended        chan struct{} // closed at the end
 
 	mu        sync.Mutex
 	listeners []*quic.EarlyListener // nil until serve
@@ -45,7 +49,7 @@ type quicSocket struct {
 
 // newQUICServer opens UDP sockets beside TCP ones; packets wait until serve.
 func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Addr) (*quicServer, error) {
-	s := &quicServer{options: o, ahead: o.Held.Beside(), stall: defaultStall, ended: make(chan struct{})}
+	s := &quicServer{options: o, ahead: o.Held.Beside(), stall: defaultStall, mostHalfOpen: mostHalfOpen, ended: make(chan struct{})}
 	s.server = &http3.Server{
 		Handler:        http.HandlerFunc(s.serveHTTP),
 		MaxHeaderBytes: maxHeaderBytes,
@@ -64,7 +68,7 @@ func newQUICServer(ctx context.Context, o HTTPOptions, beside []net.Addr) (*quic
 			_ = conn.Close()
 			return nil, fmt.Errorf("share UDP %s with another process: %w", addr, err)
 		}
-		s.sockets = append(s.sockets, &quicSocket{steering, &quic.Transport{Conn: conn, ConnectionIDGenerator: steering, ConnContext: s.admit}})
+		s.sockets = append(s.sockets, &quicSocket{steering, &quic.Transport{Conn: conn, ConnectionIDGenerator: steering, ConnContext: s.admit, VerifySourceAddress: s.suspicious}})
 	}
 	return s, nil
 }

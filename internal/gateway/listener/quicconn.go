@@ -3,6 +3,7 @@ package listener
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -43,24 +44,57 @@ const errorExcessiveLoad = 0x107
 
 var errTooManyConnections = errors.New("the client has as many connections as it may")
 
-// admit refuses the connections of a client that has too many. It does not
-// count: anybody can send a first packet from an address that is another's.
-func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	if s.options.Clients.full(addrPort(info.RemoteAddr).Addr()) {
-		return ctx, errTooManyConnections
-	}
-	return ctx, nil
+// mostHalfOpen is how many handshakes may be under way before clients have to show
+// first that they are where they say (Retry), which takes a round trip: anybody
+// can send a first packet from an address that is another's, and each takes what
+// a connection takes until its time is over.
+const mostHalfOpen = 512
+
+// handshake is a connection until its handshake is complete.
+type handshake struct {
+	over    func() // counts it out of those that are half open
+	counted bool   // for its client
 }
 
-// register counts a connection for its client, once the handshake has shown
-// that the client is where it says.
-func (s *quicServer) register(conn *quicConn) {
+type handshakeKey struct{}
+
+// admit refuses the connections of a client that has too many. It does not
+// count one for a client that may not be where it says.
+func (s *quicServer) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	client := addrPort(info.RemoteAddr).Addr()
+	if s.options.Clients.full(client) {
+		return ctx, errTooManyConnections
+	}
+	h := &handshake{over: sync.OnceFunc(func() { s.halfOpen.Add(-1) })}
+	if info.AddrVerified {
+		counted, ok := s.options.Clients.enter(client)
+		if !ok {
+			return ctx, errTooManyConnections
+		}
+		h.counted = true
+		context.AfterFunc(ctx, func() { s.options.Clients.leave(counted) })
+	}
+	s.halfOpen.Add(1)
+	context.AfterFunc(ctx, h.over)
+	return context.WithValue(ctx, handshakeKey{}, h), nil
+}
+
+// suspicious asks for a proof of clients' addresses.
+func (s *quicServer) suspicious(net.Addr) bool { return s.halfOpen.Load() >= s.mostHalfOpen }
+
+// settle waits for the end of the handshake, which has shown that the client is
+// where it says, and counts the connection for it.
+func (s *quicServer) settle(conn *quicConn, h *handshake) {
 	select {
 	case <-conn.HandshakeComplete():
 	case <-conn.Context().Done():
 		return
 	}
+	h.over()
 	conn.client()
+	if h.counted {
+		return
+	}
 	client, ok := s.options.Clients.enter(addrPort(conn.RemoteAddr()).Addr())
 	if !ok {
 		_ = conn.CloseWithError(errorExcessiveLoad, errTooManyConnections.Error())
@@ -81,9 +115,7 @@ func (s *quicServer) begin(ctx context.Context, conn *quic.Conn) context.Context
 	c.idle = time.AfterFunc(s.options.IdleTimeout, c.endIdle)
 	s.open.Add(1)
 	s.conns.Store(conn, c)
-	if s.options.Clients != nil {
-		go s.register(c)
-	}
+	go s.settle(c, conn.Context().Value(handshakeKey{}).(*handshake))
 	context.AfterFunc(conn.Context(), func() {
 		c.idle.Stop()
 		s.conns.Delete(conn)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ import (
 )
 
 // serveQUIC runs a server by HTTP/3, and returns it with its address.
-func serveQUIC(t *testing.T, o HTTPOptions) (*quicServer, *net.UDPAddr) {
+func serveQUIC(t *testing.T, o HTTPOptions, change ...func(*quicServer)) (*quicServer, *net.UDPAddr) {
 	t.Helper()
 	fallback, err := certs.SelfSigned("a", time.Now())
 	if err != nil {
@@ -39,6 +40,9 @@ func serveQUIC(t *testing.T, o HTTPOptions) (*quicServer, *net.UDPAddr) {
 		t.Skip("the UDP port is taken")
 	}
 	h.http3.stall = time.Second
+	for _, c := range change {
+		c(h.http3)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
@@ -56,10 +60,14 @@ func serveQUIC(t *testing.T, o HTTPOptions) (*quicServer, *net.UDPAddr) {
 type dumb struct {
 	net.PacketConn
 	late   time.Duration
+	once   bool // struck after the first
 	struck atomic.Bool
 }
 
 func (d *dumb) WriteTo(p []byte, to net.Addr) (int, error) {
+	if d.once && d.struck.Swap(true) {
+		return len(p), nil
+	}
 	if d.late == 0 {
 		return d.PacketConn.WriteTo(p, to)
 	}
@@ -98,6 +106,52 @@ func dialQUIC(t *testing.T, to *net.UDPAddr, late time.Duration, window ...uint6
 		_ = socket.Close()
 	})
 	return conn, d
+}
+
+// TestHalfOpen: of connections whose clients say no more than hello there are not
+// more than may be, and other clients still get theirs, counted once.
+func TestHalfOpen(t *testing.T) {
+	const most = 4
+	clients := NewClients(ClientsOptions{Most: 100, OnRefused: func() {}, Logger: slog.New(slog.DiscardHandler)})
+	s, addr := serveQUIC(t, HTTPOptions{Clients: clients, Requests: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}, func(s *quicServer) { s.mostHalfOpen = most })
+	for range 3 * most {
+		socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mute := &dumb{PacketConn: socket, once: true}
+		transport := &quic.Transport{Conn: mute}
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan struct{})
+		go func() {
+			defer close(failed)
+			_, _ = transport.Dial(ctx, addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h3"}, ServerName: "a"}, nil)
+		}()
+		t.Cleanup(func() {
+			cancel()
+			<-failed
+			_ = transport.Close()
+			_ = socket.Close()
+		})
+		eventually(t, "the client has said hello", mute.struck.Load)
+	}
+	eventually(t, "as many as may be are half open", func() bool { return s.halfOpen.Load() == most })
+	for range 2 {
+		conn, _ := dialQUIC(t, addr, 0)
+		if _, err := io.ReadAll(requestOn(t, conn, "GET", "/", 0)); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.halfOpen.Load(); n != most {
+		t.Errorf("%d connections are half open, want %d", n, most)
+	}
+	here := netip.MustParseAddr("127.0.0.1")
+	shard := clients.shard(here)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if n := shard.open[here]; n != 2 {
+		t.Errorf("%d connections count for the client, want 2", n)
+	}
 }
 
 // requestOn sends a header, and the beginning of a body's frame of n bytes.
