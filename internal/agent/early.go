@@ -83,11 +83,13 @@ func (n *node) serveEarlyAt(ctx context.Context, addrs []netip.Addr) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	known := func() bool { return false } // else this would have ended
+	waits := gates{{"the Kubernetes API", n.source.Synced}, {"the Node object of this machine", known}}
 	return runAll(ctx, n.Logger, []part{
 		{"DNS", server.Run},
 		{"metrics", func(ctx context.Context) error {
-			return serveMetrics(ctx, n.Logger, n.MetricsAddress, registry, gates{{"the Kubernetes API", n.source.Synced}, {"the Node object of this machine", known}})
+			return serveMetrics(ctx, n.Logger, n.MetricsAddress, registry, waits)
 		}},
+		{"memory", func(ctx context.Context) error { return waits.saveMemory(ctx, n.settle) }}, // it may be for days
 		{"addresses", func(ctx context.Context) error {
 			for ctx.Err() == nil && slices.Equal(addrs, n.machineAddrs()) {
 				wait(ctx, earlyEvery)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestReleaseProgram releases the pages of this program, which goes on running.
@@ -73,6 +76,35 @@ func TestDeferCollections(t *testing.T) {
 	if deferCollections()(); !usual() {
 		t.Error("the environment does not count")
 	}
+}
+
+// TestSaveMemoryOfLongStart has a node that is never ready save memory all the same.
+func TestSaveMemoryOfLongStart(t *testing.T) {
+	t.Setenv("GOGC", "")
+	percent, _ := collecting()
+	defer debug.SetGCPercent(int(percent))
+	synctest.Test(t, func(t *testing.T) {
+		var settled atomic.Bool
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- gates{{"never", func() bool { return false }}}.saveMemory(ctx, func() { settled.Store(true) })
+		}()
+		time.Sleep(longStart - time.Second)
+		synctest.Wait()
+		if settled.Load() {
+			t.Error("it ends the start before its time")
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if now, _ := collecting(); !settled.Load() || now != gcPercent {
+			t.Errorf("after %v: settled %t, collections at %d %%", longStart, settled.Load(), now)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // collecting is how garbage is collected now.
