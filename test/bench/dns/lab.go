@@ -199,7 +199,7 @@ func (l *lab) startForClients() (*peer, error) {
 	if err := command("ip", "route", "replace", world.DNSAddr.String(), "via", l.addrs["fairway"].String()); err != nil {
 		return nil, err
 	}
-	p, err := l.startFairwayWith("--dns-upstream", upAddr, "--dns-notrack")
+	p, err := l.startFairway()
 	if err == nil {
 		p.addr = netip.AddrPortFrom(world.DNSAddr, 53)
 	}

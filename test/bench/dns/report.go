@@ -17,7 +17,7 @@ func (r *report) markdown() string {
 	p("# DNS beside CoreDNS")
 	p("")
 	p("Made by `make bench-dns` on %s: %d cores, Linux %s, %d rounds, %s for all. %s against %s with kubeadm's Corefile,", r.Made, r.Machine.Cores, r.Machine.Kernel, r.Rounds, r.Duration, quote(r.Fairway), quote(r.CoreDNS))
-	p("each in a network namespace of its own, with the same API server and upstream; dnsperf asks one right after the other, CoreDNS where it listens and Fairway, with `--dns-notrack`, at the cluster DNS address. Fairway is the whole")
+	p("each in a network namespace of its own, with the same API server and upstream; dnsperf asks one right after the other, CoreDNS where it listens and Fairway at the cluster DNS address. Fairway is the whole")
 	p("`fairway node`, data path included. CPU is the server's own, user and system, from `/proc`. Queries/s are with 100 questions in flight, from one thread of")
 	p("dnsperf on the same cores, which is often the limit; p99 is at %d queries/s, where the machine is not full.", r.Rate)
 	p("")
