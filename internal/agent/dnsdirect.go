@@ -26,6 +26,9 @@ const (
 	// directRetry and directRetryMost bound how long that is left alone which did not
 	// come about.
 	directRetry, directRetryMost = 5 * time.Second, 10 * time.Minute
+	// directLate is how long clients may have to wait for an answer (dns.Options.UpstreamTimeout),
+	// and some more.
+	directLate = 2500 * time.Millisecond
 )
 
 // directDNS has the node's DNS server answer at the addresses of the DNS Service
@@ -36,10 +39,19 @@ type directDNS struct {
 	*node
 	server *dns.Server
 
-	begun   bool
-	wanted  direct
-	pingers []*dns.Pinger // of all that is wanted, while the data path is told of it
-	failing bool          // which is in the log
+	begun  bool
+	wanted direct
+	// open is true while the server listens there, told while the data path may lead
+	// clients there, and those that it led there may wait for answers until late.
+	open    bool
+	pingers []*dns.Pinger
+	told    bool
+	late    time.Time
+	// led is true while the data path is to lead clients to the server, as it does
+	// from the state with revision since on.
+	led     bool
+	since   uint64
+	failing bool // which is in the log
 	pause   reconcile.Backoff
 	retry   time.Time // before which there is no other attempt
 }
@@ -54,39 +66,41 @@ func (d direct) equal(o direct) bool { return d.port == o.port && slices.Equal(d
 
 // addrs returns where the server answers for the time until the next pulse: all
 // addresses that it should, or none. Whether it does shows only once the data path has
-// been told, since the way there is then another one.
+// been told, since the way there is then another one, and only while that leads
+// clients to the server: to one that is about to end it leads none.
 func (d *directDNS) addrs(ctx context.Context) []netip.AddrPort {
-	if wanted := d.wantedDirect(); !d.begun || !wanted.equal(d.wanted) {
+	wanted, led, revision := d.wantedDirect()
+	if !d.begun || !wanted.equal(d.wanted) {
 		d.close()
 		d.begun, d.wanted, d.retry = true, wanted, time.Time{}
 		d.pause = reconcile.Backoff{Min: directRetry, Max: directRetryMost}
-		if len(wanted.at) == 0 {
-			d.note(d.open())
-		}
 	}
-	switch {
-	case len(d.wanted.at) == 0:
-		return nil
-	case len(d.pingers) == 0 && time.Now().Before(d.retry):
-		return nil
-	case len(d.pingers) == 0:
-		if err := d.open(); err != nil {
+	if led && !d.led {
+		d.since = revision
+	}
+	d.led = led
+	if !d.open {
+		if now := time.Now(); now.Before(d.late) || now.Before(d.retry) {
+			return nil
+		}
+		if err := d.listenThere(); err != nil {
 			d.note(err)
 			return nil
 		}
-		return d.wanted.at
-	}
-	var errs []error
-	for _, p := range d.pingers {
-		errs = append(errs, p.Ping(ctx, directPing))
-	}
-	if err := errors.Join(errs...); err != nil {
-		if ctx.Err() == nil {
+	} else if d.led && d.applied() >= d.since {
+		var errs []error
+		for _, p := range d.pingers {
+			errs = append(errs, p.Ping(ctx, directPing))
+		}
+		err := errors.Join(errs...)
+		if _, still, _ := d.wantedDirect(); err == nil || still && ctx.Err() == nil {
 			d.note(err)
 		}
+	}
+	if !d.open {
 		return nil
 	}
-	d.note(nil)
+	d.told = len(d.wanted.at) > 0
 	return d.wanted.at
 }
 
@@ -107,8 +121,9 @@ func (d *directDNS) note(err error) {
 	d.failing, d.retry = true, time.Now().Add(d.pause.Next())
 }
 
-// open makes the addresses local ones, and has the server listen at them.
-func (d *directDNS) open() error {
+// listenThere makes the addresses local ones, and has the server listen at them, and at
+// none of before.
+func (d *directDNS) listenThere() error {
 	sources := map[netip.Addr]netip.Addr{}
 	for _, a := range d.wanted.at {
 		for _, s := range d.listen(0) {
@@ -126,26 +141,39 @@ func (d *directDNS) open() error {
 	for _, a := range d.wanted.at {
 		d.pingers = append(d.pingers, dns.NewPinger(netip.AddrPortFrom(a.Addr(), d.wanted.port)))
 	}
+	d.open = true
 	return nil
 }
 
+// close has the data path lead nobody there. The server goes on to listen for those
+// that are there already.
 func (d *directDNS) close() {
 	for _, p := range d.pingers {
 		p.Close()
 	}
-	d.pingers = nil
+	if d.told {
+		d.late = time.Now().Add(directLate)
+	}
+	d.pingers, d.open, d.told = nil, false, false
 }
 
-// wantedDirect is where the server is to answer directly now.
-func (n *node) wantedDirect() direct {
+// wantedDirect is where the server is to answer directly now, whether the data path is to
+// lead clients there, and from which revision of the state on.
+func (n *node) wantedDirect() (wanted direct, led bool, since uint64) {
 	if !n.DNSNotrack {
-		return direct{}
+		return direct{}, false, 0
 	}
 	snap := n.store.Snapshot()
+	since = snap.Revision
 	if !snap.Synced && n.last != nil {
-		snap = n.last.Snapshot
+		snap, since = n.last.Snapshot, 0 // the kernel has rules of the process before
 	}
-	return dnsDirect(snap, n.NodeName, n.listen(n.DNSPort))
+	wanted = dnsDirect(snap, n.NodeName, n.listen(n.DNSPort))
+	led = len(wanted.at) > 0
+	for _, a := range wanted.at {
+		led = led && dnsServers(snap, func(e *model.Endpoint) bool { return e.Ready && e.Node == n.NodeName && e.Addr.Is4() == a.Addr().Is4() })
+	}
+	return wanted, led, since
 }
 
 // dnsDirect are the addresses of the DNS Service, of the families that a node

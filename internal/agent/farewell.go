@@ -33,15 +33,25 @@ func lingering(ctx context.Context, farewell func(context.Context)) (context.Con
 // before the kernel forgets where they went.
 const answersTime = 100 * time.Millisecond
 
+// leadsTime is how long the kernel goes on to lead clients to a server that it was told
+// of that it ends.
+const leadsTime = 100 * time.Millisecond
+
 // handOverDNS leads this node's clients to the DNS servers of other nodes before
 // its own ends: the packet rules that stay behind must not lead to nobody. First
-// new flows go elsewhere, then those that there are: while an endpoint serves, the
+// new flows go elsewhere, by end and whether the API answers or not, then
+// those that there are: while an endpoint serves, the
 // kernel keeps them, and a client that asks again from the same port would ask
 // a server that has ended. It does nothing where there is no other.
-func (n *node) handOverDNS(ctx context.Context, endpoints *bootstrap.DNSEndpoints, applied func() uint64) {
+func (n *node) handOverDNS(ctx context.Context, end func() error, endpoints *bootstrap.DNSEndpoints, applied func() uint64) {
 	if !dnsElsewhere(n.store.Snapshot(), n.NodeName) {
 		return
 	}
+	if err := end(); err != nil {
+		n.Logger.Warn("cannot tell the data path that DNS on this node ends", "error", err)
+	}
+	ended := time.Now()
+	defer func() { wait(ctx, time.Until(ended.Add(leadsTime+answersTime))) }()
 	// within waits until the data path has a state.
 	within := func(state func(*state.Snapshot) bool) bool {
 		for ctx.Err() == nil {

@@ -79,19 +79,23 @@ func TestHandOverDNS(t *testing.T) {
 	}
 	n := &node{NodeOptions: NodeOptions{Common: Common{Logger: slog.New(slog.DiscardHandler)}, NodeName: "node-1"}, store: state.New()}
 	n.store.Update(func(tx *state.Tx) { tx.PutSlice(serverOf("node-1", "10.0.0.1", true)) })
-	n.handOverDNS(t.Context(), endpoints, func() uint64 { t.Error("it waits"); return 0 })
+	n.handOverDNS(t.Context(), func() error { t.Error("it ends"); return nil }, endpoints, func() uint64 { t.Error("it waits"); return 0 })
 	if !*slice().Endpoints[0].Conditions.Ready {
 		t.Error("retired though there is no other node")
 	}
 
 	n.store.Update(func(tx *state.Tx) { tx.PutSlice(serverOf("node-2", "10.0.0.2", true)) })
 	var applied atomic.Uint64
+	var ended atomic.Bool
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n.handOverDNS(t.Context(), endpoints, applied.Load)
+		n.handOverDNS(t.Context(), func() error { ended.Store(true); return nil }, endpoints, applied.Load)
 	}()
 	eventually(t, "the API says that it ends", func() bool { return *slice().Endpoints[0].Conditions.Terminating })
+	if !ended.Load() {
+		t.Error("clients wait for the API before they go elsewhere")
+	}
 	n.store.Update(func(tx *state.Tx) { tx.PutSlice(serverOf("node-1", "10.0.0.1", false)) })
 	select {
 	case <-done:

@@ -158,11 +158,12 @@ func (n *node) wireDNS(registry prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
+	pulse := newPulse(n, n.listen(n.DNSPort), server)
 	// Published once it can answer: until then, other nodes' servers do better.
 	n.parts = append(n.parts, part{"DNS", server.Run}, part{"own DNS endpoints", own.run},
-		part{"pulse of DNS", runWhenReady(server.Ready, n.pulse(n.listen(n.DNSPort), server))},
+		part{"pulse of DNS", runWhenReady(server.Ready, pulse.run)},
 		part{"DNS endpoints", runWhenReady(server.Ready, endpoints.Run)})
-	farewell := func(ctx context.Context) { n.handOverDNS(ctx, endpoints, n.applied) }
+	farewell := func(ctx context.Context) { n.handOverDNS(ctx, pulse.end, endpoints, n.applied) }
 	n.farewell.Store(&farewell)
 	return nil
 }

@@ -83,7 +83,7 @@ func TestPulse(t *testing.T) {
 	n := &node{NodeOptions: NodeOptions{Common: Common{Logger: slog.New(slog.NewTextHandler(said, nil))}}, dataplane: path}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- n.pulse([]netip.AddrPort{at}, sockets)(ctx) }()
+	go func() { done <- newPulse(n, []netip.AddrPort{at}, sockets).run(ctx) }()
 	until := func(what string, ok func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {

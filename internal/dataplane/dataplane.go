@@ -30,8 +30,8 @@ type Dataplane interface {
 	// direct are where the server answers at the addresses of its frontends
 	// (plan.Frontend.OwnServer) themselves, by UDP and TCP, with the port that it has there: their
 	// packets are then neither translated nor tracked. They are all such
-	// addresses, and local ones to the node's routes, or none. Where the server is told
-	// to end, answers may leave untracked until then.
+	// addresses, and local ones to the node's routes, or none. Answers that are under way
+	// leave untracked for some seconds more.
 	Pulse(valid time.Duration, sockets []uint64, direct []netip.AddrPort) error
 }
 

@@ -19,15 +19,24 @@ func TestUpdateFailsNoQuery(t *testing.T) {
 			if said, err := env.up("--nodes", "2", "--dataplane", dataplane); err != nil {
 				t.Fatalf("%v\n%s", err, said)
 			}
-			// Source ports come again after a few queries, as they do for a busy client: what the kernel remembers of them must
-			// not lead to the server that has ended. One query may be under way, from a port that was used before, when its flow is moved.
-			replaceAgent(t, "-TERM", "-b 0.0.0.0#$((40000 + i % 20))")
+			replaceAgent(t, "-TERM", busyClient)
 			// One may be under way with the server that is killed.
 			replaceAgent(t, "-KILL", "")
 			hangAgent(t)
 		})
 	}
+	t.Run("untracked", func(t *testing.T) {
+		useLab(t, "untracked")
+		if said, err := env.up("--nodes", "2", "--dataplane", "nft", "--dns-notrack"); err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+		replaceAgent(t, "-TERM", busyClient)
+	})
 }
+
+// busyClient has source ports come again after a few queries: what the kernel remembers of them must
+// not lead to the server that has ended. One query may be under way, from a port that was used before, when its flow is moved.
+const busyClient = "-b 0.0.0.0#$((40000 + i % 20))"
 
 const askedName = "kubernetes.default.svc.cluster.local"
 

@@ -41,15 +41,25 @@ type pulse struct {
 	own     map[element]string // by frontend
 	until   time.Time          // when it ceases to count as one that answers
 	direct  []netip.AddrPort   // where it answers at the addresses of frontends
-	// replies are all ports that were asked at direct, also those that own has no
-	// longer: the server may still answer.
-	replies map[element]string
+	// replies are all ports that were asked at direct, also those that own or direct has
+	// no longer: the server may still answer. Such go with lateReply.
+	replies   map[element]reply
+	lateReply time.Duration
 	// changes is the number of transactions, which Verify is not to take for
 	// those of others.
 	changes uint32
 }
 
-func newPulse(netns int) *pulse { return &pulse{netns: netns, families: families(false)} }
+// reply is what the rule for the server's answers to a frontend's clients needs.
+type reply struct {
+	port string // that clients asked at
+	at   netip.AddrPort
+	last time.Time // when the server was last said to answer there
+}
+
+func newPulse(netns int) *pulse {
+	return &pulse{netns: netns, families: families(false), replies: map[element]reply{}, lateReply: lateReply}
+}
 
 // beat has the server count as one that answers for some time from now on.
 func (p *pulse) beat(valid time.Duration, direct []netip.AddrPort) error {
@@ -112,6 +122,9 @@ const (
 	// directLeaves is for how long they do so where a frontend has ceased to have the
 	// server as its backend, for the same reason.
 	directLeaves = 50 * time.Millisecond
+	// lateReply is for how long answers may come from where the server is not said to
+	// answer any more: no client waits longer for one.
+	lateReply = 3 * time.Second
 )
 
 // write makes the tables what they should be. before are the frontends with the
@@ -145,11 +158,15 @@ func (p *pulse) elements(before map[element]string) (out [2]pulseElements) {
 	entry := func(key, value string, lasts time.Duration) nftables.SetElement {
 		return nftables.SetElement{Key: []byte(key), Val: []byte(value), Timeout: max(lasts, time.Millisecond)}
 	}
-	valid := time.Until(p.until)
-	if valid <= 0 {
-		return out
+	now := time.Now()
+	for e, r := range p.replies {
+		if slices.Contains(p.direct, r.at) {
+			r.last = now
+			p.replies[e] = r
+		} else if now.Sub(r.last) >= p.lateReply {
+			delete(p.replies, e)
+		}
 	}
-	maps.DeleteFunc(p.replies, func(e element, _ string) bool { _, ok := p.directAt(e); return !ok })
 	query := func(e element, lasts time.Duration) {
 		at, ok := p.directAt(e)
 		if !ok {
@@ -157,27 +174,27 @@ func (p *pulse) elements(before map[element]string) (out [2]pulseElements) {
 		}
 		out[e.fam].queries = append(out[e.fam].queries, entry(e.key, portWord(at.Port())[:2], lasts))
 		end := len(e.key) - len(portWord(0))
-		reply := e
-		reply.key = e.key[:end] + portWord(at.Port())
-		if p.replies == nil {
-			p.replies = map[element]string{}
+		answers := e
+		answers.key = e.key[:end] + portWord(at.Port())
+		p.replies[answers] = reply{port: e.key[end : end+2], at: at, last: now}
+	}
+	valid := p.until.Sub(now)
+	if valid > 0 {
+		for e, value := range p.own {
+			out[e.fam].own = append(out[e.fam].own, entry(e.key, value, valid))
+			query(e, valid+directSlack)
 		}
-		p.replies[reply] = e.key[end : end+2]
-	}
-	for e, value := range p.own {
-		out[e.fam].own = append(out[e.fam].own, entry(e.key, value, valid))
-		query(e, valid+directSlack)
-	}
-	for e := range before {
-		if _, stays := p.own[e]; !stays {
-			query(e, min(valid, directLeaves))
+		for e := range before {
+			if _, stays := p.own[e]; !stays {
+				query(e, min(valid, directLeaves))
+			}
 		}
 	}
-	for e, port := range p.replies {
+	for e, r := range p.replies {
 		if out[e.fam].replies == nil {
 			out[e.fam].replies = map[element]string{}
 		}
-		out[e.fam].replies[e] = port
+		out[e.fam].replies[e] = r.port
 	}
 	return out
 }
@@ -229,7 +246,7 @@ func (p *pulse) tryWrite(before map[element]string) (err error) {
 			p.conn.FlushSet(queries)
 		} else {
 			becomes[i] = madeTable{true, direct, wanted[i].replies}
-			if err := p.create(f, table, becomes[i], own, queries); err != nil {
+			if err := p.create(f, table, p.made[i].there && !p.unowned, becomes[i], own, queries); err != nil {
 				return err
 			}
 		}
@@ -259,9 +276,12 @@ func (f *family) pulseSets(table *nftables.Table) (own, queries *nftables.Set) {
 	return own, queries
 }
 
-// create makes a table of one family.
-func (p *pulse) create(f *family, table *nftables.Table, what madeTable, sets ...*nftables.Set) error {
-	p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
+// create makes a table of one family, in the place of the one that there is; owned is
+// whether that has an owner.
+func (p *pulse) create(f *family, table *nftables.Table, owned bool, what madeTable, sets ...*nftables.Set) error {
+	if !owned { // by us: the kernel refuses to add to what has an owner a table without
+		p.conn.AddTable(table) // so that there is one to remove: an earlier process may have left one without owner
+	}
 	p.conn.DelTable(table)
 	p.conn.AddTable(table)
 	if !p.unowned {
@@ -284,7 +304,7 @@ func (p *pulse) create(f *family, table *nftables.Table, what madeTable, sets ..
 	translate := f.rule(f.destination(0), lookup(ownServer, 0, 0), f.dnat(0))
 	chain("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, pulsePriority, translate)
 	chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, pulsePriority, translate)
-	if len(what.direct) == 0 {
+	if len(what.direct) == 0 && len(what.replies) == 0 {
 		return nil
 	}
 	// All packets of the machine pass here: the first comparison has to be cheap.

@@ -87,8 +87,8 @@ func TestPulse(t *testing.T) {
 }
 
 // TestUntracked checks what there is for a server that answers at the Service's address
-// itself: that it is told by Read, stays for answers that are under way when the
-// server is about to end, and goes when it answers there no more.
+// itself: that it is told by Read, and stays for answers that are under way when the
+// server is about to end, is silent, or answers there no more.
 func TestUntracked(t *testing.T) {
 	n := newNode(t)
 	s := ownService()
@@ -120,6 +120,9 @@ func TestUntracked(t *testing.T) {
 	if !untracked() {
 		t.Error("tracked, though it answers there")
 	}
+	if got := n.pulses(); !strings.Contains(got, "flags owner") {
+		t.Errorf("what there is would stay when the process ends: %s", got)
+	}
 	retired := ownService()
 	retired.Frontends[0].OwnServer, retired.Frontends[0].Internal, retired.Frontends[0].Standby = false, retired.Frontends[0].Standby, plan.Pool{}
 	retired.Frontends[0].Internal.Policy, retired.Frontends[0].External = plan.Cluster, retired.Frontends[0].Internal
@@ -134,10 +137,93 @@ func TestUntracked(t *testing.T) {
 	if got := n.pulses(); !strings.Contains(got, reply) || untracked() {
 		t.Errorf("a late answer is tracked: %s", got)
 	}
+	for what, end := range map[string]func(){
+		"it answers there no more": func() { beat() },
+		"it is silent": func() {
+			if err := n.dp.Pulse(time.Millisecond, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		n.dp.pulse.lateReply = time.Hour
+		beat(direct...)
+		end()
+		if got := n.pulses(); !strings.Contains(got, reply) || strings.Contains(got, "dport set") || untracked() {
+			t.Errorf("%s, and there is %s", what, got)
+		}
+	}
+	n.dp.pulse.lateReply = 0
 	beat()
 	if got := n.pulses(); got != "" {
-		t.Errorf("it answers there no more, and there is %s", got)
+		t.Errorf("no client waits any more, and there is %s", got)
 	}
+}
+
+// TestUntrackedUnderWay asks without a pause while the server begins and ceases to answer
+// at the Service's address: every query has its answer, from where it was asked.
+func TestUntrackedUnderWay(t *testing.T) {
+	n := newNode(t)
+	n.ns.Address("lo", "192.0.2.1/32")
+	n.ns.Run("ip", "route", "add", "local", "10.96.0.10/32", "dev", "lo", "table", "local", "src", "192.0.2.1")
+	direct := netip.MustParseAddrPort("10.96.0.10:10053")
+	for _, at := range []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:10053"), direct} {
+		server := n.ns.ListenPacket(at)
+		go func() {
+			b := make([]byte, 100)
+			for {
+				size, from, err := server.ReadFromUDPAddrPort(b)
+				if err != nil {
+					return
+				}
+				time.Sleep(time.Millisecond) // so that one is always under way
+				_, _ = server.WriteToUDPAddrPort(b[:size], from)
+			}
+		}()
+	}
+	n.put(ownService())
+	pulse := func(direct ...netip.AddrPort) {
+		t.Helper()
+		if err := n.dp.Pulse(time.Hour, nil, direct); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pulse()
+	asked := 0
+	ask := func(i int) {
+		client := n.ns.ListenPacket(netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(30000+i)))
+		defer client.Close()
+		to := netip.MustParseAddrPort("10.96.0.10:53")
+		_ = client.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := client.WriteToUDPAddrPort([]byte("query"), to); err != nil {
+			t.Error(err)
+			return
+		}
+		asked++
+		if _, from, err := client.ReadFromUDPAddrPort(make([]byte, 100)); err != nil || from != to {
+			t.Errorf("query %d: an answer from %v, %v", i, from, err)
+		}
+	}
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-over:
+				return
+			default:
+				ask(i % 5000)
+			}
+		}
+	}()
+	for range 20 {
+		pulse(direct)
+		time.Sleep(10 * time.Millisecond)
+		pulse()
+		time.Sleep(10 * time.Millisecond)
+	}
+	close(over)
+	<-done
+	t.Logf("asked %d times", asked)
 }
 
 // TestPulseWithoutOwner checks what holds on kernels before 5.12: what a process
