@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -65,6 +66,15 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		errs = append(errs, s.Cgroup.Remove())
 	}
 	errs = append(errs, killAll(s.Processes))
+	things := s.Things
+	if s.rebooted() {
+		// Settings of the kernel are those of the new boot, and where one is as ours was, whoever set it since wants it so. The
+		// first network namespace has the same inode in every boot.
+		things = slices.DeleteFunc(slices.Clone(things), func(t machine.Thing) bool {
+			return t.Kind == machine.KindSysctl || t.Kind == machine.KindLoopback
+		})
+		errs = append(errs, removeAll(d.path("run", "sysctl-*.json")))
+	}
 	node1, err := machine.Find(s.NamespaceInode)
 	errs = append(errs, err)
 	if node1 != nil {
@@ -77,7 +87,7 @@ func clean(ctx context.Context, d dir, s *State) (notes []error, err error) {
 		// Programs go when nothing is pinned, those of all nodes.
 		errs = append(errs, os.RemoveAll(bpfDir(s.ID)))
 	}
-	errs = append(errs, d.unmount(s.Nodes), machine.Undo(node1, s.Things))
+	errs = append(errs, d.unmount(s.Nodes), machine.Undo(node1, things))
 	// Those of further nodes, whose namespaces are gone, with all that was changed in them.
 	files := removeAll(d.path("run", "sysctl-*.json"))
 	for _, p := range s.Processes {

@@ -175,7 +175,7 @@ func (c *Cluster) prepare(node1 *machine.Namespace) error {
 	err = state.update(func(s *State) {
 		*s = State{
 			Version: stateVersion, ID: c.plan.id, DataDir: c.o.DataDir, Phase: Starting, Started: time.Now(),
-			Supervisor: self, NamespaceInode: node1.Inode(), Cgroup: c.cgroup, BinDir: c.o.BinDir,
+			Supervisor: self, BootID: bootID(), NamespaceInode: node1.Inode(), Cgroup: c.cgroup, BinDir: c.o.BinDir,
 			Nodes: c.plan.nodes, Addresses: c.plan.addresses(),
 		}
 	})

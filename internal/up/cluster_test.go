@@ -128,6 +128,38 @@ func TestKilledSupervisor(t *testing.T) {
 	}
 }
 
+// TestKilledWithTheMachine checks that what the machine set since it was started again is left.
+func TestKilledWithTheMachine(t *testing.T) {
+	l := newLab(t)
+	const forwarding = "/proc/sys/net/ipv4/ip_forward"
+	read := func() (text []byte) {
+		l.inside(func() (err error) { text, err = os.ReadFile(forwarding); return err })
+		return text
+	}
+	for _, test := range []struct{ boot, want string }{{bootID(), "0\n"}, {"another", "1\n"}} {
+		l.inside(func() error { return os.WriteFile(forwarding, []byte("0"), 0) })
+		l.upReady(l.request()).signal(syscall.SIGKILL)
+		if now := string(read()); now != "1\n" {
+			t.Fatalf("while it runs %s is %s", forwarding, now)
+		}
+		d := dir(l.dataDir)
+		state, err := d.readState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		state.BootID = test.boot
+		if err := writeJSON(d.state(), state); err != nil {
+			t.Fatal(err)
+		}
+		if found, output := l.down(); !found {
+			t.Errorf("down found nothing: %s", output)
+		}
+		if now := string(read()); now != test.want {
+			t.Errorf("boot %q: afterwards %s is %q, want %q", test.boot, forwarding, now, test.want)
+		}
+	}
+}
+
 func TestDownStopsARunningOne(t *testing.T) {
 	l := newLab(t)
 	before := l.traces()

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,6 +44,8 @@ type State struct {
 	Started time.Time `json:"started"`
 	// Supervisor is the process of fairway up.
 	Supervisor supervise.Identity `json:"supervisor"`
+	// BootID names the boot of the machine that the run was in. Runs of older versions have none.
+	BootID string `json:"bootID,omitempty"`
 	// NamespaceInode identifies node 1's network namespace.
 	NamespaceInode uint64 `json:"namespaceInode"`
 	// Cgroup holds all children, if cgroups can be made here.
@@ -55,6 +58,18 @@ type State struct {
 	Processes []supervise.Status `json:"processes"`
 	Addresses Addresses          `json:"addresses"`
 }
+
+// bootID names this boot of the machine; empty where the kernel does not tell.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// rebooted says whether the machine was started anew since the run.
+func (s *State) rebooted() bool { return s.BootID != "" && s.BootID != bootID() }
 
 // Addresses are where a cluster can be reached.
 type Addresses struct {
