@@ -35,6 +35,8 @@ func TestCheckSpace(t *testing.T) {
 		{"new and too small", "100m", false, "only 100 MiB are free on its file system, 256 MiB are needed"},
 		{"new", "300m", false, ""},
 		{"used", "100m", true, ""},
+		{"few files", "300m,nr_inodes=200", false, "more files can be made on its file system (df -i shows it), 500 are needed"},
+		{"any number of files", "300m,nr_inodes=0", false, ""},
 		{"used and too small", "20m", true, "MiB are free on its file system, 64 MiB are needed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -73,6 +73,9 @@ func Status(ctx context.Context, dataDir string) (Report, error) {
 	} else if free < spaceForMore {
 		r.problem("only %d MiB are free on the file system of the data directory %s: make room before it is full, which ends the control plane", free>>20, d)
 	}
+	if err := d.checkInodes(); err != nil {
+		r.problem("%v", err)
+	}
 	if err := d.writable(); err != nil {
 		r.problem("%v; until then there is no control plane, Services and the gateway stay as they are, and what is said of processes may be old", err)
 	} else {
