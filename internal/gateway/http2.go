@@ -50,6 +50,8 @@ func (g *Gateway) ServeHTTP2(s *http2.Stream) {
 	switch {
 	case s.Refused != nil:
 		h.fail(s.Refused.Status, s.Refused.Reason)
+	case len(h.target) > http1.MaxTarget:
+		h.fail(http.StatusRequestURITooLong, targetLong)
 	case !isTarget(h.target):
 		h.fail(http.StatusBadRequest, "the request target has a character that must be escaped")
 	default:

@@ -66,6 +66,10 @@ func (h netHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(cut)
 		}
 	}()
+	if len(t.target) > http1.MaxTarget {
+		t.fail(http.StatusRequestURITooLong, targetLong)
+		return
+	}
 	if !isTarget(t.target) {
 		t.fail(http.StatusBadRequest, "the request target has a character that must be escaped")
 		return
@@ -110,6 +114,9 @@ type failedBody struct{ err error }
 
 // Read implements io.Reader.
 func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
+
+// targetLong is why a target by HTTP/2 or HTTP/3 is refused, in the words of HTTP/1.1's parser.
+const targetLong = "the request target is too long"
 
 // isTarget refuses what would end a target in a request line, or for some
 // backends its query ("#"): frames carry any byte. Everything else is judged

@@ -53,8 +53,8 @@ const (
 	// maxFields bounds the work per request; nginx has no such limit, but no
 	// client in use comes near.
 	maxFields = 512
-	// maxTarget is the length of the request target.
-	maxTarget = 32 << 10
+	// MaxTarget is the length of a request's target, by whatever protocol.
+	MaxTarget = 32 << 10
 )
 
 // Why heads are refused. They are values so that refusing costs nothing.
@@ -295,7 +295,7 @@ func (r *Request) requestLine(line []byte) error {
 	if !all(method, tokenByte) {
 		return errMethod
 	}
-	if len(target) > maxTarget {
+	if len(target) > MaxTarget {
 		return errTargetLong
 	}
 	if !all(target, targetByte) {

@@ -27,7 +27,7 @@ func parseHead(in string) (*Request, error) {
 const get = "GET / HTTP/1.1\r\nHost: a\r\n"
 
 func TestParseRequest(t *testing.T) {
-	long := strings.Repeat("x", maxTarget+1)
+	long := strings.Repeat("x", MaxTarget+1)
 	tests := []struct {
 		name, in string
 		status   int // 0: it is fine
