@@ -280,7 +280,7 @@ func (p *Process) attend(ctx context.Context, ended <-chan struct{}) (hangs bool
 			}
 			if err := writable(p.o.Heartbeat); err != nil {
 				// A disk that is full or has become read-only silences those that are well, too.
-				if deaf == "" || deaf != err.Error() {
+				if deaf != err.Error() {
 					p.o.Logger.Warn("cannot tell whether the process lives, and leaves it alone", "role", p.o.Role, "node", p.o.Node, "error", err)
 				}
 				deaf, heard = err.Error(), now
