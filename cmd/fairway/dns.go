@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairway.dev/fairway/internal/agent"
+	"fairway.dev/fairway/internal/up"
 )
 
 func newDNSCommand() *cobra.Command {
@@ -45,7 +47,7 @@ which; and how long clients may keep it. A name that ends in a dot is asked for 
 	f.StringSliceVarP(&c.types, "type", "t", []string{"A", "AAAA"}, "`types` of records")
 	f.StringVar(&c.from, "from", "", "`Pod` whose search path and name servers count, as NAME or NAMESPACE/NAME (default: those that Pods have)")
 	f.StringVar(&c.server, "server", "", "`address` of the server to ask, with a port if it is not 53 (default: the one that the Pod's questions reach)")
-	f.StringVar(&c.domain, "cluster-domain", "cluster.local", "`domain` of the cluster's names")
+	f.StringVar(&c.domain, "cluster-domain", "", "`domain` of the cluster's names (default: that of fairway up, else "+up.DefaultClusterDomain+")")
 	return cmd
 }
 
@@ -65,7 +67,7 @@ func (c *dnsQueryCommand) run(cmd *cobra.Command, name string) error {
 		return err
 	}
 	report, err := agent.QueryDNS(cmd.Context(), agent.QueryDNSOptions{
-		Config: in.Config, Name: name, Types: types, Namespace: in.namespace, From: c.from, Server: c.server, Domain: c.domain,
+		Config: in.Config, Name: name, Types: types, Namespace: in.namespace, From: c.from, Server: c.server, Domain: cmp.Or(c.domain, in.domain, up.DefaultClusterDomain),
 		Node: c.node, DefaultNode: in.firstNode, Enter: in.enter, Slow: c.slow(cmd, in), ResolvConf: "/etc/resolv.conf",
 	})
 	if err != nil {

@@ -39,10 +39,11 @@ type inspected struct {
 	apply.Cluster
 	// namespace is that of the flag, or of the context.
 	namespace string
-	// firstNode and enter are those of a cluster of fairway up: its nodes have
+	// firstNode, domain and enter are those of a cluster of fairway up: its nodes have
 	// network namespaces of their own on this machine. The ports are
 	// those of its gateway. Else all are empty.
 	firstNode string
+	domain    string
 	enter     func(node string, f func() error) error
 	httpPort  uint16
 	httpsPort uint16
@@ -80,7 +81,7 @@ func (i *inspection) find() (*inspected, error) {
 			return nil, err
 		}
 		if nodes != nil {
-			found.firstNode, found.enter = nodes.First(), nodes.Do
+			found.firstNode, found.domain, found.enter = nodes.First(), nodes.Domain(), nodes.Do
 			if found.httpPort, err = nodes.GatewayPort("http"); err != nil {
 				return nil, err
 			}

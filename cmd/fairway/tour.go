@@ -25,6 +25,14 @@ func newTourCommand() *cobra.Command {
 				return err
 			}
 			o.Fairway, o.Out, o.DataDirFlag = self, cmd.OutOrStdout(), up.DataDirFlag(o.DataDir)
+			o.Domain = up.DefaultClusterDomain
+			nodes, err := up.OpenNodes(o.DataDir)
+			if err != nil {
+				return err
+			}
+			if nodes != nil { // else the first step says what is wrong
+				o.Domain = nodes.Domain()
+			}
 			return tour.Run(cmd.Context(), o)
 		},
 	}

@@ -77,6 +77,7 @@ Stop it with Ctrl-C or fairway down; the objects stay for the next start.`,
 	f.StringVar(&o.ServiceCIDR, "service-cidr", "", "range of ClusterIPs: CIDR[,CIDR] (default 10.96.0.0/16,fd00:10:96::/112 where free)")
 	f.StringVar(&o.PodCIDR, "pod-cidr", "", "range of Pods: CIDR[,CIDR] (default 10.244.0.0/16,fd00:10:244::/48 where free)")
 	f.StringVar(&o.NodeCIDR, "node-cidr", "", "range of the nodes' own addresses: CIDR[,CIDR] (default 10.245.0.0/24,fd00:10:245::/112 where free)")
+	f.StringVar(&o.ClusterDomain, "cluster-domain", "", "`domain` of the cluster's names (default "+up.DefaultClusterDomain+")")
 	dnsFlags(f, &dns, &dnsClients)
 	f.BoolVar(&detach, "detach", false, "return when everything is ready and go on in the background")
 	f.StringVar(&progressPipe, "progress-pipe", "", "internal: run as the background part of --detach")

@@ -42,6 +42,8 @@ type Options struct {
 	DataDir string
 	// DataDirFlag names it in a command, with a blank before it; empty where none is needed.
 	DataDirFlag string
+	// Domain is the domain of the cluster's names. Required.
+	Domain string
 	// Out gets the account. Required.
 	Out io.Writer
 }
@@ -250,7 +252,7 @@ func (g *guide) showAnswer(resp *http.Response) error {
 }
 
 func (g *guide) dns(ctx context.Context) error {
-	out, err := g.fairway(ctx, "", "kubectl", "-n", namespace, "exec", "deploy/shop", "--", "getent", "ahosts", "shop.tour.svc.cluster.local")
+	out, err := g.fairway(ctx, "", "kubectl", "-n", namespace, "exec", "deploy/shop", "--", "getent", "ahosts", "shop.tour.svc."+g.Domain)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (p *plan) control() child {
 		"--advertise-address", join(first.Addresses),
 		"--secure-port", strconv.Itoa(p.o.APIPort),
 		"--service-cidr", join(p.ranges.Service),
-		"--cluster-domain", ClusterDomain,
+		"--cluster-domain", p.ranges.domain(),
 	}}
 }
 
@@ -67,7 +67,7 @@ func (p *plan) kubelet(i int, cgroup supervise.Cgroup) child {
 		"--pod-cidr", join(node.Network.PodCIDRs),
 		"--cluster-cidr", join(slices.Concat(p.ranges.Pod, p.ranges.Service, p.ranges.Node, p.ranges.Pool)),
 		"--cluster-dns", join(p.dns),
-		"--cluster-domain", ClusterDomain,
+		"--cluster-domain", p.ranges.domain(),
 	}
 	if cgroup != "" {
 		args = append(args, "--cgroup-parent", filepath.Join(filepath.Base(string(cgroup)), filepath.Base(string(p.podCgroup(i, cgroup)))))
@@ -97,7 +97,7 @@ func (p *plan) nodeRole(i int, cgroup supervise.Cgroup) child {
 		"--node-name", p.nodes[i].Name,
 		"--cluster-cidr", join(p.ranges.Pod),
 		"--service-cidr", join(p.ranges.Service),
-		"--cluster-domain", ClusterDomain,
+		"--cluster-domain", p.ranges.domain(),
 		"--dns-address", join(p.dns),
 		"--dns-clients", join(p.ranges.Node), // node 1 speaks to the others from an address that its Node object lacks
 		"--dataplane", p.o.Dataplane,
@@ -132,6 +132,7 @@ func (p *plan) controllerRole() child {
 	return p.role(roleController, 0,
 		"--lb-pool", p.ranges.poolFlag(),
 		"--dns-address", join(p.dns),
+		"--cluster-domain", p.ranges.domain(),
 		"--gateway-port", fmt.Sprintf("%d,%d", p.o.HTTPPort, p.o.HTTPSPort),
 		"--install-crds",
 	)

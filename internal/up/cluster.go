@@ -176,7 +176,7 @@ func (c *Cluster) prepare(node1 *machine.Namespace) error {
 		*s = State{
 			Version: stateVersion, ID: c.plan.id, DataDir: c.o.DataDir, Phase: Starting, Started: time.Now(),
 			Supervisor: self, BootID: bootID(), NamespaceInode: node1.Inode(), Cgroup: c.cgroup, BinDir: c.o.BinDir,
-			Nodes: c.plan.nodes, Addresses: c.plan.addresses(),
+			Nodes: c.plan.nodes, Addresses: c.plan.addresses(), ClusterDomain: c.plan.ranges.domain(),
 		}
 	})
 	if err != nil {

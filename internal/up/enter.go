@@ -1,6 +1,7 @@
 package up
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -41,6 +42,9 @@ func (n *Nodes) GatewayPort(scheme string) (uint16, error) {
 	}
 	return 0, fmt.Errorf("the record of the run names no address of the gateway for %s", scheme)
 }
+
+// Domain returns the domain of the cluster's names.
+func (n *Nodes) Domain() string { return cmp.Or(n.state.ClusterDomain, DefaultClusterDomain) }
 
 // Do runs f in the network namespace of a node.
 func (n *Nodes) Do(node string, f func() error) error {

@@ -14,8 +14,8 @@ import (
 // DefaultDataDir is where a cluster is kept unless told otherwise.
 const DefaultDataDir = "/var/lib/fairway"
 
-// ClusterDomain is the domain of all names of the cluster.
-const ClusterDomain = "cluster.local"
+// DefaultClusterDomain is the domain of all names of a cluster unless told otherwise.
+const DefaultClusterDomain = "cluster.local"
 
 // Options configures a Cluster.
 type Options struct {
@@ -43,6 +43,9 @@ type Options struct {
 	// ServiceCIDR, PodCIDR and NodeCIDR are one CIDR per family with a comma between; empty for what the data directory
 	// remembers, or else a free range.
 	ServiceCIDR, PodCIDR, NodeCIDR string
+	// ClusterDomain is the domain of all names of the cluster; empty for what the data directory remembers, or
+	// else DefaultClusterDomain.
+	ClusterDomain string
 	// Progress shows what happens. Required.
 	Progress *Progress
 	// OnReady is called once, when everything serves. Optional.
@@ -93,10 +96,30 @@ func (o Options) Validate() error {
 			return fmt.Errorf("--zones: %q is not a name for a zone", zone)
 		}
 	}
+	if o.ClusterDomain != "" {
+		if err := checkDomain(o.ClusterDomain); err != nil {
+			return fmt.Errorf("--cluster-domain %q: %w", o.ClusterDomain, err)
+		}
+	}
 	for _, bin := range []string{"fairway", "fairway-standalone"} {
 		info, err := os.Stat(filepath.Join(o.BinDir, bin))
 		if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 			return fmt.Errorf("the executable %s must lie beside fairway in %s: build both with make build", bin, o.BinDir)
+		}
+	}
+	return nil
+}
+
+// checkDomain returns what is wrong with a domain for the names of a cluster. It has to leave room for those names, which may
+// have 253 bytes: that of a Service, that of its namespace, and ".svc." have up to 132.
+func checkDomain(domain string) error {
+	const most = 253 - 132
+	if len(domain) > most {
+		return fmt.Errorf("must have at most %d bytes, so that there is room for the names of Services", most)
+	}
+	for _, label := range strings.Split(domain, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return errors.New("must be a domain of lower case letters, digits and dashes without a final dot, such as cluster.local")
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package up
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,7 +17,8 @@ const (
 	poolNone = "none"
 )
 
-// Ranges are the addresses a cluster lives on. A data directory remembers them: objects in it refer to them.
+// Ranges are the addresses a cluster lives on, and the domain of its names. A data directory remembers them: objects in it
+// refer to them.
 type Ranges struct {
 	Service []netip.Prefix `json:"service"`
 	Pod     []netip.Prefix `json:"pod"`
@@ -24,7 +26,12 @@ type Ranges struct {
 	// Pool holds the addresses of LoadBalancers. PoolMode is "node" or "none" when there is no such pool.
 	Pool     []netip.Prefix `json:"pool,omitempty"`
 	PoolMode string         `json:"poolMode,omitempty"`
+	// Domain is empty for DefaultClusterDomain.
+	Domain string `json:"clusterDomain,omitempty"`
 }
+
+// domain is that of the cluster's names.
+func (r Ranges) domain() string { return cmp.Or(r.Domain, DefaultClusterDomain) }
 
 // rangeKind is what the four kinds of range have of their own.
 type rangeKind struct {
@@ -72,12 +79,19 @@ func kinds() (service, pod, node, pool rangeKind) {
 // fails when what is asked for or remembered is taken, or when a flag contradicts what the objects of the data directory
 // were made with.
 func chooseRanges(o Options, remembered *Ranges, occupied []machine.Occupant, ipv6 bool) (Ranges, error) {
+	domain := cmp.Or(o.ClusterDomain, DefaultClusterDomain)
 	if remembered == nil {
 		remembered = &Ranges{}
+	} else if domain = cmp.Or(o.ClusterDomain, remembered.domain()); domain != remembered.domain() {
+		return Ranges{}, fmt.Errorf("--cluster-domain %s: this data directory was made with %s, and what is in it refers to that; leave the flag out, or take another --data-dir",
+			domain, remembered.domain())
 	}
 	service, pod, node, pool := kinds()
 	var chosen Ranges
 	var err error
+	if domain != DefaultClusterDomain {
+		chosen.Domain = domain
+	}
 	if chosen.Service, err = choose(service, o.ServiceCIDR, remembered.Service, true, occupied, ipv6); err != nil {
 		return Ranges{}, err
 	}
@@ -183,6 +197,11 @@ func (r Ranges) check() error {
 			case slices.ContainsFunc(list.ranges[:i], func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }):
 				return fmt.Errorf("%q has two ranges of one family", list.key)
 			}
+		}
+	}
+	if r.Domain != "" {
+		if err := checkDomain(r.Domain); err != nil {
+			return fmt.Errorf("\"clusterDomain\" is %q: it %w", r.Domain, err)
 		}
 	}
 	switch {

@@ -57,6 +57,8 @@ type State struct {
 	Nodes     []Node             `json:"nodes"`
 	Processes []supervise.Status `json:"processes"`
 	Addresses Addresses          `json:"addresses"`
+	// ClusterDomain is the domain of the cluster's names; empty in what earlier versions wrote, for the default.
+	ClusterDomain string `json:"clusterDomain,omitempty"`
 }
 
 // bootID names this boot of the machine; empty where the kernel does not tell.
