@@ -35,6 +35,7 @@ var (
 type Authorities struct {
 	pool  *x509.CertPool
 	roots []*x509.Certificate
+	named int // bytes of their names in a handshake
 	// lists are by their issuers, in DER. Where there is one there has to be one of
 	// every authority of a chain, as in nginx.
 	lists map[string][]*revocations
@@ -60,6 +61,7 @@ func ParseAuthorities(ca, crl []byte) (*Authorities, error) {
 			return nil, fmt.Errorf("ca.crt: certificate %d is damaged: %w", len(a.roots)+1, err)
 		}
 		a.roots = append(a.roots, cert)
+		a.named += 2 + len(cert.RawSubject)
 		a.pool.AddCert(cert)
 	}
 	if len(a.roots) == 0 {

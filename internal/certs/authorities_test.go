@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -297,6 +298,29 @@ func TestClientHandshake(t *testing.T) {
 		sessions = &lastSession{}
 		if _, err := shake(t, base, "secure.test", version, &good, sessions); err != nil || sessions.ClientSessionState != nil {
 			t.Errorf("%x: %v; there is a ticket: %v", version, err, sessions.ClientSessionState != nil)
+		}
+	}
+}
+
+// TestClientHandshakeManyAuthorities: names of authorities are left out of a
+// handshake that they would be too long for, and what they have signed is good.
+func TestClientHandshakeManyAuthorities(t *testing.T) {
+	var bundle []byte
+	var last *testenv.Authority
+	for i := range 70 {
+		last = testenv.NewAuthority(t, strings.Repeat("x", 1000)+strconv.Itoa(i))
+		bundle = append(bundle, last.PEM()...)
+	}
+	cert, key := testPair(t)
+	base := NewResolver(NewIndex(&tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: key})).ServerConfig("h2")
+	p := &ClientPolicy{Authorities: authorities(t, bundle, nil), Depth: 1}
+	good := last.Client(t, "good")
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		state, err := shake(t, p.Config(base), "secure.test", version, &good, nil)
+		if err != nil {
+			t.Errorf("%x: %v", version, err)
+		} else if err := NewClient(&state).Verify(p, time.Now()); err != nil {
+			t.Errorf("%x: %v", version, err)
 		}
 	}
 }

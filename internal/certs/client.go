@@ -26,6 +26,10 @@ type ClientPolicy struct {
 	Depth int
 }
 
+// maxNamed is how long the names of authorities may be that a handshake tells of.
+// They only help a client to choose, and a message with more than 64 KiB is none.
+const maxNamed = 60000
+
 // Config returns the configuration of a server for handshakes under the policy:
 // that of base, and clients are asked for a certificate. Whatever they show, and
 // if they show none, the handshake goes on, for it is an answer of HTTP that
@@ -38,7 +42,9 @@ type ClientPolicy struct {
 func (p *ClientPolicy) Config(base *tls.Config) *tls.Config {
 	c := base.Clone()
 	c.ClientAuth = tls.RequestClientCert
-	c.ClientCAs = p.Authorities.pool
+	if p.Authorities.named <= maxNamed {
+		c.ClientCAs = p.Authorities.pool
+	}
 	c.SessionTicketsDisabled = true
 	c.GetConfigForClient = nil
 	return c
