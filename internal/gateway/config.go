@@ -162,8 +162,10 @@ func (g *Gateway) syncLocked(ctx context.Context, next *state.Snapshot) {
 	} else {
 		g.config.Load().clients.Store(g.clients.table.Load())
 	}
-	streams, streamProblems := g.streamsOf(next)
-	streamProblems = append(streamProblems, g.streams.Sync(ctx, streams)...)
+	if first || prev.Routes != next.Routes || prev.Streams != next.Streams {
+		g.streamList, g.streamProblems = g.streamsOf(next)
+	}
+	streamProblems := slices.Concat(g.streamProblems, g.streams.Sync(ctx, g.streamList))
 	g.pools.Sync(g.wanted, next) // last, for it drops the pools that nobody uses any more
 	g.pending = slices.ContainsFunc(streamProblems, func(p model.Problem) bool { return p.Reason == listener.ReasonPortInUse })
 	if first || prev.Routes != next.Routes || prev.Streams != next.Streams || prev.Services != next.Services {
@@ -187,84 +189,80 @@ func (g *Gateway) tellProblems() {
 // streamsOf returns the routes of TCP and UDP ports, and of those at the HTTPS ports
 // the hosts that are theirs to have.
 func (g *Gateway) streamsOf(snap *state.Snapshot) (list []listener.Stream, problems []model.Problem) {
+	var served *servedHosts
 	for _, routes := range snap.Streams.All() {
 		for _, r := range routes {
+			var except []string
 			if r.Port == 0 {
+				if served == nil {
+					served = newServedHosts(snap)
+				}
 				var owner *model.Route
-				if r.Hosts, owner = withoutForeign(&r, snap); owner != nil {
+				if r.Hosts, owner = served.withoutForeign(&r); owner != nil {
 					problems = append(problems, model.Problem{Object: r.Ref, Reason: listener.ReasonPortConflict, Field: r.Field,
 						Message: fmt.Sprintf("the host is served by %s of another namespace, which is older, so TLS for it does not pass through: choose another host, or remove it there", owner.Ref)})
 				}
 				if len(r.Hosts) == 0 {
 					continue
 				}
+				for _, h := range r.Hosts {
+					except = append(except, served.ended[h]...)
+				}
 			}
-			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol)), Except: endedHere(&r, snap)})
+			list = append(list, listener.Stream{StreamRoute: r, Pool: g.pools.Pool(poolKey(r.Backend, r.Protocol)), Except: except})
 		}
 	}
 	return list, problems
+}
+
+// servedHosts are the hosts that routes have rules or certificates for.
+type servedHosts struct {
+	routes map[string][]*model.Route
+	// ended are by wildcard the hosts below it whose TLS is ended at the gateway: the
+	// exact name goes first, as for requests and certificates.
+	ended map[string][]string
+}
+
+func newServedHosts(snap *state.Snapshot) *servedHosts {
+	s := &servedHosts{routes: map[string][]*model.Route{}, ended: map[string][]string{}}
+	for _, r := range snap.Routes.All() {
+		add := func(host string, ended bool) {
+			if list := s.routes[host]; len(list) == 0 || list[len(list)-1] != r {
+				s.routes[host] = append(list, r)
+			}
+			if i := strings.IndexByte(host, '.'); ended && i > 0 && host[0] != '*' {
+				s.ended["*"+host[i:]] = append(s.ended["*"+host[i:]], host)
+			}
+		}
+		for i := range r.Rules {
+			add(r.Rules[i].Host, !r.Rules[i].Filters.PassedThrough)
+		}
+		for i := range r.TLS {
+			for _, host := range r.TLS[i].Hosts {
+				add(host, true)
+			}
+		}
+	}
+	return s
 }
 
 // withoutForeign returns the hosts of a route at the HTTPS ports that are not served
 // by an older route of another namespace, and such a route if there is one. Within a
 // namespace passing through goes first, as in ingress-nginx; nobody is to take over
 // what is another's by that.
-func withoutForeign(r *model.StreamRoute, snap *state.Snapshot) (hosts []string, owner *model.Route) {
+func (s *servedHosts) withoutForeign(r *model.StreamRoute) (hosts []string, owner *model.Route) {
 	for _, h := range r.Hosts {
-		found := false
-		for _, other := range snap.Routes.All() {
+		i := slices.IndexFunc(s.routes[h], func(other *model.Route) bool {
 			older := other.Created.Before(r.Created) || other.Created.Equal(r.Created) && other.Ref.Compare(r.Ref) < 0
-			if older && other.Namespace != r.Namespace && servesHost(other, h) {
-				found, owner = true, other
-				break
-			}
-		}
-		if !found {
+			return older && other.Namespace != r.Namespace
+		})
+		if i >= 0 {
+			owner = s.routes[h][i]
+		} else {
 			hosts = append(hosts, h)
 		}
 	}
 	return hosts, owner
-}
-
-// endedHere returns the hosts that a wildcard of a route at the HTTPS ports covers
-// and that another route names: the exact name goes first, as for requests and
-// certificates.
-func endedHere(r *model.StreamRoute, snap *state.Snapshot) []string {
-	if r.Port != 0 {
-		return nil
-	}
-	var list []string
-	for _, h := range r.Hosts {
-		suffix, wild := strings.CutPrefix(h, "*")
-		if !wild {
-			continue
-		}
-		covers := func(name string) bool {
-			label, ok := strings.CutSuffix(name, suffix)
-			return ok && label != "*" && !strings.Contains(label, ".")
-		}
-		for _, other := range snap.Routes.All() {
-			for i := range other.Rules {
-				if rule := &other.Rules[i]; !rule.Filters.PassedThrough && covers(rule.Host) {
-					list = append(list, rule.Host)
-				}
-			}
-			for i := range other.TLS {
-				for _, name := range other.TLS[i].Hosts {
-					if covers(name) {
-						list = append(list, name)
-					}
-				}
-			}
-		}
-	}
-	return list
-}
-
-// servesHost reports whether a route has a rule, or a certificate, for a host.
-func servesHost(r *model.Route, host string) bool {
-	return slices.ContainsFunc(r.Rules, func(rule model.RouteRule) bool { return rule.Host == host }) ||
-		slices.ContainsFunc(r.TLS, func(t model.RouteTLS) bool { return slices.Contains(t.Hosts, host) })
 }
 
 // backendProblems tells routes about Services and ports that are not there.

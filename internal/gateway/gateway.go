@@ -157,9 +157,13 @@ type Gateway struct {
 	questions questions
 	discard   *log.Logger // for httputil, whose log has nothing that proxyFailed does not tell
 
-	syncMu          sync.Mutex // held while a snapshot is taken in; guards what follows
-	applied         *state.Snapshot
-	wanted          map[upstream.Key]struct{} // the pools that routes need
+	syncMu  sync.Mutex // held while a snapshot is taken in; guards what follows
+	applied *state.Snapshot
+	wanted  map[upstream.Key]struct{} // the pools that routes need
+	// streamList are the routes of streams, and streamProblems what is wrong with them,
+	// as of applied.
+	streamList      []listener.Stream
+	streamProblems  []model.Problem
 	backendProblems []model.Problem
 	found           []model.Problem // by the last sync
 	pending         bool            // ports wait to be opened
