@@ -97,6 +97,16 @@ func (n *node) staleSince() time.Time {
 	return n.source.Outage()
 }
 
+// staleAge is how long ago that is, in seconds. A state on disk may be of a time that
+// the machine's clock has not reached: one that starts without the network has only
+// what its hardware remembers.
+func staleAge(since, now time.Time) float64 {
+	if since.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(since).Seconds())
+}
+
 // registerStale adds metrics that say how old the answers of DNS are.
 func (n *node) registerStale(registry prometheus.Registerer) {
 	registry.MustRegister(
@@ -111,10 +121,7 @@ func (n *node) registerStale(registry prometheus.Registerer) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fairway_dns_state_age_seconds", Help: "Time since the API last confirmed the state that names of the cluster are answered from, as far as is known; 0 while it answers.",
 		}, func() float64 {
-			if since := n.staleSince(); !since.IsZero() {
-				return time.Since(since).Seconds()
-			}
-			return 0
+			return staleAge(n.staleSince(), time.Now())
 		}),
 	)
 }

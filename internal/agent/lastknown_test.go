@@ -292,3 +292,15 @@ func lastKnownInside(t *testing.T) {
 	r.stop()
 	listener.Stop()
 }
+
+// TestStaleAge checks the age of a state, also where the clock is behind it.
+func TestStaleAge(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for since, want := range map[time.Time]float64{
+		{}: 0, now: 0, now.Add(-time.Minute): 60, now.Add(time.Hour): 0,
+	} {
+		if got := staleAge(since, now); got != want {
+			t.Errorf("since %v: %v, want %v", since, got, want)
+		}
+	}
+}
