@@ -231,11 +231,8 @@ func (t *transaction) admit() *config {
 // parameters were left out. Many backends in Java leave them out: who may not
 // have "/admin" would get it as "/admin;x", which is a path of "/" for the router.
 func (t *transaction) mistakable(c *config, rule *router.Rule) bool {
-	if rule.NamesParameters() {
-		return false
-	}
 	path, ok := request.WithoutParameters(t.view.Path)
-	if !ok {
+	if !ok || rule.NamesParameters() {
 		return false
 	}
 	bare := t.view
