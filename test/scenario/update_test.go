@@ -54,6 +54,12 @@ func agentOfNode1(t *testing.T) (pid int) {
 // another one takes its place. dig gets further flags, of query i.
 func replaceAgent(t *testing.T, signal, flags string) {
 	t.Helper()
+	eventually(t, 60*time.Second, func() error { // on a new cluster, DNS is one of the last things that there are
+		if r := env.run(env.node, "dig", "+short", "+tries=1", "+time=1", "@10.96.0.10", askedName); strings.TrimSpace(r.stdout) != "10.96.0.1" {
+			return fmt.Errorf("no answer before the update: %s", r.all())
+		}
+		return nil
+	})
 	asking, enough := filepath.Join(env.dir, "asking"), filepath.Join(env.dir, "enough")
 	for _, f := range []string{asking, enough} {
 		_ = os.Remove(f) // of another time
