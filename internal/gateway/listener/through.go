@@ -20,6 +20,10 @@ func (s *Streams) Through(sock *http1.Socket, conn net.Conn, wait time.Duration)
 	s.passing.Add(1)
 	defer s.passing.Add(-1)
 	name, isTLS, read := peekServerName(conn, wait)
+	if len(read) == 0 { // it has had its time, or has gone
+		_ = sock.Close()
+		return nil
+	}
 	route := t.named(name)
 	if !isTLS || route == nil {
 		return http1.Begun(conn, read)
