@@ -87,7 +87,7 @@ func (c *explainCommand) run(cmd *cobra.Command, arg string) error {
 	if asked.url != "" {
 		report, err := agent.ExplainRequest(cmd.Context(), agent.ExplainRequestOptions{
 			Config: in.Config, URL: asked.url, Method: c.method, Header: c.header, From: c.from, Namespace: in.namespace,
-			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPPort: in.httpPort, HTTPSPort: cmp.Or(c.httpsPort, in.httpsPort), Slow: c.slow(cmd, in),
+			Node: c.node, DefaultNode: in.firstNode, ServeNginx: c.serveNginx, HTTPPort: in.httpPort, HTTPSPort: cmp.Or(c.httpsPort, in.httpsPort), ClusterDomain: in.domain, Slow: c.slow(cmd, in),
 		})
 		if err != nil {
 			return err

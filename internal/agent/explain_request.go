@@ -30,6 +30,8 @@ type ExplainRequestOptions struct {
 	ServeNginx bool
 	// HTTPPort and HTTPSPort are those of gateways; 80 and 443 if zero.
 	HTTPPort, HTTPSPort uint16
+	// ClusterDomain is the domain of the cluster's names; cluster.local if empty.
+	ClusterDomain string
 	// Slow is called once when the API has not told everything within 3 s. Optional.
 	Slow func()
 }
@@ -37,7 +39,7 @@ type ExplainRequestOptions struct {
 // ExplainRequest reads the cluster and explains what its gateways do with an
 // HTTP request.
 func ExplainRequest(ctx context.Context, o ExplainRequestOptions) (*explain.RequestReport, error) {
-	x := explain.RequestOptions{URL: o.URL, Method: o.Method, Header: o.Header, Node: o.Node, HTTPPort: o.HTTPPort, HTTPSPort: o.HTTPSPort}
+	x := explain.RequestOptions{URL: o.URL, Method: o.Method, Header: o.Header, Node: o.Node, HTTPPort: o.HTTPPort, HTTPSPort: o.HTTPSPort, ClusterDomain: o.ClusterDomain}
 	if err := x.Check(); err != nil {
 		return nil, err // before anything is read
 	}

@@ -40,6 +40,8 @@ type RequestOptions struct {
 	// HTTPPort and HTTPSPort are the gateway's, the latter where redirects to
 	// https lead; 0 means 80 and 443.
 	HTTPPort, HTTPSPort uint16
+	// ClusterDomain is the domain of the names of Services; default cluster.local.
+	ClusterDomain string
 	// Problems are what is wrong between objects, beside what the snapshot has.
 	Problems map[model.Ref]model.Problems
 }
@@ -181,7 +183,7 @@ func Request(o RequestOptions) (*RequestReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	stage, err := gateway.NewRehearsal(gateway.RehearsalOptions{Snapshot: o.Snapshot, NodeName: o.Node, HTTPSPort: o.HTTPSPort})
+	stage, err := gateway.NewRehearsal(gateway.RehearsalOptions{Snapshot: o.Snapshot, NodeName: o.Node, HTTPSPort: o.HTTPSPort, ClusterDomain: o.ClusterDomain})
 	if err != nil {
 		return nil, err
 	}

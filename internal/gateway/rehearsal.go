@@ -30,6 +30,8 @@ type RehearsalOptions struct {
 	NodeName string
 	// HTTPSPort is where redirects to https lead; 0 means 443.
 	HTTPSPort uint16
+	// ClusterDomain is the domain of the names of Services; default cluster.local.
+	ClusterDomain string
 }
 
 // Rehearsal is a gateway without ports and connections: requests go through
@@ -42,7 +44,7 @@ func NewRehearsal(o RehearsalOptions) (*Rehearsal, error) {
 	if o.Snapshot == nil || !o.Snapshot.Synced {
 		return nil, errors.New("gateway: a rehearsal needs a Snapshot that is synced")
 	}
-	g, err := New(Options{Store: state.New(), Logger: slog.New(slog.DiscardHandler), NodeName: o.NodeName})
+	g, err := New(Options{Store: state.New(), Logger: slog.New(slog.DiscardHandler), NodeName: o.NodeName, ClusterDomain: o.ClusterDomain})
 	if err != nil {
 		return nil, err
 	}

@@ -125,6 +125,7 @@ func (p *plan) gatewayRole() child {
 		"--node-name", p.nodes[0].Name,
 		"--publish-address", join(p.nodes[0].IPs),
 		"--state-dir", dir(p.o.DataDir).gatewayState(),
+		"--cluster-domain", p.ranges.domain(),
 	)
 }
 

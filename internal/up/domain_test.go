@@ -9,7 +9,7 @@ import (
 // Every role that knows names of the cluster is told their domain.
 func TestDomainOfRoles(t *testing.T) {
 	p := &plan{o: Options{DataDir: "/data", Dataplane: "nft"}, nodes: []Node{{Name: "node-1"}}, ranges: Ranges{Domain: "k8s.example"}}
-	for _, c := range []child{p.control(), p.kubelet(0, ""), p.nodeRole(0, ""), p.controllerRole()} {
+	for _, c := range []child{p.control(), p.kubelet(0, ""), p.nodeRole(0, ""), p.controllerRole(), p.gatewayRole()} {
 		if at := slices.Index(c.args, "--cluster-domain"); at < 0 || c.args[at+1] != "k8s.example" {
 			t.Errorf("%s: %q", c.role, c.args)
 		}
