@@ -2,18 +2,12 @@ package gateway
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -32,75 +26,6 @@ import (
 	"fairway.dev/fairway/internal/state"
 	"fairway.dev/fairway/internal/testenv"
 )
-
-// issuer is an authority of a test's.
-type issuer struct {
-	cert  *x509.Certificate
-	key   crypto.Signer
-	above [][]byte // what stands between its certificates and the root
-}
-
-func serial() *big.Int {
-	n, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
-	return n
-}
-
-// authority makes one, a root where parent is nil.
-func authority(t testing.TB, name string, parent *issuer) *issuer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &issuer{key: key, cert: &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}}
-	by := a
-	if parent != nil {
-		by = parent
-	}
-	der, err := x509.CreateCertificate(rand.Reader, a.cert, by.cert, key.Public(), by.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	if parent != nil {
-		a.above = append([][]byte{der}, parent.above...)
-	}
-	return a
-}
-
-func (a *issuer) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-}
-
-// issue makes a certificate with a chain; names may be addresses.
-func (a *issuer) issue(t testing.TB, change func(*x509.Certificate), names ...string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: serial(), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, n)
-		}
-	}
-	if change != nil {
-		change(template)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: append([][]byte{der}, a.above...), PrivateKey: key}
-}
 
 // trust makes a Secret of what is shown, which may be nil, and who is trusted.
 func trust(t testing.TB, name string, ca []byte, shown *tls.Certificate) *model.Certificate {
@@ -185,10 +110,10 @@ func expect(t testing.TB, what, got, want string) {
 // TestBackendVerified: certificates of backends are taken or refused for what
 // they are, and the answer, the log, the metrics and a problem say so.
 func TestBackendVerified(t *testing.T) {
-	root, stranger := authority(t, "root", nil), authority(t, "stranger", nil)
-	between := authority(t, "between", root)
-	deep := authority(t, "deep", between)
-	commonName := root.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "app.test" })
+	root, stranger := testenv.NewAuthority(t, "root"), testenv.NewAuthority(t, "stranger")
+	between := root.Authority(t, "between")
+	deep := between.Authority(t, "deep")
+	commonName := root.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "app.test" })
 	for i, tt := range []struct {
 		name   string
 		cert   tls.Certificate
@@ -197,35 +122,35 @@ func TestBackendVerified(t *testing.T) {
 		want   string // of the access log; empty for an answer
 		cure   string // of the problem
 	}{
-		{"a name", root.issue(t, nil, "app.test"), nil, nil, "", ""},
-		{"a wildcard", root.issue(t, nil, "*.test"), nil, nil, "", ""},
-		{"a wrong name", root.issue(t, nil, "other.test", "10.0.0.1"), nil, nil, "its certificate is for other.test, 10.0.0.1, and not for app.test", "proxy-ssl-name"},
+		{"a name", root.Issue(t, nil, "app.test"), nil, nil, "", ""},
+		{"a wildcard", root.Issue(t, nil, "*.test"), nil, nil, "", ""},
+		{"a wrong name", root.Issue(t, nil, "other.test", "10.0.0.1"), nil, nil, "its certificate is for other.test, 10.0.0.1, and not for app.test", "proxy-ssl-name"},
 		{"a common name", commonName, nil, nil, "its certificate has no subject alternative names, and is to be for app.test; a common name (app.test) is not looked at", "subject alternative name"},
-		{"an address", root.issue(t, nil, "192.0.2.7"), func(b *model.BackendTLS) { b.Name = "192.0.2.7" }, nil, "", ""},
-		{"another address", root.issue(t, nil, "192.0.2.8"), func(b *model.BackendTLS) { b.Name = "192.0.2.7" }, nil, "its certificate is for 192.0.2.8, and not for 192.0.2.7", "proxy-ssl-name"},
-		{"the Service's name", root.issue(t, nil, "web.default.svc"), func(b *model.BackendTLS) { b.Name = "" }, nil, "", ""},
-		{"the Service's name with domain", root.issue(t, nil, "web.default.svc.cluster.local"), func(b *model.BackendTLS) { b.Name = "" }, nil, "", ""},
-		{"another Service's name", root.issue(t, nil, "web.other.svc"), func(b *model.BackendTLS) { b.Name = "" }, nil, "its certificate is for web.other.svc, and not for web.default.svc.cluster.local or web.default.svc", "proxy-ssl-name"},
-		{"a strange authority", stranger.issue(t, nil, "app.test"), nil, nil, "signed by CN=stranger, which is not trusted", "ca.crt of Secret default/trust"},
-		{"expired", root.issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, "app.test"), nil, nil, "its certificate expired on", "Renew it"},
-		{"not yet valid", root.issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "app.test"), nil, nil, "its certificate is valid from", "Renew it"},
-		{"for clients", root.issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "app.test"), nil, nil, "incompatible key usage", "Issue it anew"},
-		{"one in between", between.issue(t, nil, "app.test"), nil, nil, "", ""},
-		{"two in between", deep.issue(t, nil, "app.test"), nil, nil, "between its certificate and a trusted one stand 2 others, and 1 may", "proxy-ssl-verify-depth"},
-		{"two in between, allowed", deep.issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.Depth = 2 }, nil, "", ""},
-		{"any in between", deep.issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.Depth = -1 }, nil, "", ""},
-		{"a chain that is not sent", tls.Certificate{Certificate: between.issue(t, nil, "app.test").Certificate[:1]}, nil, nil, "signed by CN=between, which is not trusted", "into the endpoint's chain"},
-		{"the system's authorities", root.issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.CA = nil }, nil, "signed by CN=root, which is not trusted", "proxy-ssl-secret"},
-		{"not verified", stranger.issue(t, nil), func(b *model.BackendTLS) { b.Verify = false }, nil, "", ""},
-		{"an old version", root.issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, "protocol version", "log"},
-		{"no version in common", root.issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.MinVersion = tls.VersionTLS13 }, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, "protocol version", "log"},
-		{"a certificate asked for by 1.3", root.issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, "it asks for a certificate, and there is none to show", "tls.crt and tls.key"},
-		{"a certificate asked for by 1.2", root.issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12 }, "it asks for a certificate, and there is none to show", "tls.crt and tls.key"},
-		{"a certificate asked for, not needed", root.issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }, "", ""},
+		{"an address", root.Issue(t, nil, "192.0.2.7"), func(b *model.BackendTLS) { b.Name = "192.0.2.7" }, nil, "", ""},
+		{"another address", root.Issue(t, nil, "192.0.2.8"), func(b *model.BackendTLS) { b.Name = "192.0.2.7" }, nil, "its certificate is for 192.0.2.8, and not for 192.0.2.7", "proxy-ssl-name"},
+		{"the Service's name", root.Issue(t, nil, "web.default.svc"), func(b *model.BackendTLS) { b.Name = "" }, nil, "", ""},
+		{"the Service's name with domain", root.Issue(t, nil, "web.default.svc.cluster.local"), func(b *model.BackendTLS) { b.Name = "" }, nil, "", ""},
+		{"another Service's name", root.Issue(t, nil, "web.other.svc"), func(b *model.BackendTLS) { b.Name = "" }, nil, "its certificate is for web.other.svc, and not for web.default.svc.cluster.local or web.default.svc", "proxy-ssl-name"},
+		{"a strange authority", stranger.Issue(t, nil, "app.test"), nil, nil, "signed by CN=stranger, which is not trusted", "ca.crt of Secret default/trust"},
+		{"expired", root.Issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, "app.test"), nil, nil, "its certificate expired on", "Renew it"},
+		{"not yet valid", root.Issue(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, "app.test"), nil, nil, "its certificate is valid from", "Renew it"},
+		{"for clients", root.Issue(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "app.test"), nil, nil, "incompatible key usage", "Issue it anew"},
+		{"one in between", between.Issue(t, nil, "app.test"), nil, nil, "", ""},
+		{"two in between", deep.Issue(t, nil, "app.test"), nil, nil, "between its certificate and a trusted one stand 2 others, and 1 may", "proxy-ssl-verify-depth"},
+		{"two in between, allowed", deep.Issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.Depth = 2 }, nil, "", ""},
+		{"any in between", deep.Issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.Depth = -1 }, nil, "", ""},
+		{"a chain that is not sent", tls.Certificate{Certificate: between.Issue(t, nil, "app.test").Certificate[:1]}, nil, nil, "signed by CN=between, which is not trusted", "into the endpoint's chain"},
+		{"the system's authorities", root.Issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.CA = nil }, nil, "signed by CN=root, which is not trusted", "proxy-ssl-secret"},
+		{"not verified", stranger.Issue(t, nil), func(b *model.BackendTLS) { b.Verify = false }, nil, "", ""},
+		{"an old version", root.Issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, "protocol version", "log"},
+		{"no version in common", root.Issue(t, nil, "app.test"), func(b *model.BackendTLS) { b.MinVersion = tls.VersionTLS13 }, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, "protocol version", "log"},
+		{"a certificate asked for by 1.3", root.Issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, "it asks for a certificate, and there is none to show", "tls.crt and tls.key"},
+		{"a certificate asked for by 1.2", root.Issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12 }, "it asks for a certificate, and there is none to show", "tls.crt and tls.key"},
+		{"a certificate asked for, not needed", root.Issue(t, nil, "app.test"), nil, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.cert.PrivateKey == nil { // the chain was cut; it needs the key of the same leaf
-				whole := between.issue(t, nil, "app.test")
+				whole := between.Issue(t, nil, "app.test")
 				tt.cert = tls.Certificate{Certificate: whole.Certificate[:1], PrivateKey: whole.PrivateKey}
 			}
 			for _, h2 := range []bool{false, true} {
@@ -249,7 +174,7 @@ func TestBackendVerified(t *testing.T) {
 				if h2 {
 					protocol, kind = model.BackendGRPCS, "HTTP/2.0"
 				}
-				w.secret(trust(t, "trust", root.pem(), nil))
+				w.secret(trust(t, "trust", root.PEM(), nil))
 				w.service("web", "", addr)
 				w.route(ingress("in", rule("app.test", "/", "web", toTLS(protocol, spec))))
 				got := w.body("app.test")
@@ -327,19 +252,19 @@ func (w *world) grpcStatus(host string) string {
 // TestBackendConnectionsApart: connections are kept with what they were made by,
 // and serve no request that is to have other settings, by whatever protocol.
 func TestBackendConnectionsApart(t *testing.T) {
-	root := authority(t, "root", nil)
+	root := testenv.NewAuthority(t, "root")
 	server := func(addr string, protocols ...string) *tlsServer {
-		return newTLSServer(t, addr, &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "app.test")}, ClientAuth: tls.RequestClientCert, NextProtos: protocols})
+		return newTLSServer(t, addr, &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "app.test")}, ClientAuth: tls.RequestClientCert, NextProtos: protocols})
 	}
 	server("10.99.190.1:8443")
 	server("10.99.190.2:8443", "h2")
 	client := func(name string) *tls.Certificate {
-		c := root.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = name })
+		c := root.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = name })
 		return &c
 	}
 	w := newWorld(t, nil)
-	w.secret(trust(t, "alice", root.pem(), client("alice")))
-	w.secret(trust(t, "bob", root.pem(), client("bob")))
+	w.secret(trust(t, "alice", root.PEM(), client("alice")))
+	w.secret(trust(t, "bob", root.PEM(), client("bob")))
 	w.service("web", "", "10.99.190.1:8443")
 	w.service("rpc", "", "10.99.190.2:8443")
 	named := verified("bob", "app.test")
@@ -426,11 +351,11 @@ func (w *world) post2(host string) string {
 // on a connection of its own. One that goes bad leaves what was good, and one that
 // is gone, or never was any good, lets no request through.
 func TestBackendTLSChanges(t *testing.T) {
-	root, other := authority(t, "root", nil), authority(t, "other", nil)
+	root, other := testenv.NewAuthority(t, "root"), testenv.NewAuthority(t, "other")
 	for i, protocol := range []model.BackendProtocol{model.BackendHTTPS, model.BackendGRPCS} {
 		w := newWorld(t, nil)
 		addr := fmt.Sprintf("10.99.191.%d:8443", 1+i)
-		config := &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "app.test")}, ClientAuth: tls.RequestClientCert}
+		config := &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "app.test")}, ClientAuth: tls.RequestClientCert}
 		if protocol == model.BackendGRPCS {
 			config.NextProtos = []string{"h2"}
 		}
@@ -438,9 +363,9 @@ func TestBackendTLSChanges(t *testing.T) {
 		w.service("web", "", addr)
 		w.route(ingress("in", rule("app.test", "/", "web", toTLS(protocol, verified("trust", "app.test")))))
 		expect(t, "without the Secret", w.body("app.test"), "502 ")
-		alice := root.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "alice" })
-		bob := root.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "bob" })
-		w.secret(&model.Certificate{Key: key("trust"), Chain: []byte("x"), PrivateKey: []byte("x"), CA: root.pem()})
+		alice := root.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "alice" })
+		bob := root.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "bob" })
+		w.secret(&model.Certificate{Key: key("trust"), Chain: []byte("x"), PrivateKey: []byte("x"), CA: root.PEM()})
 		expect(t, "with a Secret that is bad", w.body("app.test"), "502 ")
 		w.secret(&model.Certificate{Key: key("trust"), CA: []byte("x")})
 		expect(t, "with an authority that is bad", w.body("app.test"), "502 ")
@@ -450,39 +375,39 @@ func TestBackendTLSChanges(t *testing.T) {
 			t.Errorf("%d connections were made all the same", n)
 		}
 
-		w.secret(trust(t, "trust", root.pem(), &alice))
+		w.secret(trust(t, "trust", root.PEM(), &alice))
 		expect(t, "with the Secret", w.body("app.test"), "200 1 ")
 		expect(t, "again", w.body("app.test"), "200 1 ")
-		w.secret(trust(t, "trust", root.pem(), &bob))
+		w.secret(trust(t, "trust", root.PEM(), &bob))
 		expect(t, "with another certificate to show", w.body("app.test"), "client=bob")
 		expect(t, "again", w.body("app.test"), "200 2 ")
 		w.eventually("the old connection ends", func() bool { return w.kept("web") <= 1 })
-		w.secret(trust(t, "trust", other.pem(), &bob))
+		w.secret(trust(t, "trust", other.PEM(), &bob))
 		expect(t, "with another authority", w.body("app.test"), "502 ")
-		w.secret(trust(t, "trust", root.pem(), &bob))
+		w.secret(trust(t, "trust", root.PEM(), &bob))
 		expect(t, "with the first one again", w.body("app.test"), "200 4 ")
 		w.secret(&model.Certificate{Key: key("trust"), Chain: []byte("x"), PrivateKey: []byte("x"), CA: []byte("x")})
 		expect(t, "with a Secret that has gone bad", w.body("app.test"), "200 4 ")
 		w.update(func(tx *state.Tx) { tx.DeleteCertificate(key("trust")) })
 		expect(t, "without the Secret", w.body("app.test"), "502 ")
-		w.secret(trust(t, "trust", root.pem(), &bob))
+		w.secret(trust(t, "trust", root.PEM(), &bob))
 		expect(t, "with it again", w.body("app.test"), "200 5 ")
 
 		// A change of what has nothing to do with it leaves connections alone.
-		w.secret(trust(t, "another", other.pem(), nil))
-		w.secret(trust(t, "trust", root.pem(), &bob))
+		w.secret(trust(t, "another", other.PEM(), nil))
+		w.secret(trust(t, "trust", root.PEM(), &bob))
 		w.route(ingress("more", rule("more.test", "/", "web")))
 		expect(t, "after changes elsewhere", w.body("app.test"), "200 5 ")
 
 		// The backend's own certificate is cured.
 		config = config.Clone()
-		config.Certificates = []tls.Certificate{root.issue(t, nil, "wrong.test")}
+		config.Certificates = []tls.Certificate{root.Issue(t, nil, "wrong.test")}
 		server.config.Store(config)
-		w.secret(trust(t, "trust", root.pem(), &alice))
+		w.secret(trust(t, "trust", root.PEM(), &alice))
 		expect(t, "with a wrong name", w.body("app.test"), "502 ")
 		w.eventually("the problem is told", func() bool { return strings.Contains(w.problemText(), ReasonBackendTLS) })
 		config = config.Clone()
-		config.Certificates = []tls.Certificate{root.issue(t, nil, "app.test")}
+		config.Certificates = []tls.Certificate{root.Issue(t, nil, "app.test")}
 		server.config.Store(config)
 		w.eventually("the endpoint is asked again", func() bool { return strings.HasPrefix(w.body("app.test"), "200 ") })
 
@@ -513,11 +438,11 @@ func (w *world) kept(service string) (n int) {
 // nobody from being served by the others, whatever they ask for, and is not asked
 // for each request.
 func TestBackendTLSOneOfSeveral(t *testing.T) {
-	root := authority(t, "root", nil)
-	good := newTLSServer(t, "10.99.192.1:8443", &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "app.test")}})
-	bad := newTLSServer(t, "10.99.192.2:8443", &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "wrong.test")}})
+	root := testenv.NewAuthority(t, "root")
+	good := newTLSServer(t, "10.99.192.1:8443", &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "app.test")}})
+	bad := newTLSServer(t, "10.99.192.2:8443", &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "wrong.test")}})
 	w := newWorld(t, nil)
-	w.secret(trust(t, "trust", root.pem(), nil))
+	w.secret(trust(t, "trust", root.PEM(), nil))
 	w.service("web", "", "10.99.192.1:8443", "10.99.192.2:8443")
 	w.route(ingress("in", rule("app.test", "/", "web", toTLS(model.BackendHTTPS, verified("trust", "app.test")))))
 	w.route(ingress("plain", rule("plain.test", "/", "web", toTLS(model.BackendHTTPS, nil))))
@@ -548,10 +473,10 @@ func TestBackendTLSOneOfSeveral(t *testing.T) {
 // TestBackendTLSExternalName: a Service that stands for a name is asked for it,
 // and verified by it, unless another is given.
 func TestBackendTLSExternalName(t *testing.T) {
-	root := authority(t, "root", nil)
-	newTLSServer(t, "127.0.0.1:8493", &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "localhost", "app.test")}})
+	root := testenv.NewAuthority(t, "root")
+	newTLSServer(t, "127.0.0.1:8493", &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "localhost", "app.test")}})
 	w := newWorld(t, nil)
-	w.secret(trust(t, "trust", root.pem(), nil))
+	w.secret(trust(t, "trust", root.PEM(), nil))
 	w.update(func(tx *state.Tx) {
 		tx.PutService(&model.Service{Key: key("ext"), Type: model.ExternalName, ExternalName: "localhost"})
 	})
@@ -583,11 +508,11 @@ func TestBackendTLSInPlain(t *testing.T) {
 // TestBackendTLSChecked: health checks show the certificate that requests do, and
 // judge nobody by theirs.
 func TestBackendTLSChecked(t *testing.T) {
-	root := authority(t, "root", nil)
-	server := newTLSServer(t, "10.99.194.1:8443", &tls.Config{Certificates: []tls.Certificate{root.issue(t, nil, "wrong.test")}, ClientAuth: tls.RequireAnyClientCert})
-	alice := root.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "alice" })
+	root := testenv.NewAuthority(t, "root")
+	server := newTLSServer(t, "10.99.194.1:8443", &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "wrong.test")}, ClientAuth: tls.RequireAnyClientCert})
+	alice := root.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "alice" })
 	w := newWorld(t, nil)
-	w.secret(trust(t, "trust", root.pem(), &alice))
+	w.secret(trust(t, "trust", root.PEM(), &alice))
 	w.service("web", "https", "10.99.194.1:8443")
 	w.route(ingress("in", rule("app.test", "/", "web", toTLS(model.BackendAuto, verified("trust", "app.test")))))
 	w.update(func(tx *state.Tx) {
@@ -611,13 +536,13 @@ func TestBackendTLSChecked(t *testing.T) {
 
 // TestBackendTLSRehearsed: who is verified by what is told before a request is sent.
 func TestBackendTLSRehearsed(t *testing.T) {
-	root := authority(t, "root", nil)
-	alice := root.issue(t, nil)
+	root := testenv.NewAuthority(t, "root")
+	alice := root.Issue(t, nil)
 	named := verified("trust", "")
 	named.ServerName = model.ServerNameOn
 	store := state.New()
 	store.Update(func(tx *state.Tx) {
-		tx.PutCertificate(trust(t, "trust", root.pem(), &alice))
+		tx.PutCertificate(trust(t, "trust", root.PEM(), &alice))
 		gatewaytest.PutService(tx, "web", "https", "10.99.195.1:8443")
 		gatewaytest.PutService(tx, "plain", "", "10.99.195.1:8080")
 		for host, spec := range map[string]*model.BackendTLS{"named": named, "missing": verified("missing", "app.test"), "nothing": nil, "system": {Verify: true, Name: "app.test"}} {
@@ -656,11 +581,11 @@ func TestBackendIsOpenSSL(t *testing.T) {
 	if err != nil {
 		t.Skip("openssl is not installed")
 	}
-	root, stranger := authority(t, "root", nil), authority(t, "stranger", nil)
-	between := authority(t, "between", root)
+	root, stranger := testenv.NewAuthority(t, "root"), testenv.NewAuthority(t, "stranger")
+	between := root.Authority(t, "between")
 	dir := t.TempDir()
-	served := trust(t, "served", root.pem(), new(between.issue(t, nil, "app.test")))
-	for name, data := range map[string][]byte{"chain.pem": served.Chain, "key.pem": served.PrivateKey, "ca.pem": root.pem()} {
+	served := trust(t, "served", root.PEM(), new(between.Issue(t, nil, "app.test")))
+	for name, data := range map[string][]byte{"chain.pem": served.Chain, "key.pem": served.PrivateKey, "ca.pem": root.PEM()} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -685,13 +610,13 @@ func TestBackendIsOpenSSL(t *testing.T) {
 			}
 			return err == nil
 		})
-		named := func(name string, by *issuer) *tls.Certificate {
-			return new(by.issue(t, func(c *x509.Certificate) { c.Subject.CommonName = name }))
+		named := func(name string, by *testenv.Authority) *tls.Certificate {
+			return new(by.Issue(t, func(c *x509.Certificate) { c.Subject.CommonName = name }))
 		}
-		w.secret(trust(t, "alice", root.pem(), named("alice", root)))
-		w.secret(trust(t, "chained", root.pem(), named("chained", between)))
-		w.secret(trust(t, "mallory", root.pem(), named("mallory", stranger)))
-		w.secret(trust(t, "alone", root.pem(), nil))
+		w.secret(trust(t, "alice", root.PEM(), named("alice", root)))
+		w.secret(trust(t, "chained", root.PEM(), named("chained", between)))
+		w.secret(trust(t, "mallory", root.PEM(), named("mallory", stranger)))
+		w.secret(trust(t, "alone", root.PEM(), nil))
 		w.service("web", "https", addr)
 		for host, spec := range map[string]*model.BackendTLS{
 			"alice": verified("alice", "app.test"), "chained": verified("chained", "app.test"), "mallory": verified("mallory", "app.test"),

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net"
 	"testing"
 	"time"
 )
@@ -68,6 +69,30 @@ func (a *Authority) Client(tb testing.TB, name string, change ...func(*x509.Cert
 	for _, f := range change {
 		f(t)
 	}
+	return a.sign(tb, t)
+}
+
+// Issue makes a certificate for names, which may be addresses, with those of the
+// authorities that stand between it and the root. Change, which may be nil, may
+// alter it.
+func (a *Authority) Issue(tb testing.TB, change func(*x509.Certificate), names ...string) tls.Certificate {
+	tb.Helper()
+	t := template(tb, "leaf")
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			t.IPAddresses = append(t.IPAddresses, ip)
+		} else {
+			t.DNSNames = append(t.DNSNames, n)
+		}
+	}
+	if change != nil {
+		change(t)
+	}
+	return a.sign(tb, t)
+}
+
+func (a *Authority) sign(tb testing.TB, t *x509.Certificate) tls.Certificate {
+	tb.Helper()
 	key := newKey(tb)
 	der, err := x509.CreateCertificate(rand.Reader, t, a.Cert, key.Public(), a.key)
 	if err != nil {
