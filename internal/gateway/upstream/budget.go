@@ -18,12 +18,12 @@ const (
 type budget struct {
 	mu       sync.Mutex
 	spent    float64
-	requests uint64
+	requests int64
 	last     time.Time
 }
 
 // take takes one repetition out; false if there is none left. Requests is how many requests there have been so far.
-func (b *budget) take(requests uint64, now time.Time) bool {
+func (b *budget) take(requests int64, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.last.IsZero() {
@@ -38,5 +38,12 @@ func (b *budget) take(requests uint64, now time.Time) bool {
 	return true
 }
 
-// mayRepeat takes a repetition out of the pool's budget.
-func (p *Pool) mayRepeat() bool { return p.budget.take(p.turn.Load(), time.Now()) }
+// mayRepeat takes a repetition out of the pool's budget, to which repetitions
+// themselves add nothing.
+func (p *Pool) mayRepeat() bool { return p.budget.take(int64(p.requests()), time.Now()) }
+
+// requests returns how many requests and connections the pool has had.
+func (p *Pool) requests() uint64 {
+	again := p.again.Load() // first: each of these is among turn's
+	return p.turn.Load() - again
+}

@@ -35,6 +35,9 @@ func (p *Pool) pick(c *Choice, tried []*endpoint, now time.Time) (*endpoint, err
 		return nil, m.err
 	}
 	turn := p.turn.Add(1)
+	if len(tried) > 0 {
+		p.again.Add(1)
+	}
 	if c.TLS != nil {
 		return p.pickSecure(m, c, turn, tried, now), nil
 	}

@@ -161,7 +161,7 @@ func TestAllEjected(t *testing.T) {
 func TestBudget(t *testing.T) {
 	var b budget
 	now := time.Now()
-	take := func(requests uint64) (n int) {
+	take := func(requests int64) (n int) {
 		for b.take(requests, now) {
 			n++
 		}
@@ -180,5 +180,26 @@ func TestBudget(t *testing.T) {
 	now = now.Add(time.Hour)
 	if n := take(1e6); n != budgetMax {
 		t.Errorf("%d after a long time, want %d", n, budgetMax)
+	}
+}
+
+// TestBudgetIsOfRequests: a repetition is no request of which a fifth may be repeated.
+func TestBudgetIsOfRequests(t *testing.T) {
+	f := newFleet(t, "uid", 1, 2)
+	t.Cleanup(f.set.Close)
+	const n = 5000
+	repeated, begun := 0, time.Now()
+	for range n {
+		e, err := f.pool.pick(&Choice{}, nil, begun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.pool.mayRepeat() {
+			repeated++
+			_, _ = f.pool.pick(&Choice{}, []*endpoint{e}, begun)
+		}
+	}
+	if most := budgetMax + n*budgetShare + time.Since(begun).Seconds()*budgetPerSecond; float64(repeated) > most+1 {
+		t.Errorf("%d of %d requests are repeated, at most %.0f may be", repeated, n, most)
 	}
 }

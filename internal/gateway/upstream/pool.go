@@ -38,7 +38,8 @@ func (k Key) PortText() string {
 type Pool struct {
 	key       Key
 	members   atomic.Pointer[members]
-	turn      atomic.Uint64 // counts requests
+	turn      atomic.Uint64 // counts tries
+	again     atomic.Uint64 // counts those of them that are a request's second or third
 	budget    budget
 	gate      gate
 	growing   sync.Mutex // held to count connections by HTTP/2 and add one, where they are limited

@@ -67,7 +67,7 @@ func (s *Set) State(now time.Time) []PoolState {
 func (en *entry) state(now time.Time) PoolState {
 	p := en.pool
 	m := p.members.Load()
-	out := PoolState{Service: p.key.Service.String(), Port: p.key.PortText(), Requests: p.turn.Load(), Endpoints: []EndpointState{}}
+	out := PoolState{Service: p.key.Service.String(), Port: p.key.PortText(), Requests: p.requests(), Endpoints: []EndpointState{}}
 	if m.err != nil {
 		out.Error = m.err.Error()
 		return out
