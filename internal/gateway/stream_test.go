@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -447,6 +448,41 @@ func TestUDPStreams(t *testing.T) {
 	_, _ = io.WriteString(c, "x")
 	if n, err := c.Read(make([]byte, 10)); err == nil {
 		t.Errorf("a closed port answered %d bytes", n)
+	}
+}
+
+// TestUDPSessionsAreSmall: a session that waits has no room for a datagram of its
+// own, or a flood of clients' ports would take a gigabyte.
+func TestUDPSessionsAreSmall(t *testing.T) {
+	udpEcho(t, "10.99.44.3:53", "dns")
+	w := newWorld(t, nil)
+	w.update(func(tx *state.Tx) {
+		tx.PutService(&model.Service{Key: key("dns"), Ports: []model.ServicePort{{Name: "udp", Protocol: model.UDP, Port: 80}}})
+		putEndpoints(tx, "dns", "udp", model.UDP, []string{"10.99.44.3:53"})
+	})
+	w.streams(stream("udp", model.UDP, 15055, "dns"))
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	const n = 500
+	before := heap()
+	for range n {
+		c, err := net.Dial("udp", "127.0.0.1:15055")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(c, "x")
+		if _, err := c.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	if each := (heap() - before) / n; each > 16<<10 {
+		t.Errorf("a session takes %d bytes", each)
 	}
 }
 

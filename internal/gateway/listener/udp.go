@@ -327,20 +327,21 @@ func (p *udpPort) wait(s *session) {
 	_ = s.backend.SetReadDeadline(time.Now().Add(cmp.Or(s.route.Pool.Idle(), p.streams.options.UDPIdle)))
 }
 
+// datagrams are buffers for one datagram each. A session has one only while it
+// carries something: there may be thousands, and a stranger begins one with a byte.
+var datagrams = sync.Pool{New: func() any { b := make([]byte, maxDatagram); return &b }}
+
 // answer carries the endpoint's datagrams to the client until nothing was sent
 // for the idle time, or the endpoint refuses.
 func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
-	buf := make([]byte, maxDatagram)
-	for {
-		n, err := s.backend.Read(buf)
-		if err != nil {
-			break
-		}
-		p.wait(s)
-		if err := sock.write(buf[:n], key.client, key.local); err != nil {
-			p.streams.options.Logger.Debug("answer failed", "client", key.client.String(), "error", err)
-		}
-		s.asked.Store(0)
+	raw, err := s.backend.Conn.(syscall.Conn).SyscallConn()
+	for err == nil {
+		var failed error
+		err = raw.Read(func(fd uintptr) (done bool) {
+			done, failed = p.answerReady(int(fd), sock, key, s)
+			return done
+		})
+		err = cmp.Or(err, failed)
 	}
 	_ = s.backend.Close()
 	s.ticket.Leave()
@@ -351,4 +352,26 @@ func (p *udpPort) answer(sock packetSocket, key sessionKey, s *session) {
 	}
 	p.mu.Unlock()
 	p.streams.options.OnConnection(&s.route.StreamRoute, nil)
+}
+
+// answerReady carries one datagram if it is there; false if there is none yet.
+func (p *udpPort) answerReady(fd int, sock packetSocket, key sessionKey, s *session) (bool, error) {
+	buf := datagrams.Get().(*[]byte)
+	defer datagrams.Put(buf)
+	n, err := unix.Read(fd, *buf)
+	switch err {
+	case nil:
+	case unix.EAGAIN:
+		return false, nil
+	case unix.EINTR:
+		return true, nil
+	default:
+		return true, err
+	}
+	p.wait(s)
+	if err := sock.write((*buf)[:n], key.client, key.local); err != nil {
+		p.streams.options.Logger.Debug("answer failed", "client", key.client.String(), "error", err)
+	}
+	s.asked.Store(0)
+	return true, nil
 }
