@@ -61,11 +61,25 @@ func (c *clientAuth) config(base *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 // client returns what is to be known of the client of a connection; nil if
 // it was asked for no certificate.
 func (c *clientAuth) client(secure *tls.ConnectionState) *certs.Client {
-	t := c.table.Load()
-	if t == nil || t.Policy(certs.ServerName(secure.ServerName)) == nil {
+	if !c.asks(secure.ServerName) {
 		return nil
 	}
 	return certs.NewClient(secure)
+}
+
+// anyone is client for one that shows a certificate that everybody takes, if it is
+// asked for one at all.
+func (c *clientAuth) anyone(serverName string) *certs.Client {
+	if !c.asks(serverName) {
+		return nil
+	}
+	return certs.AnyClient(serverName)
+}
+
+// asks reports whether handshakes for a name ask for a certificate.
+func (c *clientAuth) asks(serverName string) bool {
+	t := c.table.Load()
+	return t != nil && t.Policy(certs.ServerName(serverName)) != nil
 }
 
 // due tells that it is time to sync even without a change.

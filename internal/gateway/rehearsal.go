@@ -119,7 +119,8 @@ type Rehearsed struct {
 	// nothing else counts than its one of Shares; nil if it does not.
 	Passed *router.Rule
 	// ClientAuth is how clients of the host are asked for a certificate; empty if
-	// they are not. Who comes by TLS is taken to show a good one.
+	// they are not. Who comes by TLS is taken to show a good one, if the handshake
+	// asks for any: that goes by the server name.
 	ClientAuth string
 	// HasTLS tells whether the host has TLS, and Certificate is what a client
 	// that asks for the name is shown.
@@ -167,7 +168,7 @@ func (r *Rehearsal) Try(a Attempt) *Rehearsed {
 	t.view = request.View{Method: a.Method, Authority: a.Authority, Header: a.Header, TLS: a.TLS, Peer: a.Client, Port: a.Port,
 		PeerText: a.Client.String(), PortText: strconv.Itoa(int(a.Port))}
 	if a.TLS {
-		t.view.Local = rehearsalConn{certs.AnyClient(a.ServerName)}
+		t.view.Local = rehearsalConn{r.g.clients.anyone(a.ServerName)}
 	}
 	t.begin()
 	defer t.finished()
@@ -205,9 +206,13 @@ func (out *Rehearsed) passed(g *Gateway, serverName string) {
 	if s == nil {
 		return
 	}
-	for _, rule := range g.config.Load().router.Rules() {
-		if rule.Spec.Filters.PassedThrough && rule.Ref().Compare(s.Ref) == 0 && rule.Spec.Field == s.Field {
-			out.Passed = rule
+	// Not by the router: another route may have host and path there, and takes
+	// nothing by TLS all the same.
+	for _, route := range g.applied.Routes.All() {
+		for i := range route.Rules {
+			if spec := &route.Rules[i]; spec.Filters.PassedThrough && route.Ref.Compare(s.Ref) == 0 && spec.Field == s.Field {
+				out.Passed = &router.Rule{Route: route, Spec: spec}
+			}
 		}
 	}
 	if out.Passed == nil {
@@ -309,7 +314,7 @@ func (g *Gateway) certificate(serverName string) RehearsedCertificate {
 }
 
 // rehearsalConn is the connection of a client that shows whatever certificate it
-// is asked for.
+// is asked for, nil if its handshake asks for none.
 type rehearsalConn struct{ client *certs.Client }
 
 // LocalAddr implements request.Conn.
