@@ -312,7 +312,7 @@ func (g *Gateway) unlessPassed(get func(*tls.ClientHelloInfo) (*tls.Certificate,
 	}
 }
 
-// refuseConnection turns TCP connections of stream routes away while memory is short.
+// refuseConnection turns TCP connections and UDP sessions of stream routes away while memory is short.
 func (g *Gateway) refuseConnection() bool {
 	if !g.shed.Active() {
 		return false

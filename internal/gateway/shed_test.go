@@ -4,16 +4,19 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/model"
+	"fairway.dev/fairway/internal/state"
 	"fairway.dev/fairway/internal/testenv"
 )
 
@@ -44,13 +47,32 @@ func TestMemoryIsShort(t *testing.T) {
 	w.service("slow", "", "10.99.71.1:80")
 	w.service("tcp", "", "10.99.71.3:80")
 	w.route(ingress("more", rule("slow.test", "/", "slow"), rule("b.test", "/", "tcp")))
-	w.streams(stream("tcp", model.TCP, 15202, "tcp"))
+	udpEcho(t, "10.99.71.4:53", "dns")
+	w.update(func(tx *state.Tx) {
+		tx.PutService(&model.Service{Key: key("dns"), Ports: []model.ServicePort{{Name: "udp", Protocol: model.UDP, Port: 80}}})
+		putEndpoints(tx, "dns", "udp", model.UDP, []string{"10.99.71.4:53"})
+	})
+	w.streams(stream("tcp", model.TCP, 15202, "tcp"), stream("udp", model.UDP, 15203, "dns"))
 
 	_, underWay := w.raw("GET / HTTP/1.1\r\nHost: slow.test\r\n\r\n")
 	<-started
 	opened := dialFrom(t, "127.0.0.1", "127.0.0.1:15202")
 	if !served(opened, "") {
 		t.Fatal("the TCP connection is not served")
+	}
+	session := func() net.Conn {
+		c, err := net.Dial("udp", "127.0.0.1:15203")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_, _ = io.WriteString(c, "x")
+		return c
+	}
+	talking := session()
+	if _, err := talking.Read(make([]byte, 100)); err != nil {
+		t.Fatalf("the UDP session is not served: %v", err)
 	}
 
 	ballast := make([]byte, limit)
@@ -94,7 +116,13 @@ func TestMemoryIsShort(t *testing.T) {
 	if served(dialFrom(t, "127.0.0.1", "127.0.0.1:15202"), "") {
 		t.Error("TCP: a new connection was served")
 	}
-	for name, want := range map[string]float64{"fairway_gateway_shedding": 1, "fairway_gateway_requests_shed_total": 3, "fairway_gateway_connections_refused_total": 1} {
+	session()
+	w.eventually("UDP: no session begins", func() bool { return value(t, registry, "fairway_gateway_connections_refused_total") == 2 })
+	_, _ = io.WriteString(talking, "x")
+	if _, err := talking.Read(make([]byte, 100)); err != nil {
+		t.Errorf("UDP: the session that there is: %v", err)
+	}
+	for name, want := range map[string]float64{"fairway_gateway_shedding": 1, "fairway_gateway_requests_shed_total": 3, "fairway_gateway_connections_refused_total": 2} {
 		if got := value(t, registry, name); got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}

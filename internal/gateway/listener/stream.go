@@ -43,7 +43,8 @@ type StreamOptions struct {
 	Clients *Clients
 	// Sessions bounds the UDP sessions of each client. Optional.
 	Sessions *Clients
-	// Refuse says whether TCP connections are closed at once, for each. Optional.
+	// Refuse says whether TCP connections are closed at once, and no UDP sessions
+	// begin, for each. Optional.
 	Refuse func() bool
 	// OnConnection is told of each TCP connection and UDP session that ended;
 	// err is nil unless no backend took it. Optional.

@@ -27,6 +27,8 @@ const (
 	answerTime = 5 * time.Second
 	// maxSessions bounds the sessions of one port; each takes a socket.
 	maxSessions = 16384
+	// fullTime is how long no session begins after one for which there was no file.
+	fullTime = 100 * time.Millisecond
 )
 
 // udpPort carries the sessions of one port.
@@ -38,6 +40,8 @@ type udpPort struct {
 	mu       sync.Mutex
 	sessions map[sessionKey]*session
 	closed   bool
+	full     time.Time // until when there are no files for further sessions
+	told     time.Time // when the log said so
 }
 
 // sessionKey tells sessions apart: the client, and the address that it sent to.
@@ -265,7 +269,10 @@ func (p *udpPort) receive(sock packetSocket) {
 	}
 }
 
-var errTooManySessions = errors.New("too many sessions")
+var (
+	errTooManySessions = errors.New("too many sessions")
+	errMemory          = errors.New("memory is short")
+)
 
 // session finds the session of a client, or begins one. A session whose
 // endpoint or route has gone begins anew.
@@ -286,6 +293,12 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	}
 	if len(p.sessions) >= maxSessions {
 		return nil, errTooManySessions
+	}
+	if time.Now().Before(p.full) {
+		return nil, errFiles
+	}
+	if refuse := p.streams.options.Refuse; refuse != nil && refuse() {
+		return nil, errMemory
 	}
 	client, ok := p.streams.options.Sessions.enter(key.client.Addr())
 	if !ok {
@@ -309,8 +322,17 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	backend, err := route.Pool.Dial(ctx, "udp")
 	if err != nil {
 		ticket.Leave()
+		if errors.Is(err, syscall.EMFILE) {
+			p.noFiles()
+		}
 		p.streams.options.OnConnection(&route.StreamRoute, err)
 		return nil, err
+	}
+	if !sparesFiles(backend.Conn) {
+		_ = backend.Close()
+		ticket.Leave()
+		p.noFiles()
+		return nil, errFiles
 	}
 	s := &session{backend: backend, route: route, ticket: ticket, client: client}
 	if route.Pool.Proxy() != 0 {
@@ -320,6 +342,26 @@ func (p *udpPort) session(sock packetSocket, key sessionKey) (*session, error) {
 	p.wait(s)
 	go p.answer(sock, key, s)
 	return s, nil
+}
+
+// sparesFiles reports whether a session's socket leaves files enough for backends.
+func sparesFiles(c net.Conn) bool {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	most, at := mostFiles(), 0
+	return raw.Control(func(fd uintptr) { at = int(fd) }) == nil && at < most
+}
+
+// noFiles has no further session begin for a while. The caller holds p.mu.
+func (p *udpPort) noFiles() {
+	now := time.Now()
+	p.full = now.Add(fullTime)
+	if now.Sub(p.told) > tellAgain {
+		p.told = now
+		p.streams.options.Logger.Warn("UDP sessions cannot begin now, their datagrams are left out", "port", p.sockets[0].LocalAddr().String(), "error", describe(errFiles))
+	}
 }
 
 // wait has a session wait for its next datagram from now on.
