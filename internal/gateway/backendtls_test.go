@@ -642,3 +642,55 @@ func TestBackendIsOpenSSL(t *testing.T) {
 		}
 	}
 }
+
+// TestBackendSlowInHandshake: an endpoint that takes connections and is silent in
+// the handshake costs a request no more than the connect timeout, of the route or
+// the gateway's own, and then another endpoint has it.
+func TestBackendSlowInHandshake(t *testing.T) {
+	root := testenv.NewAuthority(t, "root")
+	const patience = time.Second
+	for i, protocol := range []model.BackendProtocol{model.BackendHTTPS, model.BackendGRPCS} {
+		for j, ofRoute := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, by the route %v", protocol, ofRoute), func(t *testing.T) {
+				t.Parallel()
+				good, slow := fmt.Sprintf("10.99.199.%d:8443", 1+2*i+4*j), fmt.Sprintf("10.99.199.%d:8443", 2+2*i+4*j)
+				config := &tls.Config{Certificates: []tls.Certificate{root.Issue(t, nil, "app.test")}}
+				if protocol == model.BackendGRPCS {
+					config.NextProtos = []string{"h2"}
+				}
+				newTLSServer(t, good, config)
+				ended := make(chan time.Duration, 100)
+				serveConns(t, slow, func(c net.Conn) {
+					begun := time.Now()
+					_, _ = io.Copy(io.Discard, c)
+					ended <- time.Since(begun)
+				})
+				w := newWorld(t, func(o *Options) {
+					if o.ConnectTimeout = patience; ofRoute {
+						o.ConnectTimeout = time.Hour
+					}
+				})
+				w.secret(trust(t, "trust", root.PEM(), nil))
+				for name, spec := range map[string]*model.BackendTLS{"set.test": verified("trust", "app.test"), "unset.test": nil} {
+					w.route(ingress(name, rule(name, "/", "web", toTLS(protocol, spec), func(r *model.RouteRule) {
+						if ofRoute {
+							r.Filters.ConnectTimeout = patience
+						}
+					})))
+				}
+				for _, host := range []string{"set.test", "unset.test"} {
+					w.service("web", "", slow)
+					expect(t, host+" with none but the slow one", w.body(host), "502 ")
+					if took := <-ended; took > 8*patience { // none would be ten times as long
+						t.Errorf("%s: the endpoint was waited for for %v", host, took)
+					}
+					w.service("web", "", slow, good)
+					for range 4 {
+						expect(t, host, w.body(host), "200 ")
+					}
+					w.service("web", "")
+				}
+			})
+		}
+	}
+}

@@ -26,6 +26,8 @@ type endpoint struct {
 	addr string // "address:port" or "name:port"
 	dial dialFunc
 	mark // how cookies and hashes know it
+	// patience limits opening a connection over TLS where a route does not; 0 is the default.
+	patience time.Duration
 	// origin is the endpoint that this one stands for, for one client or for
 	// connections by settings of their own; nil for one that is everybody's.
 	origin   *endpoint

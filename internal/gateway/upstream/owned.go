@@ -45,7 +45,7 @@ func (e *endpoint) owned(v proxyproto.Version, ends Ends, now time.Time) *endpoi
 		return o
 	}
 	o := newEndpoint(e.addr, withHeader(e.dial, func(b []byte, _ net.Conn) []byte { return v.Append(b, ends.Client, ends.Local) }), e.mark)
-	o.origin, o.secured, o.mostIdle = e, e.secured, maxOwnIdle
+	o.origin, o.secured, o.mostIdle, o.patience = e, e.secured, maxOwnIdle, e.patience
 	o.used.Store(now.UnixNano())
 	if e.removed.Load() || len(e.owners) >= maxOwned {
 		o.removed.Store(true) // it serves one request, and keeps nothing

@@ -226,6 +226,7 @@ func (s *Set) endpoint(svc *model.Service, addr string, old map[string]*endpoint
 		return e
 	}
 	e := newEndpoint(addr, s.dial, markOf(svc.UID, addr))
+	e.patience = s.options.ConnectTimeout
 	e.removed.Store(draining)
 	if len(old) > 0 { // else all are new, and share alike
 		e.since.Store(time.Now().UnixNano())

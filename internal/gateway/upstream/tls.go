@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,9 +18,6 @@ import (
 
 	"fairway.dev/fairway/internal/gateway/http1"
 )
-
-// tlsHandshakeTimeout limits a handshake with a backend.
-const tlsHandshakeTimeout = 10 * time.Second
 
 // refusedFor is how long an endpoint is not asked again, by the settings that
 // its TLS came to nothing with, before another handshake is risked: each costs
@@ -173,7 +171,7 @@ func (e *endpoint) secure(t *TLS) *endpoint {
 		return v
 	}
 	v := newEndpoint(e.addr, e.dial, e.mark)
-	v.origin, v.secured = e, &secured{settings: s}
+	v.origin, v.secured, v.patience = e, &secured{settings: s}, e.patience
 	if e.removed.Load() || s.retired.Load() {
 		v.removed.Store(true) // it serves one request, and keeps nothing
 		return v
@@ -261,7 +259,9 @@ func (p *Pool) pickSecure(m *members, c *Choice, turn uint64, tried []*endpoint,
 }
 
 // connectTLS opens a connection over TLS, that may speak one of protocols, which
-// are told by ALPN.
+// are told by ALPN. The handshake is part of what the connect timeout limits, as
+// with nginx: an endpoint that hangs in it is passed over as soon as one that
+// cannot be connected to.
 func (e *endpoint) connectTLS(ctx context.Context, protocols ...string) (net.Conn, *tls.Conn, error) {
 	s := e.secured
 	if s != nil {
@@ -272,6 +272,9 @@ func (e *endpoint) connectTLS(ctx context.Context, protocols ...string) (net.Con
 			return nil, nil, err
 		}
 	}
+	limit, _ := ctx.Value(connectTimeoutKey{}).(time.Duration)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(limit, e.patience, DefaultConnectTimeout))
+	defer cancel()
 	conn, err := e.connect(ctx, "tcp")
 	if err != nil {
 		return nil, nil, err
@@ -292,8 +295,6 @@ func (e *endpoint) connectTLS(ctx context.Context, protocols ...string) (net.Con
 // handshake speaks TLS on a connection to an endpoint, by settings that may be
 // nil; where it fails it closes it.
 func handshake(ctx context.Context, conn net.Conn, s *TLSSettings, addr string, protocols []string) (net.Conn, *tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
-	defer cancel()
 	config := backendTLS(addr)
 	if s != nil {
 		config = s.config()
