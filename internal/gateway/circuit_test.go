@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -176,6 +177,42 @@ func TestCircuitLimitsOfHTTP2(t *testing.T) {
 		if status := <-answers; status != 200 {
 			t.Errorf("a request under way: %d", status)
 		}
+	}
+}
+
+// TestCircuitLimitsOfUpgrades: a WebSocket has a connection of its own, also where
+// the backend's requests share one by HTTP/2.
+func TestCircuitLimitsOfUpgrades(t *testing.T) {
+	serveConns(t, "10.99.71.40:80", func(c net.Conn) {
+		r := bufio.NewReader(c)
+		if _, err := http.ReadRequest(r); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			_, _ = io.Copy(io.Discard, r)
+		}
+	})
+	w := newWorld(t, nil)
+	w.route(ingress("main", rule("a.test", "/", "a")))
+	for _, appProtocol := range []string{"", "kubernetes.io/h2c"} {
+		w.service("a", appProtocol, "10.99.71.40:80")
+		w.update(func(tx *state.Tx) {
+			tx.PutService(&model.Service{Key: key("a"), Upstream: &model.ServiceUpstream{Limits: &model.UpstreamLimits{Connections: 1}},
+				Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80, AppProtocol: appProtocol}}})
+		})
+		const request = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+		var open net.Conn
+		w.eventually("a WebSocket opens", func() bool { // once the one before has ended
+			conn, r := w.raw(request)
+			if open = conn; strings.Contains(readLine(t, r), " 101 ") {
+				return true
+			}
+			_ = conn.Close()
+			return false
+		})
+		_, r := w.raw(request)
+		if resp, _ := answerOf(t, r, "GET"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("X-Fairway-Limit") != "max-connections" {
+			t.Errorf("backend %q: the second WebSocket: %v", appProtocol, resp)
+		}
+		_ = open.Close()
 	}
 }
 

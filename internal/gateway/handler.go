@@ -28,7 +28,7 @@ func (g *Gateway) ServeHTTP1(c *http1.Conn) {
 		Peer: c.Peer.Addr(), Port: c.Port, PeerText: h.peer, PortText: h.port,
 		PeerPort: c.Peer.Port(), Local: c,
 	}
-	h.target, h.bodyLength, h.protocol = r.Target, r.Length, "HTTP/1.1"
+	h.target, h.bodyLength, h.protocol, h.upgrade = r.Target, r.Length, "HTTP/1.1", mayUpgrade(r.Upgrade)
 	if r.Minor == 0 {
 		h.protocol = "HTTP/1.0"
 	}
@@ -96,7 +96,7 @@ func (h *http1Client) cut() bool { return false }
 // straight from connection to connection.
 func (h *http1Client) proxy(t *transaction, b *backend) {
 	c, x := h.conn, &t.exchange
-	upgrade := mayUpgrade(c.Request.Upgrade)
+	upgrade := t.upgrade
 	call := t.call(b)
 	call.Choice.Repeatable = call.Choice.Repeatable && !upgrade
 	if !b.pool.HTTP1(b.protocol, upgrade) {

@@ -19,6 +19,7 @@ import (
 	"fairway.dev/fairway/internal/gateway/shed"
 	"fairway.dev/fairway/internal/gateway/tracing"
 	"fairway.dev/fairway/internal/gateway/upstream"
+	"fairway.dev/fairway/internal/model"
 )
 
 // statusClientGone is nginx's code for a client that did not wait; it only
@@ -63,6 +64,7 @@ type transaction struct {
 	// sent them.
 	target, protocol string
 	bodyLength       int64 // -1 if it is not known yet
+	upgrade          bool  // the client may switch to another protocol
 	grpc             bool
 
 	id       string
@@ -255,7 +257,11 @@ func (t *transaction) forward(c *config) {
 		return
 	}
 	t.pool = b.pool
-	ticket, err := b.pool.EnterRequest(b.protocol, cmp.Or(t.exchange.Connect, t.g.options.ConnectTimeout, upstream.DefaultConnectTimeout), t.client.left)
+	protocol := b.protocol
+	if t.upgrade {
+		protocol = model.BackendHTTP // in which it takes a connection, whatever others are carried by
+	}
+	ticket, err := b.pool.EnterRequest(protocol, cmp.Or(t.exchange.Connect, t.g.options.ConnectTimeout, upstream.DefaultConnectTimeout), t.client.left)
 	if err != nil {
 		t.limited(err)
 		return
