@@ -166,3 +166,12 @@ func (p *Pool) update(m *members) {
 		}
 	}
 }
+
+// drop ends what is kept for a pool that no route goes to any more. Who has been
+// sent to it by one that did is served all the same: between the two a request or
+// connection may be on its way.
+func (p *Pool) drop() {
+	for e := range p.members.Load().all() {
+		e.remove()
+	}
+}

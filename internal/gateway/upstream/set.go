@@ -145,14 +145,14 @@ func (s *Set) Want(keys map[Key]struct{}, snap *state.Snapshot) {
 }
 
 // Sync brings all pools up to a snapshot and drops those that are not among
-// keys; what is under way in them finishes.
+// keys; what is under way in them finishes, and so does what is on its way there.
 func (s *Set) Sync(keys map[Key]struct{}, snap *state.Snapshot) {
 	s.Want(keys, snap)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, e := range s.pools {
 		if _, wanted := keys[k]; !wanted {
-			e.pool.update(&members{err: fmt.Errorf("service %s: %w", k.Service, ErrNoEndpoints)})
+			e.pool.drop()
 			e.service = nil
 			s.watch(e)
 			delete(s.pools, k)

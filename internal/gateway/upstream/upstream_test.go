@@ -92,8 +92,11 @@ func TestSyncKeepsWhatStays(t *testing.T) {
 		t.Error(d)
 	}
 	s.Sync(nil, store.Snapshot())
-	if s.Pool(webKey) != nil || p.Err() == nil || !second[0].removed.Load() {
+	if s.Pool(webKey) != nil || !second[0].removed.Load() {
 		t.Error("a pool that nobody wants is still there")
+	}
+	if e, err := p.pick(&Choice{}, nil, time.Now()); e == nil || err != nil {
+		t.Errorf("who was sent to the pool before that is not served: %v", err)
 	}
 }
 
