@@ -335,3 +335,45 @@ func TestEWMA(t *testing.T) {
 		t.Errorf("the slow endpoint got %d of 40", slow)
 	}
 }
+
+// TestEWMAOfUploads: how long a client takes to send a body says nothing of the
+// endpoint that waits for it.
+func TestEWMAOfUploads(t *testing.T) {
+	backendServer(t, "10.99.76.3:80", nil)
+	for _, appProtocol := range []string{"", "kubernetes.io/h2c"} {
+		w := newWorld(t, nil)
+		w.service("a", appProtocol, "10.99.76.3:80")
+		w.route(ingress("main", rule("a.test", "/", "a", filters(model.Filters{Balance: model.BalanceEWMA}))))
+		mean := func() float64 { return w.g.State("services").Services[0].Endpoints[0].LatencySeconds }
+		if appProtocol == "" {
+			_, r := w.raw("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\n\r\nx")
+			if answerOf(t, r, "POST"); mean() == 0 {
+				t.Error("a request whose body has come with its head is not measured")
+			}
+		}
+		for _, client := range []*http.Client{plainClient, http2Plain(t)} {
+			w.do("GET", "a.test", "/", nil)
+			before := mean()
+			body, send := io.Pipe()
+			go func() {
+				_, _ = io.WriteString(send, "x")
+				time.Sleep(500 * time.Millisecond)
+				_ = send.Close()
+			}()
+			req, err := http.NewRequest("POST", w.url("/"), body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = "a.test"
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			if after := mean(); before == 0 || after > before { // it fades
+				t.Errorf("%s to backend %q: a slow upload made %g s of %g s", resp.Proto, appProtocol, after, before)
+			}
+		}
+	}
+}

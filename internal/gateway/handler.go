@@ -103,6 +103,7 @@ func (h *http1Client) proxy(t *transaction, b *backend) {
 		h.adapt(t, b)
 		return
 	}
+	call.Streamed = !c.Body.Here()
 	c.Body.Limit = x.MaxBody
 	forward := http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs, Upgrade: upgrade}
 	if !upgrade {

@@ -165,6 +165,7 @@ func (h *http2Client) proxy(t *transaction, b *backend) {
 	if !whole && r.Length != 0 {
 		h.content = limitedBody{s, x.MaxBody, 0}
 		content = &h.content
+		call.Streamed = true
 	}
 	h.forward = http1.Forward{Path: x.Path, Query: x.Query, Host: t.view.Authority, Set: x.Header, Drop: filter.Spoofs}
 	if !b.pool.HTTP1(b.protocol, false) {

@@ -201,6 +201,7 @@ func (n *netClient) proxy(t *transaction, b *backend) {
 		timed.Timed()
 	}
 	if r.Body != nil && r.Body != http.NoBody {
+		call.Streamed = true
 		body := r.Body
 		if x.MaxBody > 0 {
 			body = http.MaxBytesReader(n.answers.ResponseWriter, body, x.MaxBody)

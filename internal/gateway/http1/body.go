@@ -53,6 +53,9 @@ func (b *Body) buffered() bool {
 	return b.err == nil && !b.chunked && b.left <= int64(len(b.src.buf)) && b.left <= bufferSize
 }
 
+// Here reports whether nothing of the body is waited for, before any of it was taken.
+func (b *Body) Here() bool { return b.done() || b.buffered() }
+
 // peek returns a buffered body without taking it.
 func (b *Body) peek() []byte { return b.src.buf[:b.left] }
 

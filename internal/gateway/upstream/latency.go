@@ -50,8 +50,8 @@ func weight(age time.Duration) float64 {
 
 // measure notes how long an attempt that has begun at start took, if requests
 // are shared by that.
-func (e *endpoint) measure(c *Choice, start time.Time) {
-	if c.Balance == model.BalanceEWMA {
+func (e *endpoint) measure(c *Call, start time.Time) {
+	if c.Choice.Balance == model.BalanceEWMA && !c.Streamed {
 		now := time.Now()
 		e.self().latency.add(now.Sub(start), now)
 	}

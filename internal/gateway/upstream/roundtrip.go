@@ -34,6 +34,9 @@ type Call struct {
 	Silence time.Duration
 	// Choice is how the endpoint is chosen.
 	Choice Choice
+	// Streamed tells that some of the request's body is yet to come from the client:
+	// how long the answer takes says more of that one than of the endpoint.
+	Streamed bool
 	// Deadline is when all has to be over; zero for no limit. [Pool.RoundTrip]
 	// takes it from the request's context instead.
 	Deadline time.Time

@@ -14,7 +14,7 @@ import (
 // tried notes how a try at an endpoint that began at a time has gone until the
 // answer began, or did not.
 func (c *Call) tried(e *endpoint, begun time.Time, err error) {
-	e.measure(&c.Choice, begun)
+	e.measure(c, begun)
 	if err != nil {
 		endTry(c.Span, err, time.Time{})
 	}
