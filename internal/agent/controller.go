@@ -62,7 +62,7 @@ func RunController(ctx context.Context, o ControllerOptions) error {
 			o.Addresses.Reserved[ipam.PortKey{Protocol: protocol, Port: uint16(port)}] = "the gateway"
 		}
 	}
-	review := &planReview{store: store, logger: o.Logger, domain: cmp.Or(o.ClusterDomain, "cluster.local"), changed: make(chan struct{}, 1)}
+	review := &planReview{store: store, logger: o.Logger, domain: cmp.Or(o.ClusterDomain, model.DefaultClusterDomain), changed: make(chan struct{}, 1)}
 	writer, err := status.New(status.Options{
 		Config: config, Store: store, Logger: o.Logger, Events: true, Addresses: &o.Addresses,
 		Problems: review.problems, ProblemsChanged: review.changed,

@@ -17,9 +17,6 @@ import (
 	"fairway.dev/fairway/internal/state"
 )
 
-// DefaultClusterDomain is the domain of the names of Services where no other is given.
-const DefaultClusterDomain = "cluster.local"
-
 // backendTLS makes what routes ask of TLS to backends into the settings of
 // connections. What is the same for the same Service port is one, and its
 // connections are shared.

@@ -218,7 +218,7 @@ func New(o Options) (*Gateway, error) {
 	if g.access, err = newAccessLog(o.AccessLog, o.AccessLogFormat, o.AccessLogSkip); err != nil {
 		return nil, err
 	}
-	g.backendTLS, g.tlsFailures = newBackendTLS(cmp.Or(o.ClusterDomain, DefaultClusterDomain)), newTLSFailures()
+	g.backendTLS, g.tlsFailures = newBackendTLS(cmp.Or(o.ClusterDomain, model.DefaultClusterDomain)), newTLSFailures()
 	proofs := staple.Options{Logger: o.Logger, OnFetch: g.metrics.proofFetched}
 	if o.StateDir != "" {
 		proofs.Dir = filepath.Join(o.StateDir, "ocsp")

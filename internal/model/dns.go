@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// DefaultClusterDomain is the domain of all names of a cluster unless told otherwise.
+const DefaultClusterDomain = "cluster.local"
+
 // DNSConfig is what an administrator has written for the cluster's DNS, in the
 // form of CoreDNS' Corefile. Names in it are fully qualified and in lower case.
 type DNSConfig struct {

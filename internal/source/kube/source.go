@@ -135,7 +135,7 @@ func New(o Options) (*Source, error) {
 		return nil, errors.New("kube source: Dynamic is required to watch Pools")
 	}
 	if o.ClusterDomain == "" {
-		o.ClusterDomain = "cluster.local"
+		o.ClusterDomain = model.DefaultClusterDomain
 	}
 	s := &Source{store: o.Store, logger: o.Logger, outage: &outage{logger: o.Logger}, wake: make(chan struct{}, 1)}
 	for _, k := range kindsOf(&o) {
